@@ -1,0 +1,210 @@
+"""Phrases for things whose masks are known: of class, colour, size and position, for several, for what is not there.
+
+Knows nothing about pixels' colours or files: only each thing's names, colour word, area and centre. A phrase is
+(text, indexes of the things it means); no index means that it is not there. Unambiguous by construction: a place or
+size singles out one thing by a clear margin (`APART`, `BIGGER`), and "the star" is said only of a single star.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from t4s.prompts import plural
+
+APART = 0.16  # of the picture's width or height: how far a place must be from the next candidate
+BIGGER = 1.6  # times the area: how much bigger the biggest must be
+LEFT, RIGHT = 0.45, 0.55  # "on the left" ends here, "on the right" begins there; so for top and bottom
+MIDDLE = 0.17  # farthest that "in the middle" may be from the middle
+ABSENT = 0.22  # of the phrases drawn mean nothing in the picture
+
+Phrase = tuple[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing in a picture; `colour` is None where no word fits. In [0, 1], as shares of the picture: `x` and `y`,
+    the centre of its visible pixels, `area`, which is visible, and `whole`, the area with what lies behind others."""
+
+    name: str
+    colour: str | None
+    x: float
+    y: float
+    area: float
+    whole: float
+
+    @classmethod
+    def of(cls, name: str, colour: str | None, visible: np.ndarray, whole: np.ndarray | None = None) -> Thing:
+        """From the visible mask (h, w) bool, which must not be empty, and the mask without what hides it."""
+        (ys, xs), (height, width) = np.nonzero(visible), visible.shape
+        area = len(xs) / visible.size
+        return cls(name, colour, (xs.mean() + 0.5) / width, (ys.mean() + 0.5) / height, area,
+                   area if whole is None else float(whole.mean()))  # fmt: skip
+
+
+def draw_phrase(things: Sequence[Thing], vocabulary: Sequence[str], rng: np.random.Generator) -> Phrase:
+    """One random phrase. `vocabulary`: every name that this corpus may say (for phrases about what is not there)."""
+    if rng.random() < ABSENT:
+        kinds: list[Kind] = [_absent_colour, _absent_name] if rng.random() < 0.6 else [_absent_name, _absent_colour]
+    else:
+        kinds = [PRESENT[i] for i in rng.choice(len(PRESENT), len(PRESENT), replace=False, p=PRESENT_WEIGHTS)]
+    for kind in [*kinds, _names]:
+        phrases = kind(things, vocabulary)
+        if phrases:
+            return phrases[int(rng.integers(len(phrases)))]
+    raise ValueError("a picture without things has no phrase; give it at least one")
+
+
+def evaluation_phrases(things: Sequence[Thing], vocabulary: Sequence[str], rng: np.random.Generator) -> list[Phrase]:
+    """Every name that is there, then one phrase of each kind that the picture allows, two of them absent."""
+    phrases: list[Phrase] = [(name, _named(things, name)) for name in dict.fromkeys(thing.name for thing in things)]
+    for kind in (_colours, _places, _sizes, _pairs, _absent_colour, _absent_name):
+        choices = [phrase for phrase in kind(things, vocabulary) if phrase not in phrases]
+        if choices:
+            phrases.append(choices[int(rng.integers(len(choices)))])
+    return phrases
+
+
+def draw_class_list(things: Sequence[Thing], vocabulary: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+    """One to all of the names that are there and up to as many that are not, shuffled."""
+    there = list(dict.fromkeys(thing.name for thing in things))
+    others = [name for name in vocabulary if name not in there]
+    some = rng.permutation(there)[: int(rng.integers(1, len(there) + 1))].tolist()
+    some += rng.permutation(others)[: int(rng.integers(0, len(some) + 2))].tolist()
+    return tuple(rng.permutation(some).tolist())
+
+
+# --- kinds of phrases: (things, vocabulary) → every phrase of that kind that is true of the picture
+
+Kind = Callable[[Sequence[Thing], Sequence[str]], list[Phrase]]
+
+
+def _named(things: Sequence[Thing], name: str) -> tuple[int, ...]:
+    return tuple(i for i, thing in enumerate(things) if thing.name == name)
+
+
+def _groups(things: Sequence[Thing]) -> list[tuple[str, tuple[int, ...]]]:
+    """What a noun phrase can select: "star" and, where it means fewer, "red star"."""
+    groups: dict[str, tuple[int, ...]] = {}
+    for thing in things:
+        groups[thing.name] = same = _named(things, thing.name)
+        if thing.colour:
+            groups[f"{thing.colour} {thing.name}"] = tuple(i for i in same if things[i].colour == thing.colour)
+    return list(groups.items())
+
+
+def _noun(name: str, meant: tuple[int, ...]) -> list[Phrase]:
+    """All ways to say `name`, all of them: the class's name always, "the" where the number is right."""
+    if len(meant) > 1:
+        many = plural(name)
+        return [(name, meant), (many, meant), (f"the {many}", meant), (f"all {many}", meant), (f"every {name}", meant)]
+    return [(name, meant), (f"the {name}", meant), (f"{_a(name)} {name}", meant)]
+
+
+def _a(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"
+
+
+def _names(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    return [phrase for name in dict.fromkeys(thing.name for thing in things)
+            for phrase in _noun(name, _named(things, name))]  # fmt: skip
+
+
+def _colours(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    return [phrase for name, meant in _groups(things) if name not in {thing.name for thing in things}
+            for phrase in _noun(name, meant)]  # fmt: skip
+
+
+def _everything(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    """All things, and all things of a colour (said only if every thing has a colour word: one more may be red)."""
+    phrases: list[Phrase] = [("everything", tuple(range(len(things))))]
+    if all(thing.colour for thing in things):
+        for colour in dict.fromkeys(thing.colour for thing in things):
+            phrases.append((f"everything {colour}", tuple(i for i, t in enumerate(things) if t.colour == colour)))
+    return phrases
+
+
+def _places(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    """One of several by where it is: left, right, top, bottom, a corner, the middle."""
+    phrases: list[Phrase] = []
+    for name, group in _groups(things):
+        if len(group) < 2:
+            continue
+        xs, ys = ([getattr(things[i], axis) for i in group] for axis in "xy")
+        sides = {"left": _first(xs), "right": _first([1 - x for x in xs]),
+                 "top": _first(ys), "bottom": _first([1 - y for y in ys])}  # fmt: skip
+        for side, at in sides.items():
+            if at is not None:
+                on = "on the" if side in ("left", "right") else "at the"
+                most = f"the {side}most {name}" if on == "on the" else f"the {side} {name}"
+                phrases += [(f"the {name} {on} {side}", (group[at],)), (most, (group[at],))]
+        for up in ("top", "bottom"):
+            for side in ("left", "right"):
+                if sides[up] is not None and sides[up] == sides[side]:
+                    phrases.append((f"the {name} in the {up} {side} corner", (group[sides[up]],)))
+        off = [max(abs(x - 0.5), abs(y - 0.5)) for x, y in zip(xs, ys, strict=True)]
+        nearest = int(np.argmin(off))
+        if off[nearest] < MIDDLE and all(o > MIDDLE + APART for i, o in enumerate(off) if i != nearest):
+            phrases.append((f"the {name} in the middle", (group[nearest],)))
+    return phrases
+
+
+def _first(values: list[float]) -> int | None:
+    """Where the smallest value is, if it lies on that side and every other is farther by `APART`."""
+    order = np.argsort(values)
+    best, second = values[order[0]], values[order[1]]
+    return int(order[0]) if best < LEFT and second - best > APART else None
+
+
+def _sizes(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    """The biggest or smallest of several, of what is visible and of the whole things alike."""
+
+    def clear(big: int, small: int) -> bool:
+        return (things[big].area > BIGGER * things[small].area and things[big].whole > BIGGER * things[small].whole)
+
+    phrases: list[Phrase] = []
+    for name, group in _groups(things):
+        if len(group) < 2:
+            continue
+        smallest, *_, biggest = sorted(group, key=lambda i: things[i].area)
+        most = "er" if len(group) == 2 else "est"
+        if all(clear(biggest, i) for i in group if i != biggest):
+            phrases += [(f"the bigg{most} {name}", (biggest,)), (f"the larg{most} {name}", (biggest,))]
+        if all(clear(i, smallest) for i in group if i != smallest):
+            phrases.append((f"the small{most} {name}", (smallest,)))
+    return phrases
+
+
+def _pairs(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    """Two names at once: "the circle and the stars"."""
+    names = list(dict.fromkeys(thing.name for thing in things))
+
+    def the(name: str, meant: tuple[int, ...]) -> str:
+        return f"the {name if len(meant) == 1 else plural(name)}"
+
+    groups = [(the(name, meant), name, meant) for name, meant in _groups(things)]
+    return [(f"{said} and {said_too}", tuple(sorted(meant + meant_too)))
+            for said, name, meant in groups for said_too, name_too, meant_too in groups
+            if not set(meant) & set(meant_too) and (name in names) == (name_too in names)]  # fmt: skip
+
+
+def _absent_name(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    there = {thing.name for thing in things}
+    return [(text, ()) for name in vocabulary if name not in there
+            for text in (name, f"the {name}", f"{_a(name)} {name}", plural(name))]  # fmt: skip
+
+
+def _absent_colour(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    """The hard ones: a name that is there in a colour that is there, but not together."""
+    if not all(thing.colour for thing in things):
+        return []
+    there = {(thing.colour, thing.name) for thing in things}
+    return [(text, ()) for colour in dict.fromkeys(thing.colour for thing in things)
+            for name in dict.fromkeys(thing.name for thing in things) if (colour, name) not in there
+            for text in (f"{colour} {name}", f"the {colour} {name}")]  # fmt: skip
+
+
+PRESENT: tuple[Kind, ...] = (_names, _colours, _places, _sizes, _pairs, _everything)
+PRESENT_WEIGHTS = (0.28, 0.22, 0.22, 0.13, 0.11, 0.04)

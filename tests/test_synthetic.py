@@ -1,0 +1,276 @@
+"""Composed scenes and the corpus specs: what is drawn is what is said, and what is said is unambiguous."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from t4s.corpora import CorpusSpec, Mixture, open_corpus
+from t4s.corpora.phrasing import Thing, draw_phrase, evaluation_phrases
+from t4s.corpora.synthetic import COLOURS, SHAPES, SyntheticCorpus, draw_shape, outlines
+from t4s.errors import DataError
+from t4s.prompts import plural
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    corpus = SyntheticCorpus(seed=3, image_size=128)
+    return [corpus.scene(i) for i in range(150)]
+
+
+# --- scenes
+
+def test_a_scene_depends_on_seed_split_options_and_index_alone():
+    """Drawing scene 5 after others, or from another object, once gave another picture: a shared generator."""
+    first, again = SyntheticCorpus(seed=1, image_size=64), SyntheticCorpus(seed=1, image_size=64)
+    for i in (0, 3):
+        again.scene(i)
+    same = again.scene(5)
+    assert first.scene(5).image.tobytes() == same.image.tobytes()
+    assert first.scene(5).things == same.things
+    others = [first.scene(6), SyntheticCorpus(seed=2, image_size=64).scene(5),
+              SyntheticCorpus(seed=1, image_size=64, split="val").scene(5),
+              SyntheticCorpus(seed=1, image_size=64, unwanted=["star"]).scene(5)]  # fmt: skip
+    assert len({scene.image.tobytes() for scene in [same, *others]}) == 5
+
+
+def test_masks_are_disjoint_visible_and_show_the_colour_that_is_said(scenes):
+    """The mean colour under each mask is nearer to its own colour word than to any other's."""
+    palette = {"red": (217, 22, 22), "orange": (245, 123, 18), "yellow": (245, 225, 30), "green": (34, 158, 70),
+               "blue": (25, 70, 210), "purple": (95, 40, 155), "pink": (248, 150, 200), "brown": (95, 60, 29),
+               "black": (14, 14, 14), "white": (248, 248, 248), "gray": (133, 133, 133)}  # fmt: skip
+    assert set(palette) == set(COLOURS)
+    wrong, total = 0, 0
+    for scene in scenes:
+        assert scene.masks.shape == (len(scene.things), 128, 128) and scene.masks.sum(0).max() == 1
+        for thing, mask in zip(scene.things, scene.masks, strict=True):
+            assert mask.any() and thing.area == mask.mean() and thing.area >= thing.whole * 2 / 3
+            mean = np.asarray(scene.image)[mask].mean(0)
+            nearest = min(palette, key=lambda colour: np.linalg.norm(mean - palette[colour]))
+            wrong, total = wrong + (nearest != thing.colour), total + 1
+    assert total > 300 and wrong / total < 0.03, f"{wrong} of {total} shapes look like another colour"
+
+
+def test_what_is_nearer_hides_what_is_behind(scenes):
+    hidden = [thing for scene in scenes for thing in scene.things if thing.area < 0.95 * thing.whole]
+    assert len(hidden) > 20
+
+
+@pytest.mark.parametrize("name, area", [
+    ("circle", np.pi),
+    ("ring", np.pi * (1 - 0.55**2)),
+    ("square", 4 * 0.85**2),
+    ("triangle", 0.95 * 1.8),
+    ("cross", 2 * (2 * 0.66) - 0.66**2),  # two bars less the square where they cross
+])  # fmt: skip
+def test_a_mask_has_the_area_that_geometry_says(name, area):
+    """Half-covered pixels count, so the area is right to a pixel's width of the outline."""
+    cover, (rows, columns) = draw_shape(name, 64.3, 60.7, 40, np.random.default_rng(0), 128)
+    assert (cover >= 0.5).sum() == pytest.approx(area * 40**2, rel=0.02)
+    ys, xs = np.nonzero(cover >= 0.5)
+    if name != "triangle":  # its centre of mass is not the centre of its circle
+        assert (xs.mean() + 0.5 + columns.start, ys.mean() + 0.5 + rows.start) == pytest.approx((64.3, 60.7), abs=0.3)
+
+
+def test_every_shape_has_an_outline_and_stays_inside_radius_one():
+    for name in SHAPES:
+        assert all(np.linalg.norm(points, axis=1).max() < 1.3 for fill, points in outlines(name) if fill)
+    with pytest.raises(ValueError, match="hexagon"):
+        outlines("hexagon")
+
+
+# --- phrases, judged by other code than the code that made them
+
+def judge(phrase: str, things: tuple[Thing, ...]) -> set[int]:
+    """What a reader would take the phrase for, worked out from the words."""
+    if phrase.startswith("everything"):
+        colour = phrase.removeprefix("everything").strip()
+        return {i for i, thing in enumerate(things) if colour in ("", thing.colour)}
+    if " and " in phrase:
+        return set().union(*(judge(part, things) for part in phrase.split(" and ")))
+    words = re.sub(r"^(the|an?|all|every) ", "", phrase)
+    size = re.match(r"(bigger|biggest|larger|largest|smaller|smallest) ", words)
+    words = words[size.end():] if size else words
+    place = re.search(r" (?:on|at|in) the (left|right|top|bottom|middle|\w+ \w+ corner)$", words)
+    words = words[: place.start()] if place else words
+    front = re.match(r"(leftmost|rightmost|top|bottom) ", words)
+    words = words[front.end():] if front else words
+    where = (place or front)[1].replace("most", "") if place or front else None
+
+    *colour, noun = words.split()
+    group = {i for i, thing in enumerate(things) if noun in (thing.name, plural(thing.name))}
+    group = {i for i in group if not colour or things[i].colour == colour[0]}
+    if size:
+        pick = max if size[1][0] in "bl" else min
+        return {pick(group, key=lambda i: things[i].whole)}
+    reach = {"left": lambda t: t.x, "right": lambda t: -t.x, "top": lambda t: t.y, "bottom": lambda t: -t.y,
+             "middle": lambda t: np.hypot(t.x - 0.5, t.y - 0.5)}  # fmt: skip
+    for word in where.replace(" corner", "").split() if where else ():
+        group = {min(group, key=lambda i: reach[word](things[i]))} if "corner" not in where else group
+    if where and "corner" in where:
+        words = where.split()[:2]
+        group = {min(group, key=lambda i: sum(reach[word](things[i]) for word in words))}
+    return group
+
+
+def test_phrases_mean_what_a_reader_takes_them_for(scenes):
+    rng = np.random.default_rng(0)
+    for scene in scenes:
+        drawn = [draw_phrase(scene.things, SHAPES, rng) for _ in range(15)]
+        for text, meant in evaluation_phrases(scene.things, SHAPES, rng) + drawn:
+            assert judge(text, scene.things) == set(meant), (text, scene.things)
+
+
+def test_a_single_thing_is_never_called_the_of_several(scenes):
+    """ "the star" among two stars says nothing about which one."""
+    rng = np.random.default_rng(1)
+    for scene in scenes:
+        names = [thing.name for thing in scene.things]
+        for text, _ in (draw_phrase(scene.things, SHAPES, rng) for _ in range(15)):
+            if text.removeprefix("the ") in SHAPES and text.startswith("the "):
+                assert names.count(text.removeprefix("the ")) <= 1
+
+
+def test_places_and_sizes_need_a_clear_margin():
+    near = [Thing("star", "red", x, 0.5, 0.02, 0.02) for x in (0.30, 0.40)]
+    far = [Thing("star", "red", x, 0.5, area, area) for x, area in ((0.2, 0.02), (0.8, 0.04))]
+    hidden = [Thing("star", "red", 0.2, 0.2, 0.02, 0.05), Thing("star", "red", 0.8, 0.2, 0.05, 0.05)]
+
+    def said(things):
+        return {draw_phrase(things, SHAPES, np.random.default_rng(i))[0] for i in range(300)}
+
+    assert not any("left" in text or "bigg" in text for text in said(near))
+    assert {"the star on the left", "the rightmost star", "the bigger star", "the smaller star"} <= said(far)
+    assert not any("bigg" in text or "small" in text for text in said(hidden)), "only a part of it looks small"
+
+
+def test_all_kinds_are_said_and_enough_is_absent(scenes):
+    rng = np.random.default_rng(2)
+    corpus = SyntheticCorpus(scenes=150, seed=3, image_size=64)
+    samples = [sample for i in range(150) for sample in corpus.draw(i, rng, 6)]
+    absent = [sample for sample in samples if sample.absent]
+    assert 0.15 <= len(absent) / len(samples) <= 0.3
+    words = {word for sample in absent for word in str(sample.query).split()}
+    assert words & set(COLOURS), "the hard ones: a colour and a shape that are there, but not together"
+    phrases = " ; ".join(str(sample.query) for sample in samples)
+    for part in ("on the left", "middle", "corner", "bigg", "small", " and ", "everything", "all ", "red", "('"):
+        assert part in phrases, part
+
+
+def test_absent_phrases_are_absent():
+    things = [Thing("star", "red", 0.2, 0.2, 0.1, 0.1), Thing("circle", "blue", 0.8, 0.8, 0.1, 0.1)]
+    phrases = [draw_phrase(things, SHAPES, np.random.default_rng(i)) for i in range(400)]
+    said = {text for text, meant in phrases if not meant}
+    assert {"blue star", "the red circle"} <= said
+    assert not {"red star", "blue circle", "star", "the circle"} & said
+
+
+# --- the corpus
+
+def test_samples_carry_labels_masks_and_one_shared_image():
+    corpus = SyntheticCorpus(scenes=20, seed=0, image_size=96, split="val")
+    for i in range(20):
+        samples, scene = corpus[i], corpus.scene(i)
+        assert len({id(sample.image) for sample in samples}) == 1 and samples[0].image.size == (96, 96)
+        for sample in samples:
+            names = sample.query if isinstance(sample.query, tuple) else (sample.query,)
+            assert sample.labels == ("others", *names) and len(set(sample.labels)) == len(sample.labels)
+            assert sample.class_map.dtype == np.int16 and sample.class_map.max() < len(sample.labels)
+        by_name = {sample.query: sample for sample in samples}
+        for thing in scene.things:
+            same = np.any([m for t, m in zip(scene.things, scene.masks, strict=True) if t.name == thing.name], 0)
+            assert np.array_equal(by_name[thing.name].class_map > 0, same)
+        listed = next(sample for sample in samples if isinstance(sample.query, tuple))
+        for label, name in enumerate(listed.query, 1):
+            there = [m for t, m in zip(scene.things, scene.masks, strict=True) if t.name == name]
+            assert np.array_equal(listed.class_map == label, np.any([*there, np.zeros((96, 96), bool)], 0))
+    assert [s.id for s in corpus[4]] == [s.id for s in SyntheticCorpus(20, 0, 96, "val")[4]]
+    with pytest.raises(IndexError):
+        corpus[20]
+
+
+def test_a_shape_can_be_wanted_or_kept_out():
+    """The walk-through teaches a shape that training never saw: neither drawn, nor named as absent, nor listed."""
+    without = open_corpus("synthetic:-heart,scenes=60,size=64")
+    rng = np.random.default_rng(0)
+    asked = [sample.query for i in range(60) for sample in (*without.draw(i, rng, 6), *without[i])]
+    assert not any("heart" in str(query) for query in asked)
+    wanted = open_corpus("synthetic:heart,moon,scenes=40,size=64@val")
+    assert len(wanted) == 40
+    names = [{thing.name for thing in wanted.scene(i).things} for i in range(40)]
+    assert all({"heart", "moon"} & there for there in names) and any(len(there) > 2 for there in names)
+
+
+@pytest.mark.parametrize("options, said", [
+    ("hexagon", "no shape 'hexagon'; the shapes are circle"),
+    ("-", "no shape ''"),
+    ("scenes=-3", "scenes=N"),
+    ("scenes=0", "scenes=0; it is at least 1"),
+    ("size=8", "size=8; it is at least 32"),
+    ("colour=red", "no option 'colour=red'"),
+    ("heart,-heart", "cannot hold heart without heart"),
+    (",".join(f"-{shape}" for shape in SHAPES[1:]), "leave two"),
+])  # fmt: skip
+def test_wrong_options_are_named(options, said):
+    with pytest.raises(DataError, match=re.escape(said)):
+        open_corpus(f"synthetic:{options}")
+
+
+def test_a_wrong_split_is_named():
+    with pytest.raises(DataError, match="no split 'dev'; the splits are train, val, test"):
+        open_corpus("synthetic@dev")
+
+
+# --- specs and mixtures
+
+@pytest.mark.parametrize("text, expected", [
+    ("synthetic", CorpusSpec("synthetic")),
+    ("folder:a/b", CorpusSpec("folder", "a/b")),
+    ("folder:/a@b/c@val*0.5", CorpusSpec("folder", "/a@b/c", "val", 0.5)),
+    (r"folder:C:\photos@val", CorpusSpec("folder", r"C:\photos", "val")),
+    ("refcoco+:x*2", CorpusSpec("refcoco+", "x", None, 2.0)),
+    ("hub:me/cells@test", CorpusSpec("hub", "me/cells", "test")),
+    ("folder:a*b/c", CorpusSpec("folder", "a*b/c")),
+    ("synthetic@val*1e-1", CorpusSpec("synthetic", "", "val", 0.1)),
+])  # fmt: skip
+def test_specs(text, expected):
+    assert CorpusSpec.parse(text) == expected
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", "one of synthetic"),
+    ("imagenet:x", "the name 'imagenet'"),
+    ("Synthetic", "the name 'Synthetic'"),
+    ("folder", "write folder:PATH"),
+    ("folder:", "write folder:PATH"),
+    ("folder:a@", "no split after it"),
+    ("synthetic*", "the weight ''"),
+    ("synthetic*two", "the weight 'two'"),
+    ("synthetic*0", "a number above 0"),
+    ("synthetic*-1", "a number above 0"),
+    ("synthetic*nan", "a number above 0"),
+    ("synthetic*inf", "a number above 0"),
+    ("synthetic@a@b", "cannot be read"),
+])  # fmt: skip
+def test_wrong_specs_say_what_is_allowed(text, said):
+    with pytest.raises(DataError, match=re.escape(said)):
+        CorpusSpec.parse(text)
+
+
+def test_a_mixture_draws_by_weight_not_by_size():
+    mixture = Mixture.open(["synthetic:scenes=1,size=32*3", "synthetic:scenes=50,seed=9,size=48"])
+    assert len(mixture) == 51
+    sizes = [mixture.draw(np.random.default_rng([0, i]), 1)[0].image.width for i in range(200)]
+    assert 120 < sizes.count(32) < 180
+    again = [mixture.draw(np.random.default_rng([0, i]), 1)[0].image.width for i in range(200)]
+    assert sizes == again
+    with pytest.raises(DataError, match="at least one corpus"):
+        Mixture((), ())
+
+
+def test_scenes_differ_enough():
+    pictures = [np.asarray(SyntheticCorpus(seed=0, image_size=32).scene(i).image, float) for i in range(12)]
+    assert all(np.abs(a - b).mean() > 8 for a, b in combinations(pictures, 2))
