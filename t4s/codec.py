@@ -43,45 +43,30 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from t4s.errors import CodecError, QueryError
+from t4s._cells import coverage, keep_small
+from t4s._labels import OTHERS, clean_label, is_clean, short
+from t4s._mend import mend
+from t4s.errors import CodecError
 from t4s.limits import MAX_SIDE
 
-OTHERS = "others"
+__all__ = [
+    "LAYOUTS",
+    "OTHERS",
+    "DescriptorGrid",
+    "Fault",
+    "clean_label",
+    "decode",
+    "encode",
+    "grid_from_classes",
+    "grid_from_mask",
+    "mask_from_grid",
+    "repair",
+]
+
 LAYOUTS = ("rows", "image", "full")
-
-_FORBIDDEN = re.compile(r"[|*<>\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_MAX_ID_SPAN = 1 << 24  # ids are looked up in a table; 24 bits is what an RGB-coded id map needs
-
-
-def clean_label(text: str) -> str:
-    """`text` as a label: forbidden characters become spaces, runs of blanks become one space.
-
-    Raises QueryError if nothing is left, or if what is left is the reserved word `others`.
-    """
-    label = _tidy(text)
-    if not label:
-        raise QueryError(f"The label {_short(text)} is empty once | * < > and blanks are taken out; give it a name.")
-    if label.casefold() == OTHERS:
-        raise QueryError('The label "others" is reserved for the background; call the target something else.')
-    return label
-
-
-def _tidy(text: str) -> str:
-    return " ".join(_FORBIDDEN.sub(" ", text).split())
-
-
-@lru_cache(maxsize=4096)
-def _is_clean(label: str) -> bool:
-    return bool(label) and _tidy(label) == label and label.casefold() != OTHERS
-
-
-def _short(text: str, limit: int = 40) -> str:
-    """`text` quoted for a message, never longer than a glance."""
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 @dataclass(frozen=True)
@@ -114,8 +99,8 @@ class DescriptorGrid:
         if not labels or labels[0] != OTHERS:
             raise CodecError(f'A grid\'s first label must be "others", not {labels[0] if labels else None!r}.')
         for label in labels[1:]:
-            if not isinstance(label, str) or not _is_clean(label):
-                raise CodecError(f"{_short(str(label))} is not a clean label; pass it through codec.clean_label first.")
+            if not isinstance(label, str) or not is_clean(label):
+                raise CodecError(f"{short(str(label))} is not a clean label; pass it through codec.clean_label first.")
         if len(set(labels)) != len(labels):
             raise CodecError("A grid's labels must differ from one another; merge the ids of equal labels.")
         bad = (ids < 0) | (ids >= len(labels))
@@ -196,60 +181,10 @@ def grid_from_classes(
         to_label[int(key)] = index.setdefault(label, len(index))
     dropped = len(index)  # one bin more, for the ignored pixels
     to_label.update({int(key): dropped for key in ignore})
-    cover = _coverage(_look_up(class_map, to_label), dropped + 1, shape)[..., :dropped]
+    cover = coverage(class_map, to_label, dropped + 1, shape)[..., :dropped]
     ids = cover.argmax(-1)
-    _keep_small(ids, cover)
+    keep_small(ids, cover)
     return DescriptorGrid(ids, tuple(index))
-
-
-def _look_up(class_map: np.ndarray, to_label: dict[int, int]) -> np.ndarray:
-    """(h, w) bins: `to_label` of every id, 0 for the ids that it does not know."""
-    low, high = min(to_label, default=0) - 1, max(to_label, default=0) + 1
-    if high - low > _MAX_ID_SPAN:
-        raise CodecError(f"Class ids from {low + 1} to {high - 1} lie too far apart; renumber them within 24 bits.")
-    table = np.zeros(high - low + 1, dtype=np.intp)  # its two ends stand for "below" and "above"
-    for key, value in to_label.items():
-        table[key - low] = value
-    return table[np.clip(class_map.astype(np.int64), low, high) - low]
-
-
-@lru_cache(maxsize=256)
-def _segments(pixels: int, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A side cut at every pixel edge and every cell edge: pixel, cell and length of each piece.
-
-    Lengths are whole numbers: the unit is 1/(pixels·cells) of the side, so coverage is exact.
-    """
-    edges = np.union1d(np.arange(pixels + 1) * cells, np.arange(cells + 1) * pixels)
-    return edges[:-1] // cells, edges[:-1] // pixels, np.diff(edges)
-
-
-def _coverage(bins: np.ndarray, n_bins: int, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W, n_bins) float64: the area of each bin in each cell. Whole numbers, in `_segments` units."""
-    (height, width), (rows, columns) = bins.shape, shape
-    pixel_y, cell_y, length_y = _segments(height, rows)
-    pixel_x, cell_x, length_x = _segments(width, columns)
-    cover = np.empty((rows, columns * n_bins))
-    starts = np.searchsorted(cell_y, np.arange(rows + 1))
-    for row in range(rows):  # a band at a time keeps the memory small for large photos
-        band = slice(starts[row], starts[row + 1])
-        where = bins[pixel_y[band]][:, pixel_x] + cell_x * n_bins
-        weights = np.broadcast_to(length_y[band, None] * length_x, where.shape)
-        cover[row] = np.bincount(where.ravel(), weights.ravel(), columns * n_bins)
-    return cover.reshape(rows, columns, n_bins)
-
-
-def _keep_small(ids: np.ndarray, cover: np.ndarray) -> None:
-    """Give every label that is present without a cell its best-covered cell, in place."""
-    won = np.bincount(ids.ravel(), minlength=cover.shape[-1])
-    choices = (cover > 0).sum((0, 1))
-    lost = [label for label in range(1, len(won)) if choices[label] and not won[label]]
-    for label in sorted(lost, key=lambda label: (choices[label], label)):
-        free = (ids == 0) | (won[ids] > 1)
-        best = np.where(free, cover[..., label], 0)
-        at = np.unravel_index(best.argmax(), best.shape)
-        if best[at] > 0:
-            won[ids[at]] -= 1
-            ids[at], won[label] = label, 1
 
 
 def mask_from_grid(grid: DescriptorGrid, label: str, size: tuple[int, int]) -> np.ndarray:
@@ -281,3 +216,120 @@ def _runs(ids: np.ndarray, labels: tuple[str, ...]) -> str:
 def _check_layout(layout: str) -> None:
     if layout not in LAYOUTS:
         raise CodecError(f"{layout!r} is no layout; choose one of {', '.join(LAYOUTS)}.")
+
+
+def decode(text: str, shape: tuple[int, int] | None = None, layout: str = "rows") -> DescriptorGrid:
+    """The grid that `text` is, to the letter of the specification above.
+
+    Without `shape` (H, W) the text's own number of rows and its first row's width are taken; the `image`
+    layout always needs it. Labels are numbered in order of first appearance, after "others", which the
+    grid has whether or not the text does. Raises CodecError with `.row`, `.column` and `.reason` of the
+    first fault in reading order.
+    """
+    _check_layout(layout)
+    if shape is not None:
+        _check_shape(shape)
+    if layout != "image":
+        rows = _read_rows(text, *(shape or (None, None)), layout)
+        return _grid(rows, (len(rows), sum(count for _, count in rows[0])))
+    if shape is None:
+        raise CodecError("The image layout does not hold its shape; say decode(text, shape=(H, W), layout='image').")
+    cells = shape[0] * shape[1]
+    try:
+        return _grid(_read_rows(text, 1, cells, layout), shape)
+    except CodecError as error:
+        raise CodecError(error.reason, *divmod(min(error.column or 0, cells - 1), shape[1])) from None
+
+
+def _grid(rows: list[list[tuple[str, int]]], shape: tuple[int, int]) -> DescriptorGrid:
+    index = {OTHERS: 0}
+    ids = [index.setdefault(label, len(index)) for row in rows for label, count in row for _ in range(count)]
+    return DescriptorGrid(np.reshape(ids, shape), tuple(index))
+
+
+def _read_rows(text: str, height: int | None, width: int | None, layout: str) -> list[list[tuple[str, int]]]:
+    """The (label, count) runs of every row; the counts of each add up to the same width."""
+    *lines, tail = text.split("\n")
+    rows: list[list[tuple[str, int]]] = []
+    for line in [*lines, tail] if tail else lines:
+        at = len(rows)
+        if at == (height or MAX_SIDE):
+            raise CodecError(f"there are more rows than {at}", at, 0)
+        if at and not line.startswith(" "):
+            raise CodecError("a line break is followed by one space and the next row", at, 0)
+        rows.append(_read_row(line[1:] if at else line, at, width, layout, cut=at == len(lines)))
+        width = width or sum(count for _, count in rows[0])
+    if len(rows) < (height or 1):
+        raise CodecError(f"the text ends after {len(rows)} of {height or 'at least 1'} rows", len(rows), 0)
+    return rows
+
+
+def _read_row(line: str, row: int, width: int | None, layout: str, cut: bool) -> list[tuple[str, int]]:
+    """One row's runs. `cut`: no line break follows, which is a fault too, but the last one."""
+    runs: list[tuple[str, int]] = []
+    column, limit = 0, width or MAX_SIDE
+    pieces = line.split("| ")
+    for i, piece in enumerate(pieces):
+        run = (piece, 1) if layout == "full" else _read_run(piece)
+        reason = run if isinstance(run, str) else _label_fault(run[0])
+        if reason and cut and i == len(pieces) - 1:
+            reason = f"the text is cut off within the run {short(piece)}"
+        elif not reason and layout != "full" and runs and runs[-1][0] == run[0]:
+            reason = f"two neighbouring runs carry the label {short(run[0])}; write them as one"
+        if reason:
+            raise CodecError(reason, row, column)
+        if column + run[1] > limit:
+            raise CodecError(f"the run {short(piece)} goes past the row's {limit} cells", row, column)
+        runs.append(run)
+        column += run[1]
+    if cut:
+        raise CodecError("the text is cut off: its last row does not end with a line break", row, column)
+    if width and column < width:
+        raise CodecError(f"the counts add up to {column} cells, the row has {width}", row, column)
+    return runs
+
+
+def _read_run(piece: str) -> tuple[str, int] | str:
+    """(label, count), or what is wrong with the count."""
+    label, star, digits = piece.rpartition(" *")
+    if not star:
+        return f"the run {short(piece)} has no ' *' and count" if piece else "a run is missing"
+    if not re.fullmatch("[1-9][0-9]*", digits):
+        return f"the count {short(digits)} is not a whole number from 1, in plain digits"
+    return label, int(digits) if len(digits) < 10 else 10**9
+
+
+def _label_fault(label: str) -> str | None:
+    if label == OTHERS or is_clean(label):
+        return None
+    if label.casefold() == OTHERS:
+        return f'the background is written "others", not {short(label)}'
+    return f"{short(label)} is not a clean label: no | * < > or control character, single spaces between words"
+
+
+def repair(text: str, shape: tuple[int, int]) -> tuple[DescriptorGrid, tuple[Fault, ...]]:
+    """The grid of `shape` (H, W) that `text`, in the `rows` layout, most plausibly means, and its faults.
+
+    Takes any str, in linear time. Faults are empty exactly when `decode(text, shape)` takes the text.
+    Otherwise every mend is a `Fault`, placed in a cell of the grid:
+
+    - Line r of the text is row r of the grid; a faulty row is mended in itself and never moves the rows
+      below. (Only where it is plain: blank lines go when there are too many lines, and rows that ran
+      together are parted when that makes the number of rows right.) Missing rows are "others", rows
+      too many are left out.
+    - A count that is missing, zero, no number or wider than the row takes the cells that its row's other
+      counts leave. A row that is still short is filled up with "others", one too long is cut.
+    - A label is cleaned; where it is missing, "others" stands in. Words without a count are a label if
+      their row has runs with one, or if the text has counted runs of that label; else they are left out.
+    - In a text that breaks off, every complete run is kept. A last label followed by "*" keeps one cell,
+      whatever its count would have been; without "*" it may be half a label and is left out.
+    - `<seg>`, `</seg>` and what stands around them are left out.
+
+    Raises CodecError if `shape` is none.
+    """
+    _check_shape(shape)
+    try:
+        return decode(text, shape), ()
+    except CodecError:
+        rows, faults = mend(text, *shape)
+        return _grid(rows, shape), tuple(Fault(*fault) for fault in faults)
