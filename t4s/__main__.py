@@ -1,0 +1,130 @@
+"""The command line: `python -m t4s COMMAND ...`, or `t4s COMMAND ...` after `pip install .`.
+
+    t4s segment photo.jpg "the dog on the left" -o mask.png
+    t4s segment photo.jpg "cat" --overlay seen.png --json
+
+`segment` writes the mask as text and, where asked, as a picture; the other commands are the
+entry points `t4s/train.py`, `t4s/eval.py`, ... under another name. What goes wrong is one sentence
+on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t4s.errors import QueryError, T4SError
+
+if TYPE_CHECKING:
+    from t4s.samples import Prediction
+
+# command: (module under t4s, what --help says)
+DOORS = {
+    "train": ("train", "fine-tune a model and publish the checkpoint"),
+    "eval": ("eval", "measure a checkpoint on a data set"),
+    "bench": ("bench", "decoding and refiners, side by side"),
+    "check": ("check", "look whether a checkpoint is sound"),
+    "train-edge": ("train_edge", "train the small refiner"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="t4s",
+        description="Text4Seg: a language model segments a photo by writing the mask as text.",
+        epilog="Each command has its own --help.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    segment = commands.add_parser("segment", help="a photo and a phrase to a mask", description=_segment.__doc__)
+    segment.add_argument("photo", help="an image file")
+    segment.add_argument("phrase", help='what to segment: "the dog on the left"')
+    segment.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the mask, a PNG of the photo's size")
+    segment.add_argument("--overlay", metavar="FILE", type=Path, help="write the photo with the mask over it")
+    segment.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    segment.add_argument("--refine", metavar="NAME", help="refiner (default: the checkpoint's own)")
+    segment.add_argument("--decoding", metavar="NAME", help="fast (default), constrained or free")
+    segment.add_argument("--checkpoint", metavar="SRC", help="a folder or a Hub id (default: the embedded model)")
+    for command, (_, help_text) in DOORS.items():
+        commands.add_parser(command, help=help_text, add_help=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 after one sentence on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in DOORS:
+            module = import_module(f"t4s.{DOORS[arguments[0]][0]}")
+            return module.main(arguments[1:]) or 0
+        return _segment(_parser().parse_args(arguments))
+    except T4SError as error:
+        print(f"t4s: {error}", file=sys.stderr)
+        return 2
+
+
+def _segment(options: argparse.Namespace) -> int:
+    """Segments one photo: prints the text the model wrote, and writes the mask or an overlay where asked."""
+    for target in (options.output, options.overlay):
+        _check_target(target, options.photo)
+
+    from t4s import Segmenter
+
+    segmenter = Segmenter.from_pretrained(options.checkpoint)
+    chosen = {name: value for name in ("refine", "decoding") if (value := getattr(options, name)) is not None}
+    prediction = segmenter(options.photo, options.phrase, **chosen)
+    _write(prediction, options)
+    if options.json:
+        from t4s import export
+
+        print(json.dumps(export.as_dict(prediction), ensure_ascii=False))
+    else:
+        print(f"<seg>{prediction.text}</seg>\n{_summary(prediction)}")
+    return 0
+
+
+def _check_target(target: Path | None, photo: str) -> None:
+    """Refuse a file that cannot be written before the model runs, not after."""
+    if target is None:
+        return
+    if target.suffix.lower() != ".png":
+        raise QueryError(f"The output {str(target)!r} is not a .png file; masks are written as PNG, name one.")
+    if not target.resolve().parent.is_dir():
+        raise QueryError(f"The folder of the output {str(target)!r} does not exist; make it first.")
+    if target.is_dir() or target.resolve() == Path(photo).resolve():
+        raise QueryError(f"The output {str(target)!r} would overwrite a folder or the photo itself; name another file.")
+
+
+def _write(prediction: Prediction, options: argparse.Namespace) -> None:
+    try:
+        if options.output is not None:
+            from t4s import export
+
+            options.output.write_bytes(export.mask_png(prediction.mask))
+        if options.overlay is not None:
+            from t4s import render
+            from t4s.photo import open_photo
+
+            render.overlay(open_photo(options.photo), prediction.masks).save(options.overlay)
+    except OSError as error:
+        what = f"The output cannot be written ({error.strerror}: {error.filename})"
+        raise QueryError(f"{what}; name another file.") from error
+
+
+def _summary(prediction: Prediction) -> str:
+    """One line of facts for people; `--json` is for programs."""
+    stats = prediction.stats
+    seconds = sum(value for name, value in stats.items() if name.endswith("_seconds"))
+    cost = f"{stats['tokens']} tokens in {stats['forwards']} passes, {seconds:.1f} s"
+    mended = "".join(f"\nmended at row {each.row}, column {each.column}: {each.message}" for each in prediction.faults)
+    if not prediction.present:
+        return f"{prediction.query}: not in this photo (score {prediction.score:.2f}; {cost}){mended}"
+    return f"{prediction.query}: score {prediction.score:.2f}, box {prediction.box} ({cost}){mended}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
