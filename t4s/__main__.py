@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t4s.errors import QueryError, T4SError
+from t4s.photo import open_photo
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from t4s.samples import Prediction
 
 # command: (module under t4s, what --help says)
@@ -71,13 +74,14 @@ def _segment(options: argparse.Namespace) -> int:
     """Segments one photo: prints the text the model wrote, and writes the mask or an overlay where asked."""
     for target in (options.output, options.overlay):
         _check_target(target, options.photo)
+    photo = open_photo(options.photo)  # before torch is loaded: a wrong name is answered at once
 
     from t4s import Segmenter
 
     segmenter = Segmenter.from_pretrained(options.checkpoint)
     chosen = {name: value for name in ("refine", "decoding") if (value := getattr(options, name)) is not None}
-    prediction = segmenter(options.photo, options.phrase, **chosen)
-    _write(prediction, options)
+    prediction = segmenter(photo, options.phrase, **chosen)
+    _write(prediction, photo, options)
     if options.json:
         from t4s import export
 
@@ -99,7 +103,7 @@ def _check_target(target: Path | None, photo: str) -> None:
         raise QueryError(f"The output {str(target)!r} would overwrite a folder or the photo itself; name another file.")
 
 
-def _write(prediction: Prediction, options: argparse.Namespace) -> None:
+def _write(prediction: Prediction, photo: Image.Image, options: argparse.Namespace) -> None:
     try:
         if options.output is not None:
             from t4s import export
@@ -107,9 +111,8 @@ def _write(prediction: Prediction, options: argparse.Namespace) -> None:
             options.output.write_bytes(export.mask_png(prediction.mask))
         if options.overlay is not None:
             from t4s import render
-            from t4s.photo import open_photo
 
-            render.overlay(open_photo(options.photo), prediction.masks).save(options.overlay)
+            render.overlay(photo, prediction.masks).save(options.overlay)
     except OSError as error:
         what = f"The output cannot be written ({error.strerror}: {error.filename})"
         raise QueryError(f"{what}; name another file.") from error

@@ -198,6 +198,11 @@ def test_requirements_agree():
     assert not [line for line in app if line.startswith("torchvision")], "PyPI's torchvision breaks CPU torch"
 
 
+def test_ruff_has_nothing_to_say():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "-q", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # --- entry points -------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,256 @@
+"""The command line as a user types it: `python -m t4s segment photo.jpg "cat" -o mask.png`.
+
+Most tests here start a real process, some with every way to the network closed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t4s import Prediction, codec
+from t4s.__main__ import main
+from t4s.errors import DataError
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_MEMORY = 1_000_000_000  # bytes that `t4s segment` may take
+# Python runs a sitecustomize.py on its path at every start; this one cuts the network off.
+NO_NETWORK = """
+import socket
+def refuse(*_):
+    raise AssertionError("the network is switched off, and something reached for it")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
+def _t4s(*arguments: object, cwd: Path = ROOT, path: tuple[Path, ...] = (ROOT,), **environment: str):
+    """`python -m t4s ...` in a process of its own, the package taken from `path` (by default the checkout)."""
+    return subprocess.run(
+        [sys.executable, "-m", "t4s", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), **environment},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=180,
+    )
+
+
+def _iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    return (mask & truth).sum() / (mask | truth).sum()
+
+
+# --- a photo and a phrase -----------------------------------------------------------------------------
+
+
+def test_segment_offline_from_another_folder(tmp_path: Path, examples: Path, true_masks):
+    """The whole path with the network cut off, not only asked to stay quiet (HF_HUB_OFFLINE unset)."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_NETWORK)
+    done = _t4s(
+        "segment", examples / "two_cats.jpg", "cat", "-o", "cats.png", "--overlay", "seen.png", "--json",
+        cwd=tmp_path, path=(ROOT, tmp_path / "site"), HF_HUB_OFFLINE="0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)  # one object and nothing else on stdout
+
+    truth = true_masks["two_cats.jpg"]["cat"]
+    picture = Image.open(tmp_path / "cats.png")
+    mask = np.asarray(picture.convert("L")) > 127
+    assert picture.size == Image.open(tmp_path / "seen.png").size == truth.shape[::-1]
+    assert _iou(mask, truth) >= 0.5
+    _check_answer(answer, mask)
+
+
+def _check_answer(answer: dict, mask: np.ndarray) -> None:
+    """The JSON says the same thing as the PNG, in every form that it holds."""
+    from pycocotools import mask as coco
+
+    grid, faults = codec.repair(answer["text"], (16, 16))
+    assert len(faults) == len(answer["faults"])
+    if not faults:
+        assert codec.encode(codec.decode(answer["text"], (16, 16))) == answer["text"]
+    assert answer["labels"] == list(grid.labels) and np.array_equal(answer["rows"], grid.ids)
+    assert answer["present"] is True and 0 < answer["score"] <= 1
+    ys, xs = np.nonzero(mask)
+    assert answer["box"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    assert answer["stats"]["forwards"] < answer["stats"]["tokens"]
+    assert np.array_equal(coco.decode(_rle(answer)), mask)
+
+
+def _rle(answer: dict) -> dict:
+    """The answer's COCO run-length encoding of its one label."""
+    (rle,) = answer["rle"].values()
+    return rle
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4 to see the memory of a child")
+def test_segment_prints_the_text_and_stays_small(examples: Path):
+    """Without --json: the raw text and a line of facts; and never more memory than a small laptop has to spare."""
+    command = [sys.executable, "-m", "t4s", "segment", str(examples / "riders.jpg"), "horse"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        printed, complaint = child.stdout.read(), child.stderr.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, complaint
+    opening, rest = printed.split("<seg>")
+    body, facts = rest.split("</seg>\n")
+    assert opening == "" and codec.repair(body, (16, 16))[0].shape == (16, 16)
+    assert facts.startswith("horse: ") and "passes" in facts
+    assert usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < MAX_MEMORY
+
+
+@pytest.mark.parametrize("refine", ["none", "smooth", "edge"])
+def test_the_grid_does_not_depend_on_the_refiner(refine: str, examples: Path, tmp_path: Path, capsys):
+    assert main(["segment", str(examples / "riders.jpg"), "horse", "--refine", refine, "--json"]) == 0
+    refined = json.loads(capsys.readouterr().out)
+    assert main(["segment", str(examples / "riders.jpg"), "horse", "--decoding", "constrained", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == refined["rows"]
+
+
+def test_an_installed_package_has_its_weights(tmp_path: Path, examples: Path, true_masks):
+    """`pip install .` once shipped the modules and left the checkpoint in the checkout."""
+    pytest.importorskip("hatchling")
+    build = "pip wheel -q --no-deps --no-index --no-build-isolation --disable-pip-version-check -w".split()
+    subprocess.run([sys.executable, "-m", *build, str(tmp_path), str(ROOT)], check=True, timeout=180)
+    (wheel,) = tmp_path.glob("t4s-*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        content.extractall(tmp_path / "installed")
+
+    command = ("segment", examples / "two_cats.jpg", "cat", "-o", "mask.png")
+    done = _t4s(*command, cwd=tmp_path, path=(tmp_path / "installed",))
+    assert done.returncode == 0, done.stderr
+    mask = np.asarray(Image.open(tmp_path / "mask.png").convert("L")) > 127
+    assert _iou(mask, true_masks["two_cats.jpg"]["cat"]) >= 0.5
+
+
+# --- bad input: one sentence, exit code 2, no file, no traceback ----------------------------------------
+
+
+def _refused(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2 and done.stdout == ""
+    assert "Traceback" not in done.stderr
+    (sentence,) = done.stderr.strip().splitlines()
+    assert sentence.startswith("t4s: ") and sentence.endswith(".")
+    return sentence
+
+
+def test_a_photo_that_is_none(tmp_path: Path):
+    (tmp_path / "notes.jpg").write_text("a cat sat on a mat")
+    target = tmp_path / "mask.png"
+    assert "nowhere.jpg" in _refused(_t4s("segment", tmp_path / "nowhere.jpg", "cat", "-o", target))
+    assert "notes.jpg" in _refused(_t4s("segment", tmp_path / "notes.jpg", "cat", "-o", target))
+    _refused(_t4s("segment", tmp_path, "cat", "-o", target))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("mask.jpg", "PNG"),  # lossy: the edges of the mask would come back grey
+        ("nowhere/mask.png", "does not exist"),  # found after a minute of work, once
+        ("photo.png", "overwrite"),  # the photo itself
+        ("folder.png", "overwrite"),
+    ],
+)
+@pytest.mark.parametrize("option", ["-o", "--overlay"])
+def test_an_output_that_cannot_be(option: str, target: str, hint: str, tmp_path: Path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    (tmp_path / "folder.png").mkdir()
+    before = (tmp_path / "photo.png").read_bytes()
+    assert main(["segment", str(tmp_path / "photo.png"), "cat", option, str(tmp_path / target)]) == 2
+    assert hint in capsys.readouterr().err
+    assert (tmp_path / "photo.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["  "], "empty"),
+        (["x" * 201], "200"),
+        (["others"], "reserved"),
+        (["cat", "--refine", "magic"], "magic"),
+        (["cat", "--decoding", "slow"], "slow"),
+        (["cat", "--checkpoint", "no/such/folder/here"], "no/such/folder/here"),
+    ],
+)
+def test_a_question_that_cannot_be_asked(arguments: list[str], hint: str, examples: Path, capsys):
+    assert main(["segment", str(examples / "gull.jpg"), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("t4s: ") and captured.err.count("\n") == 1
+    assert hint in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["segment"], ["segment", "photo.jpg"], ["paint", "photo.jpg"]])
+def test_a_command_that_is_none(arguments: list[str]):
+    done = _t4s(*arguments)
+    assert done.returncode == 2 and "usage: t4s" in done.stderr and "Traceback" not in done.stderr
+
+
+# --- what is printed, over a stand-in model -------------------------------------------------------------
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Puts a Segmenter in place that gives the prediction set on it."""
+    door = types.SimpleNamespace(prediction=None, asked=[])
+
+    class Segmenter:
+        @classmethod
+        def from_pretrained(cls, source=None):
+            door.asked.append(source)
+            return lambda photo, phrase, **options: door.asked.append((photo.size, phrase, options)) or door.prediction
+
+    monkeypatch.setitem(sys.modules, "t4s.segmenter", types.SimpleNamespace(Segmenter=Segmenter))
+    return door
+
+
+def _prediction(text: str, size: tuple[int, int]) -> Prediction:
+    grid, faults = codec.repair(text, (2, 2))
+    masks = {label: codec.mask_from_grid(grid, label, size) for label in grid.labels[1:]}
+    mask = np.logical_or.reduce([np.zeros(size, bool), *masks.values()])
+    confidence = np.full((2, 2), 0.75, np.float32)
+    stats = {"tokens": 9, "forwards": 3, "prefill_seconds": 0.1, "decode_seconds": 0.2, "refine_seconds": 0.1}
+    box = (0, 0, 2, 2) if mask.any() else None
+    return Prediction("dog", text, grid, mask, masks, confidence, mask.any(), 0.75, box, faults, stats)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
+
+
+def test_not_in_the_photo_is_an_answer(answers, photo: str, tmp_path: Path, capsys):
+    """An absent target is a result: exit code 0, said in words, and an all-black mask."""
+    answers.prediction = _prediction("others *2\n others *2\n", (4, 4))
+    assert main(["segment", photo, "dog", "-o", str(tmp_path / "mask.png")]) == 0
+    assert "dog: not in this photo (score 0.75; 9 tokens in 3 passes, 0.4 s)" in capsys.readouterr().out
+    assert not np.asarray(Image.open(tmp_path / "mask.png")).any()
+    assert answers.asked == [None, ((4, 4), "dog", {})]
+
+
+def test_mending_is_said(answers, photo: str, capsys):
+    answers.prediction = _prediction("dog *2\n dog *1\n", (4, 4))
+    assert main(["segment", photo, "dog", "--refine", "none", "--checkpoint", "my/model"]) == 0
+    fault = answers.prediction.faults[0]
+    assert f"mended at row 1, column {fault.column}: {fault.message}" in capsys.readouterr().out
+    assert answers.asked == ["my/model", ((4, 4), "dog", {"refine": "none"})]
+
+
+def test_errors_of_the_other_commands_are_sentences_too(monkeypatch, capsys):
+    def train(argv):
+        raise DataError(f"There is no corpus {argv[0]!r}; name another.")
+
+    monkeypatch.setitem(sys.modules, "t4s.train", types.SimpleNamespace(main=train))
+    assert main(["train", "nothing"]) == 2
+    assert capsys.readouterr().err == "t4s: There is no corpus 'nothing'; name another.\n"
