@@ -1,0 +1,181 @@
+"""Photos with indexed masks: a folder that holds an `index.jsonl`, one photo a line.
+
+    {"image": "images/a.jpg", "mask": "masks/a.png", "source": "voc", "split": "train",
+     "classes": {"12": "dog", "15": "person"}, "ignore": [255], "weak": true}
+
+`mask` is a PNG of ids, as large as the photo; an id that `classes` does not name is background. `ignore` names ids
+that are not scored. `weak` (optional) marks a mask made automatically.
+
+Two rules hold for training and scoring alike:
+- a name is *absent* from a photo only if another photo of the same source is labelled with it and this photo is not:
+  what a source does not label may be in its photos all the same;
+- ignored pixels are never scored. In training, id 255 (the outline of objects) is left out of the count of a cell,
+  and every other ignored id (unlabelled areas) counts as background, so that a label does not spread into them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from t4s import prompts
+from t4s.errors import DataError
+from t4s.samples import IGNORED, Sample
+
+INDEX = "index.jsonl"
+OUTLINE = 255  # the usual id of "do not care" pixels along outlines
+ABSENT_PER_PHOTO = 2  # names that are not there, asked of every photo in evaluation
+ABSENT_SHARE, LIST_SHARE = 0.2, 0.12  # of training questions: absent names, class lists
+MAX_LIST = 6  # names of a training class list
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One line of the index. `classes` maps mask ids to names."""
+
+    id: str
+    image: Path
+    mask: Path
+    source: str
+    classes: dict[int, str]
+    ignore: tuple[int, ...]
+    weak: bool
+
+
+class FolderCorpus:
+    """The photos of one split. `tables[source]` counts the photos of each name that the source labels."""
+
+    def __init__(self, path: str | Path, split: str = "train"):
+        self.root, self.split, self.name = Path(path), split, f"folder:{path}@{split}"
+        self.photos: list[Photo] = []
+        self.tables: dict[str, Counter[str]] = {}
+        splits = set()
+        for row in self._rows():
+            photo = row.pop("photo")
+            self.tables.setdefault(photo.source, Counter()).update(set(photo.classes.values()))
+            splits.add(row["split"])
+            if split in (row["split"], "all"):
+                self.photos.append(photo)
+        self.names = sorted({name for table in self.tables.values() for name in table})
+        if not self.photos:
+            raise DataError(f"{self.root / INDEX} has no photo of split {split!r}; it has {sorted(splits) or 'no lines'}.")
+
+    def _rows(self):
+        index = self.root / INDEX
+        if not index.is_file():
+            raise DataError(f"{index} is not there: a folder corpus needs an {INDEX} with one photo a line.")
+        for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
+            if line.strip():
+                yield self._row(line, f"{index}, line {number}")
+
+    def _row(self, line: str, place: str) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+            photo = Photo(
+                id=f"{row['source']}/{Path(row['image']).stem}",
+                image=self.root / row["image"],
+                mask=self.root / row["mask"],
+                source=row["source"],
+                classes={int(value): prompts.clean_name(name) for value, name in row["classes"].items()},
+                ignore=tuple(int(value) for value in row.get("ignore", [])),
+                weak=bool(row.get("weak", False)),
+            )
+            return {"photo": photo, "split": row["split"]}
+        except json.JSONDecodeError as error:
+            raise DataError(f"{place} is not JSON ({error.msg}, character {error.pos}).") from error
+        except KeyError as error:
+            raise DataError(f"{place} has no field {error}; it needs image, mask, source, split and classes.") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{place}: {error}; classes is an object of ids and names, ignore a list of ids.") from error
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def void(self, photo: Photo) -> tuple[int, ...]:
+        """The ids that training leaves out of a cell's count."""
+        return tuple(value for value in photo.ignore if value == OUTLINE)
+
+    def open(self, i: int) -> tuple[Image.Image, Image.Image]:
+        """Photo i as RGB and its mask of ids, both at the photo's size. Raises DataError naming the file."""
+        photo = self.photos[i]
+        try:
+            with Image.open(photo.image) as file:
+                image = file.convert("RGB")
+            with Image.open(photo.mask) as file:
+                mask = file.copy() if file.mode in ("L", "P", "I", "I;16") else None
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{self.root / INDEX} names a file that cannot be read: {error}") from error
+        if mask is None:
+            raise DataError(f"{photo.mask} is not a mask of ids: save it as an 8-bit grey or palette PNG.")
+        if mask.size != image.size:
+            raise DataError(f"{photo.mask} is {mask.size[0]}×{mask.size[1]} pixels, its photo {photo.image.name} "
+                            f"{image.size[0]}×{image.size[1]}: a mask is as large as its photo.")  # fmt: skip
+        return image, mask
+
+    def _present(self, photo: Photo, ids: np.ndarray) -> dict[str, list[int]]:
+        """{name: its ids}, for the names that have at least one pixel, the order that of the index."""
+        values, present = set(np.unique(ids).tolist()), {}
+        for value, name in photo.classes.items():
+            if value in values and value not in photo.ignore:
+                present.setdefault(name, []).append(value)
+        return present
+
+    def absent(self, photo: Photo, present: set[str]) -> list[str]:
+        """The names that this photo's source labels and this photo does not have, in alphabetical order."""
+        return sorted(set(self.tables[photo.source]) - present - set(photo.classes.values()))
+
+    def _sample(self, photo: Photo, image: Image.Image, ids: np.ndarray, query: str | tuple[str, ...],
+                targets: list[tuple[str, list[int]]], ignore: tuple[int, ...]) -> Sample:  # fmt: skip
+        """`targets`: for each label, the mask ids that it stands for (none: absent)."""
+        classes = np.zeros(ids.shape, np.int16)
+        for label, (_, values) in enumerate(targets, 1):
+            classes[np.isin(ids, values)] = label
+        classes[np.isin(ids, ignore)] = IGNORED
+        name = query if isinstance(query, str) else ", ".join(query)
+        labels = ("others", *(label for label, _ in targets))
+        return Sample(f"{photo.id}/{name}", photo.source, image, query, labels, classes)
+
+    def __getitem__(self, i: int) -> tuple[Sample, ...]:
+        """Photo i's evaluation samples: every class in it by its name, then names that are not there (seeded)."""
+        photo = self.photos[i]
+        image, mask = self.open(i)
+        ids = np.asarray(mask)
+        present = self._present(photo, ids)
+        absent = self.absent(photo, set(present))
+        rng = np.random.default_rng([*photo.id.encode()])
+        chosen = rng.choice(len(absent), min(ABSENT_PER_PHOTO, len(absent)), replace=False) if absent else []
+        asked = [*present.items(), *((absent[k], []) for k in sorted(chosen))]
+        return tuple(self._sample(photo, image, ids, name, [(name, values)], photo.ignore) for name, values in asked)
+
+    def draw(self, i: int, rng: np.random.Generator, k: int) -> tuple[Sample, ...]:
+        """k random questions about photo i: classes under their names, other words for them, class lists, absent names."""
+        photo = self.photos[i]
+        image, mask = self.open(i)
+        ids, void = np.asarray(mask), self.void(photo)
+        present = self._present(photo, ids)
+        absent = self.absent(photo, set(present))
+        samples = []
+        for _ in range(k):
+            kind = rng.random()
+            if absent and (kind < ABSENT_SHARE or not present):
+                counts = np.array([self.tables[photo.source][name] for name in absent], float) ** 0.5
+                phrase = prompts.vary(str(rng.choice(absent, p=counts / counts.sum())), rng)
+                samples.append(self._sample(photo, image, ids, phrase, [(phrase, [])], void))
+            elif not present:
+                raise DataError(f"{photo.mask} holds none of its classes and its source has no other names.")
+            elif kind > 1 - LIST_SHARE and len(present) + len(absent) > 1:
+                names = [*rng.permutation(list(present)), *rng.permutation(absent)[: rng.integers(0, 3)]][:MAX_LIST]
+                names = tuple(str(name) for name in rng.permutation(names))
+                targets = [(name, present.get(name, [])) for name in names]
+                samples.append(self._sample(photo, image, ids, names, targets, void))
+            else:
+                name = str(rng.choice(list(present)))
+                phrase = prompts.vary(name, rng)
+                samples.append(self._sample(photo, image, ids, phrase, [(phrase, present[name])], void))
+        return tuple(samples)

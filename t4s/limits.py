@@ -1,0 +1,9 @@
+"""Every limit, once: its name, its value and why."""
+
+from __future__ import annotations
+
+MAX_PIXELS = 40_000_000  # a photo; checked before it is decoded
+MAX_BYTES = 20_000_000  # an image file
+MAX_QUERY = 200  # characters of a phrase
+MAX_LABELS = 64  # names of a class list in the app (the library takes longer ones)
+MAX_SIDE = 64  # cells per side of a grid

@@ -1,0 +1,71 @@
+"""The frozen records that flow through: what is asked of a photo, and what was answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from t4s.codec import DescriptorGrid, Fault, grid_from_classes
+
+IGNORED = -1  # in `Sample.class_map`: a pixel that is neither trained on nor scored
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One photo, one question, one true answer: what every corpus yields.
+
+    `query` is a phrase, or a tuple of class names (class-list mode). `labels[0]` is always
+    "others"; `class_map` (h, w) int16 holds indexes into `labels`, or `IGNORED`. For a phrase
+    there is one label besides "others", the phrase itself. `box` is the data set's official
+    box (x0, y0, x1, y1) in pixels, where it has one.
+    """
+
+    id: str
+    source: str
+    image: Image.Image
+    query: str | tuple[str, ...]
+    labels: tuple[str, ...]
+    class_map: np.ndarray
+    box: tuple[float, float, float, float] | None = None
+
+    @property
+    def absent(self) -> bool:
+        """True if nothing of what is asked for is in the photo."""
+        return not (self.class_map > 0).any()
+
+    def grid(self, shape: tuple[int, int]) -> DescriptorGrid:
+        """The true answer as a grid of `shape` (H, W) cells."""
+        return grid_from_classes(self.class_map, dict(enumerate(self.labels)), shape, ignore=(IGNORED,))
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model answered. numpy and plain Python only, so it pickles.
+
+    text        raw model text between `<seg>` and `</seg>`, as `codec.decode` takes it
+    grid        the descriptor grid (H, W), untouched by any refiner
+    mask        (h, w) bool at the photo's size: every pixel that is not "others"
+    masks       {label: (h, w) bool}, "others" left out
+    confidence  (H, W) float32 in [0, 1]: how sure the model is of each cell's label
+    present     True if any cell is not "others"
+    score       mean confidence of the target's cells; of all cells when absent
+    box         (x0, y0, x1, y1) in pixels of `mask`, x1 and y1 exclusive, or None
+    faults      what was wrong with the text and how it was mended
+    stats       tokens (of the body), forwards (passes after the prefill), prefill_seconds,
+                decode_seconds, refine_seconds, …
+    """
+
+    query: str | tuple[str, ...]
+    text: str
+    grid: DescriptorGrid
+    mask: np.ndarray
+    masks: dict[str, np.ndarray]
+    confidence: np.ndarray
+    present: bool
+    score: float
+    box: tuple[int, int, int, int] | None
+    faults: tuple[Fault, ...] = ()
+    stats: dict[str, Any] = field(default_factory=dict)
