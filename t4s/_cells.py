@@ -47,14 +47,30 @@ def coverage(class_map: np.ndarray, to_bin: dict[int, int], n_bins: int, shape: 
 
 
 def keep_small(ids: np.ndarray, cover: np.ndarray) -> None:
-    """Give every label that is present without a cell its best-covered cell, in place."""
+    """Give every label that is present without a cell the cell that it covers best, in place.
+
+    No label loses its only cell by it, unless it moves to another cell that it covers: labels and cells
+    are matched by augmenting paths (Kuhn), so a label stays without only if there is no way at all.
+    """
     won = np.bincount(ids.ravel(), minlength=cover.shape[-1])
     choices = (cover > 0).sum((0, 1))
+
+    def place(label: int, tried: set[tuple[int, int]]) -> bool:
+        """Find a cell for `label`: a spare one if there is one, else one whose owner can move."""
+        wanted = np.argwhere(cover[..., label] > 0)
+        best_first = np.argsort(-cover[wanted[:, 0], wanted[:, 1], label], kind="stable")
+        cells = [(int(row), int(column)) for row, column in wanted[best_first]]
+        cells = [cell for cell in cells if ids[cell] != label and cell not in tried]
+        spare = next((cell for cell in cells if ids[cell] == 0 or won[ids[cell]] > 1), None)
+        for cell in [spare] if spare else cells:
+            tried.add(cell)
+            if spare or place(int(ids[cell]), tried):
+                won[ids[cell]] -= 1
+                won[label] += 1
+                ids[cell] = label
+                return True
+        return False
+
     lost = [label for label in range(1, len(won)) if choices[label] and not won[label]]
     for label in sorted(lost, key=lambda label: (choices[label], label)):
-        free = (ids == 0) | (won[ids] > 1)
-        best = np.where(free, cover[..., label], 0)
-        at = np.unravel_index(best.argmax(), best.shape)
-        if best[at] > 0:
-            won[ids[at]] -= 1
-            ids[at], won[label] = label, 1
+        place(label, set())

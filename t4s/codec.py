@@ -165,9 +165,9 @@ def grid_from_classes(
     named. Labels are cleaned; ids with the same label become one. The grid's labels are "others" and
     then all of `names`, in its order, whether they occur or not. Raises CodecError and QueryError.
 
-    A label that is present but wins no cell gets its best-covered cell (ties: the first in reading
-    order). Labels with the fewest cells to choose from go first, and none takes a cell that is the only
-    one of another label; so a label is lost only where it lies within cells that others need as much.
+    A label that is present but wins no cell gets the cell that it covers best, of those that are no other
+    label's only one (ties: the first in reading order). If all are, their owners move to other cells that
+    they cover; a label is lost only where this cannot help, as there are more labels than cells.
     """
     class_map = np.asarray(class_map)
     if class_map.ndim != 2 or class_map.dtype.kind not in "iu" or not class_map.size:
