@@ -117,6 +117,10 @@ class Constraint:
             self._choices[key] = self._walk(state)
         return self._choices[key]
 
+    def texts(self, choice: Choice) -> list[str]:
+        """What each of the allowed tokens spells (latin-1)."""
+        return [self.vocabulary.latin1([token]) for token in choice.ids.tolist()]
+
     def advance(self, state: State, token: int) -> State | None:
         """The state after a token, or None if it is not allowed."""
         ids, states = self.choice(state)
@@ -125,6 +129,10 @@ class Constraint:
             return None
         rows, following = states[at]
         return following._replace(row=state.row + rows)
+
+    def written(self, ids: Sequence[int]) -> str:
+        """What `ids` spell (latin-1), as the automaton counts it: with the space before the first word."""
+        return self.vocabulary.latin1(ids) if self.vocabulary.lead else " " + self.vocabulary.latin1(ids)
 
     def spell_after(self, ids: Sequence[int], more: str) -> list[int]:
         """Tokens for `more` (latin-1) after `ids`, as the tokenizer spells them in that context.
