@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "limits", "assets", "metrics", "prompts"),
     ("_labels", "_cells", "_mend", "codec", "photo", "spoil"),
     ("samples", "grammar", "drafting", "edge", "tower"),
-    ("guided", "export", "render", "refine", "corpora", "augment", "constrain", "confidence", "tiny", "backbone"),
+    ("guided", "_outline", "export", "render", "refine", "corpora", "augment", "constrain", "confidence", "tiny", "backbone"),
     ("decoding", "collate", "scoring", "page", "hub"),
     ("segmenter",),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),

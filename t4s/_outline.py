@@ -1,0 +1,122 @@
+"""Outlines of masks, along the pixels' edges: exact, so that filling them gives the mask again. numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Ring = list[tuple[int, int]]  # corners (x, y), not closed; the inside is on the right hand on the screen
+
+# Directions: 0 right, 1 down, 2 left, 3 up. A top edge of a pixel is walked to the right, its right edge
+# down, and so on: clockwise on the screen around the inside, and the other way around a hole.
+_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+
+
+def polygons(mask: np.ndarray) -> list[list[Ring]]:
+    """`mask` (h, w) bool as polygons: each is [outline, hole, hole, …], in reading order of their outlines.
+
+    Corners (x, y) are whole pixels' edges, 0 ≤ x ≤ w, 0 ≤ y ≤ h. No ring crosses or touches itself; pixels
+    that meet only at a corner are separate polygons. Outlines have a positive area by the shoelace
+    formula over (x, y), holes a negative one.
+    """
+    rings = [ring for walk in _walks(np.asarray(mask, bool)) for ring in _parted(walk)]
+    parent = _parents(np.asarray(mask, bool), rings)
+    found = {i: [ring] for i, ring in enumerate(rings) if parent[i] == i}
+    for i, ring in enumerate(rings):
+        if parent[i] != i:
+            found[parent[i]].append(ring)
+    return list(found.values())
+
+
+def keyhole(polygon: list[Ring]) -> Ring:
+    """One ring without holes that fills the same pixels: each hole hangs on a cut of no width.
+
+    For formats that know no holes. The cut runs to the left from the hole's left side.
+    """
+    whole = list(polygon[0])
+    for hole in sorted(polygon[1:], key=min):
+        at = _left_side(hole)
+        x, y = hole[at]
+        # The nearest upward side to the left of the hole's corner, in the pixel row below it; holes come
+        # from left to right, so the ring that it belongs to is in `whole` already.
+        sides = [
+            (ax, i)
+            for i, ((ax, ay), (bx, by)) in enumerate(zip(whole, whole[1:] + whole[:1], strict=True))
+            if ax == bx and by <= y < ay and ax < x
+        ]
+        left, i = max(sides)
+        whole[i + 1 : i + 1] = [(left, y), *hole[at:], *hole[:at], (x, y), (left, y)]
+    return whole
+
+
+def _walks(mask: np.ndarray) -> list[Ring]:
+    """Every closed walk along the mask's edges, as its corners."""
+    padded = np.pad(mask, 1)
+    height, width = mask.shape[0] + 1, mask.shape[1] + 1  # lattice points
+    # out[d, y, x]: an edge leaves the lattice point (x, y) in direction d. Its pixel is inside, the one
+    # across is not; both lie around the point: padded[y:y+2, x:x+2].
+    inside = (padded[1:, 1:], padded[1:, :-1], padded[:-1, :-1], padded[:-1, 1:])
+    across = (padded[:-1, 1:], padded[1:, 1:], padded[1:, :-1], padded[:-1, :-1])
+    out = np.stack([here & ~there for here, there in zip(inside, across, strict=True)])
+    edges = np.flatnonzero(out)
+    direction, point = edges // (height * width), edges % (height * width)
+    end = point + np.array([dx + dy * width for dx, dy in _STEPS])[direction]
+    flat = out.reshape(4, -1)
+    right, ahead = flat[(direction + 1) % 4, end], flat[direction, end]  # right first: stay with the same pixel
+    turn = np.where(right, 1, np.where(ahead, 0, 3))
+    following = np.searchsorted(edges, (direction + turn) % 4 * height * width + end).tolist()
+    corner, points = (turn != 0).tolist(), end.tolist()
+    walks, seen = [], bytearray(len(edges))
+    for start in np.argsort(point, kind="stable").tolist():
+        walk, edge = [], start
+        while not seen[edge]:
+            seen[edge] = 1
+            if corner[edge]:
+                walk.append((points[edge] % width, points[edge] // width))
+            edge = following[edge]
+        if walk:
+            walks.append(walk)
+    return walks
+
+
+def _parted(walk: Ring) -> list[Ring]:
+    """A closed walk cut into rings where it comes back to a corner: a pocket becomes a hole."""
+    rings: list[Ring] = []
+    stack: Ring = []
+    at: dict[tuple[int, int], int] = {}
+    for corner in walk:
+        if corner in at:
+            rings.append(stack[at[corner] :])
+            for gone in rings[-1]:
+                del at[gone]
+            del stack[len(stack) - len(rings[-1]) :]
+        at[corner] = len(stack)
+        stack.append(corner)
+    return [*rings, stack]
+
+
+def _area(ring: Ring) -> int:
+    """Twice the signed area (shoelace formula)."""
+    return sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(ring, ring[1:] + ring[:1], strict=True))
+
+
+def _left_side(hole: Ring) -> int:
+    """The index of the upper corner of a hole's leftmost side, which is walked downwards."""
+    following = hole[1:] + hole[:1]
+    return min((x, y, i) for i, ((x, y), (bx, by)) in enumerate(zip(hole, following, strict=True)) if by > y)[2]
+
+
+def _parents(mask: np.ndarray, rings: list[Ring]) -> list[int]:
+    """For every ring the index of the outline that it belongs to: itself, or for a hole the one around it."""
+    ring_at = np.full((mask.shape[0], mask.shape[1] + 1), -1)  # the ring of every upward side: a left edge
+    for i, ring in enumerate(rings):
+        for (ax, ay), (_, by) in zip(ring, ring[1:] + ring[:1], strict=True):
+            if by < ay:
+                ring_at[by:ay, ax] = i
+    parent = list(range(len(rings)))
+    holes = [i for i, ring in enumerate(rings) if _area(ring) < 0]
+    for i in sorted(holes, key=lambda i: min(rings[i])):  # from the left: what lies left of a hole is settled
+        x, y = rings[i][_left_side(rings[i])]
+        start = x - 1  # inside; go left to where this run of pixels begins
+        outside = np.flatnonzero(~mask[y, :start])
+        parent[i] = parent[ring_at[y, outside[-1] + 1 if len(outside) else 0]]
+    return parent
