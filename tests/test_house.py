@@ -20,11 +20,11 @@ DOORS.remove("__main__.py")
 
 # A module imports lower floors, and of its own floor only what stands before it: so arrows only point down.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "limits", "assets", "metrics", "prompts"),
+    ("errors", "limits", "journal", "assets", "metrics", "prompts"),
     ("_labels", "_cells", "_mend", "codec", "photo", "spoil"),
     ("samples", "grammar", "drafting", "edge", "tower"),
     ("guided", "_outline", "export", "render", "refine", "corpora", "augment", "constrain", "confidence", "tiny", "backbone"),
-    ("decoding", "collate", "scoring", "page", "hub"),
+    ("decoding", "collate", "baselines", "scoring", "page", "hub", "report"),
     ("segmenter",),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),
 )

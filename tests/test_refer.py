@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import t4s.eval as evaluation
 from t4s.corpora import open_corpus
 from t4s.corpora.refer import UNASKABLE, ReferCorpus, read_pickle
 from t4s.errors import DataError
@@ -266,6 +267,22 @@ def test_photos_that_are_missing_or_of_another_size_are_named(root):
     path.unlink()
     with pytest.raises(DataError, match="is in none of images/train2014.*train2014.zip"):
         corpus[0]
+
+
+@pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog", "grefcoco"])
+@pytest.mark.parametrize("split", ["val", "testA"])
+def test_the_evaluation_runs_end_to_end(root, tmp_path, name, split):
+    """`python t4s/eval.py --corpus refcoco:PATH@val`: true masks against true masks, and the official boxes."""
+    split = "test" if (name, split) == ("refcocog", "testA") else split
+    out, saved = tmp_path / "out", tmp_path / "saved"
+    arguments = ["--corpus", f"{name}:{root}@{split}", "--oracle", "mask", "--out", str(out), "--save", str(saved)]
+    assert evaluation.main(arguments) == 0
+    results = json.loads((out / "results.json").read_text())
+    figures = results["phrases"]["strict"]
+    assert figures["giou"] == 100 and figures["n_accuracy"] in (100, None)
+    assert figures["box_accuracy"] == (None if name == "grefcoco" else 100)
+    lines = (saved / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == results["phrases"]["phrases"] > 0
 
 
 def test_a_broken_segmentation_names_its_annotation(root):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import t4s.eval as evaluation
 from t4s.codec import clean_label
 from t4s.corpora import class_names, open_corpus
 from t4s.corpora.semantic import SemanticCorpus
@@ -123,6 +125,22 @@ def test_training_questions_are_true_and_repeatable(root):
             kinds["absent" if sample.absent else "present"] += 1
     assert min(kinds.values()) > 20
     assert [s.query for s in corpus.draw(0, np.random.default_rng(3), 200)] == [s.query for s in drawn]
+
+
+@pytest.mark.parametrize("name", ["ade20k", "pc59", "voc20", "cocostuff"])
+@pytest.mark.parametrize("mode,least", [("mask", 100), ("grid", 40)])
+def test_the_evaluation_runs_end_to_end(root, tmp_path, name, mode, least):
+    """`python t4s/eval.py --corpus ade20k:PATH@val`: the whole class table in one question, void left out."""
+    out, saved = tmp_path / "out", tmp_path / "saved"
+    arguments = ["--corpus", f"{name}:{root}@val", "--oracle", mode, "--refine", "none", "--grid", "6", "8"]
+    assert evaluation.main([*arguments, "--out", str(out), "--save", str(saved)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    lists = results["lists"]
+    assert lists["photos"] == 2 and lists["strict"]["miou"] >= least
+    assert lists["others"]["miou"] == 0
+    assert sum(own["strict"] is not None for own in lists["classes"].values()) in (2, 3)
+    (line, _) = map(json.loads, (saved / "predictions.jsonl").read_text().splitlines())
+    assert len(line["masks"]) in (2, 3)
 
 
 @pytest.mark.parametrize(

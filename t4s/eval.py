@@ -1,0 +1,332 @@
+"""Measure a checkpoint on a data set.
+
+    python t4s/eval.py --corpus folder:PHOTOS@val                                         # the embedded checkpoint
+    python t4s/eval.py --checkpoint ID --corpus refcoco:PATH@val --refine edge --decoding fast
+    python t4s/eval.py --corpus ade20k:PATH@val --limit 200 --save predictions
+    python t4s/eval.py --corpus folder:PHOTOS@val --oracle grid --refine edge             # no model: the true grids
+    torchrun --nproc_per_node 4 t4s/eval.py --checkpoint ID --corpus grefcoco:PATH@val
+
+Every photo's answers are written down as soon as they are there, so a run that was stopped goes on where it was
+when the same command is given again. Answers are greedy, questions use the first template, and all scores are sums
+of whole numbers: two runs, or one process and four, give the same figures to the last digit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t4s.baselines import Averages
+    from t4s.corpora import Corpus
+    from t4s.journal import Journal
+    from t4s.samples import Prediction, Sample
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--corpus", required=True, metavar="NAME[:PATH][@SPLIT]", help="what to measure on (SPLIT: val unless named)")
+    add("--checkpoint", metavar="SRC", help="a folder or a Hub id (default: the embedded model)")
+    add("--revision", help="of a Hub id")
+    add("--refine", metavar="NAME", help="refiner (default: the checkpoint's own)")
+    add("--decoding", default="fast", choices=("fast", "constrained", "free"))
+    add("--oracle", choices=("grid", "mask"), help="score the true grids (refined) or the true masks, without a model")
+    add("--grid", type=int, nargs=2, default=(16, 16), metavar=("ROWS", "COLUMNS"), help="of --oracle (16 16)")
+    add("--limit", type=int, metavar="N", help="only N photos, evenly spaced over the corpus")
+    add("--min-cover", type=float, default=0.0, metavar="SHARE",
+        help="leave out targets that cover less than this share of the scored pixels (0.01: one percent)")  # fmt: skip
+    add("--average-from", metavar="NAME[:PATH][@SPLIT]",
+        help="also score the class-average baseline: each class's mean grid over these photos")  # fmt: skip
+    add("--out", type=Path, help="folder of the run: results.json and what a stopped run goes on from")
+    add("--save", type=Path, metavar="DIR", help="write predictions (JSON lines, COCO RLE) and a picture sheet")
+    add("--update-card", action="store_true", help="put the figures into the model card of a checkpoint folder")
+    add("--device", help='"cpu", "cuda", "cuda:1" (default: a GPU if there is one)')
+    add("--dtype", help='"float32", "bfloat16" or "float16" (default: what the device does best)')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one evaluation; returns the exit code: 0, or 2 after one sentence on stderr."""
+    from t4s.errors import T4SError
+
+    options = arguments().parse_args(argv)
+    try:
+        evaluate(options)
+    except T4SError as error:
+        print(f"t4s eval: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Answer what is not answered yet, then put all records together. None in every process but the first."""
+    from t4s.corpora import CorpusSpec, open_corpus
+    from t4s.hub import public
+    from t4s.journal import Journal
+
+    started = time.perf_counter()
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    check(options)
+    split = CorpusSpec.parse(options.corpus).split or "val"
+    corpus = open_corpus(options.corpus, split)
+    asker = Oracle(options) if options.oracle else Model(options)
+    settings = asker.settings | {
+        "corpus": public(options.corpus), "split": split, "limit": options.limit, "min_cover": options.min_cover,
+        "average_from": options.average_from and public(options.average_from),
+    }  # fmt: skip
+    folder = options.out or default_folder(settings)
+    private = {"state": asker.state, "photos": len(corpus), "saved": bool(options.save)}
+    journal = Journal(folder, settings | private, rank)
+    photos = chosen(len(corpus), options.limit)
+    answer_photos(options, corpus, photos[rank::world], asker, journal)
+    if world > 1:
+        wait_for_all()
+    if rank:
+        return None
+    return conclude(options, corpus, photos, settings, journal, time.perf_counter() - started)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is loaded. QueryError, DataError."""
+    from t4s.errors import DataError, QueryError
+
+    if options.limit is not None and options.limit < 1:
+        raise QueryError(f"--limit is {options.limit}; it is a number of photos, 1 or more.")
+    if not 0 <= options.min_cover < 1:
+        raise QueryError(f"--min-cover is {options.min_cover}; it is a share of the photo from 0 to below 1.")
+    if options.update_card and options.oracle:
+        raise QueryError("--update-card takes figures of a checkpoint, --oracle has none; leave one of the two out.")
+    if options.update_card and options.checkpoint and not Path(options.checkpoint).is_dir():
+        raise QueryError(f"--update-card writes into a checkpoint's folder, and {options.checkpoint!r} is none here; "
+                         "download it, update its card, and push it with `python -m t4s.hub FOLDER ID`.")  # fmt: skip
+    for folder in (options.out, options.save):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file; name a folder.")
+
+
+def chosen(total: int, limit: int | None) -> list[int]:
+    """The photos to answer: all, or `limit` of them evenly spaced (data sets lie sorted by source or class)."""
+    count = total if limit is None else min(limit, total)
+    return [index * total // count for index in range(count)]
+
+
+def default_folder(settings: dict[str, Any]) -> Path:
+    """eval-results/CHECKPOINT-CORPUS-REFINER-… below the current folder."""
+    names = ("checkpoint", "corpus", "refine", "decoding", "limit")
+    parts = [str(settings[name]) for name in names if settings.get(name)]
+    return Path("eval-results") / "-".join("".join(c if c.isalnum() or c in "._+" else "_" for c in p) for p in parts)
+
+
+# --- who answers
+
+
+class Model:
+    """A checkpoint. The questions about one photo share its encoding."""
+
+    def __init__(self, options: argparse.Namespace):
+        from t4s.backbone import find
+        from t4s.hub import public
+        from t4s.segmenter import Segmenter
+
+        device = device_of(options.device)
+        self.segmenter = Segmenter.from_pretrained(options.checkpoint, options.revision, device, options.dtype)
+        form, model = self.segmenter.backbone.format, self.segmenter.backbone.model
+        self.layout, self.shape = form.layout, tuple(form.grid)
+        self.refiner, self.decoding = options.refine or form.refiner, options.decoding
+        self.state = fingerprint(find(options.checkpoint, options.revision))
+        self.settings = {
+            "checkpoint": public(options.checkpoint or "t4s-tiny"), "revision": options.revision, "oracle": None,
+            "refine": self.refiner, "decoding": self.decoding, "grid": list(self.shape),
+            "device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."),
+        }  # fmt: skip
+
+    def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[Prediction | None, str | None]]:
+        """For each sample of one photo: its prediction and None, or None and why the question was refused."""
+        from t4s.errors import QueryError
+
+        encoded = self.segmenter.encode(samples[0].image)
+        for sample in samples:
+            ask = self.segmenter if isinstance(sample.query, str) else self.segmenter.classes
+            try:
+                yield ask(encoded, sample.query, refine=self.refiner, decoding=self.decoding), None
+            except QueryError as error:
+                yield None, str(error)
+
+
+class Oracle:
+    """The true answers, as grids that are refined or as masks: what is left to lose once the model is perfect."""
+
+    layout, state = "rows", None
+
+    def __init__(self, options: argparse.Namespace):
+        from t4s.refine import DEFAULT
+
+        self.mode, self.shape = options.oracle, tuple(options.grid)
+        self.refiner = options.refine or DEFAULT
+        self.settings = {"checkpoint": f"oracle {self.mode}", "oracle": self.mode, "grid": list(self.shape),
+                         "refine": self.refiner if self.mode == "grid" else None}  # fmt: skip
+
+    def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[Prediction | None, str | None]]:
+        from t4s.baselines import oracle
+
+        return ((oracle(sample, self.mode, self.refiner, self.shape), None) for sample in samples)
+
+
+def device_of(wanted: str | None) -> str | None:
+    """Each process on a machine takes a GPU of its own."""
+    import torch
+
+    if wanted is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return wanted
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes when the checkpoint's files do: half a run with other weights must not be gone on with."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json"))
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+# --- answering
+
+
+def answer_photos(options: argparse.Namespace, corpus: Corpus, mine: Sequence[int], asker: Model | Oracle,
+                  journal: Journal) -> None:  # fmt: skip
+    """Every question about every photo of `mine` that has no record yet; one line a photo."""
+    from tqdm import tqdm
+
+    from t4s.baselines import covers
+    from t4s.scoring import Running, score
+
+    averages = train_averages(options.average_from, asker.shape, journal.folder) if options.average_from else None
+    done, running = journal.done(extras=bool(options.save)), Running()
+    todo = [photo for photo in mine if photo not in done]
+    quiet = int(os.environ.get("RANK", 0)) > 0
+    bar = tqdm(todo, initial=len(mine) - len(todo), total=len(mine), unit="photo", disable=quiet)
+    for photo in bar:
+        every = corpus[photo]
+        asked = [sample for sample in every if covers(sample, options.min_cover)]
+        records, saved = [], []
+        for sample, (prediction, refused) in zip(asked, asker.answers(asked) if asked else (), strict=True):
+            average = averages.cells(sample) if averages and isinstance(sample.query, str) else None
+            records.append(score(sample, prediction, refused, asker.layout, average))
+            running.add(records[-1])
+            if options.save:
+                saved.append(saved_line(sample, prediction, refused))
+        record = {"left_out": len(every) - len(asked), "answers": records}
+        journal.append(photo, record, saved if options.save else None)
+        bar.set_postfix_str(running.text(), refresh=False)
+
+
+def saved_line(sample: Sample, prediction: Prediction | None, refused: str | None) -> dict[str, Any]:
+    """One prediction as --save writes it. `mask` is COCO RLE: of the target, or of every label of a class list."""
+    from t4s.export import coco_rle
+
+    query = sample.query if isinstance(sample.query, str) else list(sample.query)
+    line: dict[str, Any] = {"id": sample.id, "query": query}
+    if prediction is None:
+        return line | {"refused": refused, "mask": None}
+    line |= {"text": prediction.text, "present": prediction.present, "score": prediction.score, "box": prediction.box,
+             "faults": [fault.message for fault in prediction.faults], "mask": coco_rle(prediction.mask)}  # fmt: skip
+    if not isinstance(sample.query, str):
+        line["masks"] = {label: coco_rle(mask) for label, mask in prediction.masks.items()}
+    return line
+
+
+def train_averages(spec: str, shape: tuple[int, int], folder: Path) -> Averages:
+    """The class-average grids of a corpus, "train" unless it names a split; kept in the run's folder."""
+    from tqdm import tqdm
+
+    from t4s.baselines import Averages
+    from t4s.corpora import open_corpus
+    from t4s.journal import write_whole
+
+    path = folder / "averages.json"
+    if path.is_file():
+        return Averages.from_json(path.read_text(encoding="utf-8"))
+    averages, corpus = Averages(shape), open_corpus(spec, "train")
+    for photo in tqdm(range(len(corpus)), desc="class averages", unit="photo", leave=False):
+        for sample in corpus[photo]:
+            averages.add(sample)
+    write_whole(path, averages.to_json())
+    return averages
+
+
+def wait_for_all() -> None:
+    """Until every process is done, however unequal their shares."""
+    import torch.distributed as distributed
+
+    distributed.init_process_group("gloo", timeout=timedelta(days=7))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+# --- putting together
+
+
+def conclude(options: argparse.Namespace, corpus: Corpus, photos: Sequence[int], settings: dict[str, Any],
+             journal: Journal, seconds: float) -> dict[str, Any]:  # fmt: skip
+    """Records → results.json and results.md, the saved predictions, the card, and the tables on the screen."""
+    from t4s import hub, report
+    from t4s.journal import write_whole
+    from t4s.scoring import figures, timings
+
+    lines = journal.records(photos)
+    records = [record for line in lines for record in line["answers"]]
+    left_out = sum(line["left_out"] for line in lines)
+    results = {"settings": settings, "versions": versions(), "photos": len(photos), "left_out": left_out}
+    results |= figures(records) | {"timings": timings(records) | {"last_start_seconds": seconds}}
+    write_whole(journal.folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    tables = report.summary(results)
+    write_whole(journal.folder / "results.md", f"{tables}\n\n{report.by_class(results)}\n")
+    print(f"\n{tables}\n\n{journal.folder / 'results.json'}")
+    if options.save:
+        save(options.save, corpus, photos, [line["answers"] for line in lines], journal, settings)
+    if options.update_card:
+        from t4s.backbone import find
+
+        print(hub.add_figures(find(options.checkpoint), report.card_figures(results, settings["corpus"])))
+    return results
+
+
+def save(folder: Path, corpus: Corpus, photos: Sequence[int], records: Sequence[Sequence[dict[str, Any]]],
+         journal: Journal, settings: dict[str, Any]) -> None:  # fmt: skip
+    """predictions.jsonl, in the photos' order, and sheet.png."""
+    from t4s import report
+    from t4s.journal import write_whole
+
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = journal.extras(photos)
+    lines = [json.dumps(line, ensure_ascii=False) for own in saved for line in own]
+    write_whole(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+    title = f"{settings['checkpoint']}, {settings['corpus']}, {settings['refine']}"
+    sheet = report.picture_sheet(corpus, photos, records, saved, title)
+    if sheet is not None:
+        sheet.save(folder / "sheet.png")
+    print(folder / "predictions.jsonl")
+
+
+def versions() -> dict[str, str]:
+    """What the figures were made with."""
+    import platform
+    from importlib.metadata import version
+
+    import t4s
+
+    packages = ("torch", "transformers", "numpy", "pillow")
+    return {"t4s": t4s.__version__, "python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+if __name__ == "__main__":
+    if not __package__:  # run as a script: t4s/ itself is first on the path, where the package cannot be found
+        sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.exit(main())

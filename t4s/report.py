@@ -1,0 +1,136 @@
+"""An evaluation's results as people read them: tables, a picture sheet, lines for the model card.
+
+Figures are in percent. Knows the shape of `scoring.figures`, not how it was come by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from t4s import render
+from t4s.corpora import Corpus
+from t4s.corpora.annotations import annotation_mask
+from t4s.hub import Figure
+from t4s.scoring import Record
+
+COLUMNS = (
+    ("cIoU", "target_ciou"), ("mIoU", "target_miou"), ("N-acc", "n_accuracy"), ("T-acc", "t_accuracy"),
+    ("cIoU all", "ciou"), ("gIoU", "giou"), ("P@0.5", "0.5"), ("P@0.7", "0.7"), ("P@0.9", "0.9"),
+    ("box@0.5", "box_accuracy"),
+)  # fmt: skip
+LIST_COLUMNS = (("mIoU", "miou"), ("mIoU a photo", "image_miou"), ("pixels", "pixel_accuracy"))
+KINDS = {"strict": "strict", "repaired": "repaired", "grid": "grid cells", "others": "all others",
+         "average": "class average"}  # fmt: skip
+PICKED = 3  # photos in each row of the sheet
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The tables in Markdown: every source with its baselines, class lists, and what a mask cost."""
+    parts = []
+    if "phrases" in results:
+        sources = results["sources"]
+        whole = {"all": results["phrases"]} if len(sources) > 1 else {}
+        rows = [_row(name, kind, part) for name, part in (sources | whole).items() for kind in KINDS if kind in part]
+        parts.append(markdown(["source", "answer", "phrases", "with target", *dict(COLUMNS)], rows))
+    if "lists" in results:
+        part = results["lists"]
+        rows = [[KINDS[kind], part["photos"], *_values(part[kind], LIST_COLUMNS)] for kind in KINDS if kind in part]
+        parts.append(markdown(["class lists", "photos", *dict(LIST_COLUMNS)], rows))
+    cost = results["cost"]
+    if cost["answers"]:
+        parts.append(f"{cost['tokens']:.1f} tokens and {cost['forwards']:.1f} passes a mask, {len(results['invalid'])} "
+                     f"invalid among {cost['answers']} answers.")  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def by_class(results: dict[str, Any]) -> str:
+    """One Markdown table: every class of every source, strict; "" if no phrase is a class name."""
+    rows = [
+        [source, name, own["phrases"], own["targets"], *_values(own["strict"], COLUMNS[:4])]
+        for source, part in results.get("sources", {}).items()
+        for name, own in part.get("classes", {}).items()
+    ]
+    rows += [["lists", name, None, None, own["strict"], None, None, None]
+             for name, own in results.get("lists", {}).get("classes", {}).items()]  # fmt: skip
+    heads = ["source", "class", "phrases", "with target", *dict(COLUMNS[:4])]
+    return markdown(heads, rows, squeeze=False) if rows else ""
+
+
+def _row(name: str, kind: str, part: Mapping[str, Any]) -> list[Any]:
+    return [name, KINDS[kind], part["phrases"], part["targets"], *_values(part[kind], COLUMNS)]
+
+
+def _values(figures: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[Any]:
+    flat = {**figures, **figures.get("precision_at", {})}
+    return [flat.get(key) for _, key in columns]
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]], squeeze: bool = True) -> str:
+    """An aligned Markdown table; numbers with one decimal. `squeeze` drops columns without any value."""
+    kept = [k for k in range(len(heads)) if not squeeze or any(row[k] is not None for row in rows)]
+    cells = [[_cell(row[k]) for k in kept] for row in rows]
+    heads = [heads[k] for k in kept]
+    widths = [max(len(line[k]) for line in (heads, *cells)) for k in range(len(heads))]
+    ruler = ["-" * (width - 1) + ("-" if k < 2 else ":") for k, width in enumerate(widths)]
+    lines = []
+    for line in (heads, ruler, *cells):
+        sized = enumerate(zip(line, widths, strict=True))
+        padded = [text.ljust(w) if k < 2 else text.rjust(w) for k, (text, w) in sized]
+        lines.append(f"| {' | '.join(padded)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def card_figures(results: dict[str, Any], corpus: str) -> list[Figure]:
+    """What the model card shows: the strict figures, each over its own number of samples."""
+    found = []
+    for source, part in results.get("sources", {}).items():
+        data = corpus if len(results["sources"]) == 1 else f"{corpus} ({source})"
+        for name, key in COLUMNS[:4]:
+            count = part["phrases"] - part["targets"] if key == "n_accuracy" else part["targets"]
+            if part["strict"][key] is not None:
+                found.append(Figure(name, round(part["strict"][key], 2), data, count))
+    if "lists" in results and (miou := results["lists"]["strict"]["miou"]) is not None:
+        found.append(Figure("class mIoU", round(miou, 2), corpus, results["lists"]["photos"]))
+    return found
+
+
+# --- the sheet
+
+
+def picture_sheet(corpus: Corpus, photos: Sequence[int], records: Sequence[Sequence[Record]],
+                  saved: Sequence[Sequence[dict[str, Any]]], title: str) -> Image.Image | None:  # fmt: skip
+    """The best, the median and the worst answers to phrases with a target, the true mask beside each.
+
+    photos, records and saved run in parallel: the photo's number, its records, its saved predictions. Chosen by
+    repaired IoU, never by hand; ties by id. None if there is no such phrase.
+    """
+    ranked = []
+    for photo, own, answers in zip(photos, records, saved, strict=True):
+        for record, answer in zip(own, answers, strict=True):
+            if "mask" in record and record["mask"][1]:
+                predicted, true, both = record["mask"]
+                ranked.append((-both / (predicted + true - both), record["id"], photo, record, answer))
+    if not ranked:
+        return None
+    ranked.sort(key=lambda item: item[:2])
+    count, middle = min(PICKED, len(ranked)), max(0, len(ranked) // 2 - PICKED // 2)
+    rows = [ranked[:count], ranked[middle : middle + count], ranked[len(ranked) - count :]]
+    tiles = [[tile for item in row for tile in _tiles(corpus, *item)] for row in rows]
+    return render.sheet(tiles, title=f"{title}: best, median, worst; left the truth, right the answer")
+
+
+def _tiles(corpus: Corpus, iou: float, name: str, photo: int, record: Record, answer: dict[str, Any]) -> list[Any]:
+    sample = next(sample for sample in corpus[photo] if sample.id == name)
+    h, w = sample.class_map.shape
+    said = annotation_mask(answer["mask"], h, w) if answer.get("mask") else np.zeros((h, w), bool)
+    caption = f"{-100 * iou:.0f}  {record['label']}"
+    return [(caption, render.overlay(sample.image, {"truth": sample.class_map > 0})),
+            ("invalid" if record["invalid"] else "", render.overlay(sample.image, {"answer": said}))]  # fmt: skip

@@ -1,0 +1,483 @@
+"""eval.py: the same figures however a run is stopped, resumed or shared, and figures that are right."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import t4s.eval as evaluation
+from t4s import codec, export
+from t4s.baselines import Averages
+from t4s.corpora import open_corpus
+from t4s.errors import DataError, QueryError
+from t4s.journal import Journal
+from t4s.refine import refine
+from t4s.samples import Prediction
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = {"zoo": {1: "cat", 2: "dog", 3: "owl"}, "farm": {1: "cow", 2: "pig"}}
+
+
+# --- a small folder corpus and a model that answers at random, but always the same
+
+
+def blob(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
+    y, x = np.mgrid[:h, :w]
+    cy, cx, r = rng.uniform(0, h), rng.uniform(0, w), rng.uniform(3, h / 2)
+    return (y - cy) ** 2 + (x - cx) ** 2 < r * r
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Twelve photos of odd sizes, six for training and six for validation, two sources, void pixels, a tiny pig."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(5)
+    lines = []
+    for number in range(12):
+        source = "zoo" if number % 2 else "farm"
+        h, w = int(rng.integers(40, 70)), int(rng.integers(40, 90))
+        ids = np.zeros((h, w), np.uint8)
+        for k in NAMES[source]:
+            if rng.random() < 0.7 or k == 1:
+                ids[blob(rng, h, w)] = k
+        ids[:3] = 255
+        if number == 6:
+            ids[ids == 2] = 0
+            ids[20:22, 20] = 2
+        Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(ids).save(folder / f"{number}_ids.png")
+        present = {str(k): name for k, name in NAMES[source].items() if (ids == k).any()}
+        lines.append({"image": f"{number}.png", "mask": f"{number}_ids.png", "source": source,
+                      "split": "train" if number < 6 else "val", "classes": present, "ignore": [255]})  # fmt: skip
+    (folder / "index.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+class StandIn:
+    """Answers with a random grid that depends on photo and phrase alone; "owl" breaks off, "pig" is refused."""
+
+    def __init__(self) -> None:
+        self.backbone = SimpleNamespace(
+            format=SimpleNamespace(grid=(8, 8), layout="rows", refiner="none"),
+            model=SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="torch.float32"),
+        )
+        self.encoded: list[Image.Image] = []
+        self.answers = 0
+        self.stop_after: int | None = None
+
+    def encode(self, image: Image.Image) -> Image.Image:
+        self.encoded.append(image)
+        return image
+
+    def __call__(self, image: Image.Image, query: str, refine: str, decoding: str) -> Prediction:
+        if self.answers == self.stop_after:
+            raise KeyboardInterrupt
+        self.answers += 1
+        if query == "pig":
+            raise QueryError("A phrase has no pigs.")
+        rng = np.random.default_rng(zlib.crc32(image.tobytes() + query.encode()))
+        grid = codec.grid_from_mask(blob(rng, 8, 8), query, (8, 8))
+        text = codec.encode(grid)
+        faults: tuple = ()
+        if query == "owl":
+            text = text[: len(text) // 2]
+            grid, faults = codec.repair(text, (8, 8))
+        return prediction(query, text, grid, image, faults)
+
+    def classes(self, image: Image.Image, names, refine: str, decoding: str) -> Prediction:
+        raise AssertionError("the folder corpus asks for no lists in evaluation")
+
+
+def prediction(query, text: str, grid: codec.DescriptorGrid, image: Image.Image, faults=()) -> Prediction:
+    masks = refine("none", np.asarray(image), grid)
+    mask = np.any([np.zeros(image.size[::-1], bool), *masks.values()], axis=0)
+    stats = {"tokens": len(text), "forwards": len(text) // 5, "decode_seconds": time.perf_counter() % 1}
+    confidence = np.ones(grid.shape, np.float32)
+    present, box = bool(mask.any()), export.box(mask)
+    return Prediction(query, text, grid, mask, masks, confidence, present, 1.0, box, faults, stats)
+
+
+@pytest.fixture()
+def model(monkeypatch, tmp_path) -> StandIn:
+    stand_in = StandIn()
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "t4s.json").write_text("{}")
+    fake = SimpleNamespace(from_pretrained=lambda *arguments, **named: stand_in)
+    monkeypatch.setitem(sys.modules, "t4s.segmenter", SimpleNamespace(Segmenter=fake))
+    monkeypatch.setitem(sys.modules, "t4s.backbone", SimpleNamespace(find=lambda *arguments: checkpoint))
+    return stand_in
+
+
+def run(photos: Path, out: Path, *more: str) -> dict:
+    assert evaluation.main(["--corpus", f"folder:{photos}@val", "--out", str(out), *more]) == 0
+    return results(out)
+
+
+def results(out: Path) -> dict:
+    content = json.loads((out / "results.json").read_text())
+    content.pop("timings")
+    return content
+
+
+# --- the figures
+
+
+def test_the_figures_are_those_of_the_masks_counted_by_hand(photos, model, tmp_path):
+    """cIoU and mean IoU over (photo, present class) pairs, void rows left out, at the photo's own size."""
+    got = run(photos, tmp_path / "out")
+    asker, pairs, absent = StandIn(), [], []
+    for index in range(6):
+        for sample in open_corpus(f"folder:{photos}@val")[index]:
+            try:
+                answer = asker(sample.image, sample.query, "none", "fast")
+                said, invalid = {tuple(p) for p in np.argwhere(answer.mask)}, sample.query == "owl"
+            except QueryError:
+                said, invalid = set(), True
+            true = {tuple(p) for p in np.argwhere(sample.class_map == 1)}
+            said -= {tuple(p) for p in np.argwhere(sample.class_map == -1)}
+            (pairs if true else absent).append((said, true, invalid))
+    assert pairs and absent and any(invalid for *_, invalid in pairs)
+    for kind in ("strict", "repaired"):
+        def seen(said, invalid, kind=kind):
+            return set() if invalid and kind == "strict" else said
+
+        inter = sum(len(seen(s, v) & t) for s, t, v in pairs)
+        union = sum(len(seen(s, v) | t) for s, t, v in pairs)
+        ious = [len(seen(s, v) & t) / len(s | t) for s, t, v in pairs]
+        figures = got["phrases"][kind]
+        assert figures["target_ciou"] == pytest.approx(100 * inter / union, abs=1e-9)
+        assert figures["target_miou"] == pytest.approx(100 * np.mean(ious), abs=1e-9)
+        denied = [not s and not (v and kind == "strict") for s, _, v in absent]
+        assert figures["n_accuracy"] == pytest.approx(100 * np.mean(denied), abs=1e-9)
+        assert figures["t_accuracy"] == pytest.approx(100 * np.mean([bool(seen(s, v)) for s, _, v in pairs]), abs=1e-9)
+    assert got["phrases"]["phrases"] == len(pairs) + len(absent)
+    assert got["phrases"]["invalid"] == sum(v for *_, v in pairs + absent) == len(got["invalid"])
+    assert got["phrases"]["others"]["n_accuracy"] == 100 and got["phrases"]["others"]["target_ciou"] == 0
+    assert set(got["sources"]) == {"farm", "zoo"}
+    assert set(got["sources"]["zoo"]["classes"]) == {"cat", "dog", "owl"}
+
+
+def test_invalid_answers_are_counted_listed_and_scored_twice(photos, model, tmp_path):
+    got = run(photos, tmp_path / "out")
+    why = {entry["id"].split("/")[-1]: entry["why"] for entry in got["invalid"]}
+    assert why.keys() == {"owl", "pig"}
+    assert "row" in why["owl"] and why["pig"] == "A phrase has no pigs."
+    owl = got["sources"]["zoo"]["classes"]["owl"]
+    assert owl["strict"]["giou"] == 0 < owl["repaired"]["giou"]
+    cat = got["sources"]["zoo"]["classes"]["cat"]
+    assert cat["strict"] == cat["repaired"] and cat["invalid"] == 0
+
+
+def test_a_label_that_was_not_asked_for_is_invalid(photos, model, tmp_path, monkeypatch):
+    """Free decoding may answer "dog" when asked for the cat: its cells must not pass as the cat's."""
+    plain = StandIn.__call__
+
+    def other(self, image, query, refine, decoding):
+        answer = plain(self, image, "dog", refine, decoding)
+        return prediction(query, answer.text, answer.grid, image)
+
+    monkeypatch.setattr(StandIn, "__call__", other)
+    got = run(photos, tmp_path / "out")
+    assert {entry["why"] for entry in got["invalid"]} == {"it names 'dog', which was not asked for"}
+    assert {entry["id"].split("/")[-1] for entry in got["invalid"]} >= {"cat", "cow"}
+
+
+def test_each_photo_is_encoded_once(photos, model, tmp_path):
+    run(photos, tmp_path / "out")
+    assert len(model.encoded) == 6 and model.answers > 12
+
+
+@pytest.mark.parametrize("refiner", ["none", "smooth"])
+def test_the_true_grids_give_what_refining_them_gives(photos, tmp_path, refiner):
+    """The oracle: no model is loaded, and nothing but grid and refiner stands between truth and score."""
+    got = run(photos, tmp_path / "out", "--oracle", "grid", "--refine", refiner, "--grid", "8", "8")
+    inter = union = 0
+    for index in range(6):
+        for sample in open_corpus(f"folder:{photos}@val")[index]:
+            truth, scored = sample.class_map == 1, sample.class_map >= 0
+            masks = refine(refiner, np.asarray(sample.image), sample.grid((8, 8)))
+            said = masks.get(sample.labels[1], np.zeros_like(truth)) & scored
+            if truth.any():
+                inter, union = inter + (said & truth).sum(), union + (said | truth).sum()
+    assert got["phrases"]["repaired"]["target_ciou"] == pytest.approx(100 * inter / union, abs=1e-9)
+    assert got["phrases"]["grid"]["target_ciou"] == 100
+    assert got["phrases"]["strict"]["t_accuracy"] == 100
+
+
+def test_the_true_masks_give_a_hundred(photos, tmp_path):
+    got = run(photos, tmp_path / "out", "--oracle", "mask")
+    for part in (got["phrases"], *got["sources"].values()):
+        figures = {**part["strict"], **part["strict"]["precision_at"]}
+        assert {v for v in figures.values() if isinstance(v, float)} == {100.0}
+
+
+def test_small_targets_can_be_left_out_and_are_counted(photos, tmp_path):
+    whole = run(photos, tmp_path / "a", "--oracle", "mask")
+    large = run(photos, tmp_path / "b", "--oracle", "mask", "--min-cover", "0.01")
+    assert whole["left_out"] == 0 and large["left_out"] >= 1
+    assert large["phrases"]["phrases"] + large["left_out"] == whole["phrases"]["phrases"]
+
+
+def test_the_class_average_is_cut_where_it_pays_most():
+    """Against trying every threshold on the grids themselves."""
+    rng = np.random.default_rng(1)
+    grids = [codec.grid_from_mask(blob(rng, 8, 8), "cat", (8, 8)) for _ in range(7)]
+    averages = Averages((8, 8))
+    samples = [SimpleNamespace(query="cat", absent=False, source="zoo", labels=("others", "cat"), grid=lambda _, g=g: g)
+               for g in grids]  # fmt: skip
+    for sample in samples:
+        averages.add(sample)
+    masks = np.stack([g.ids > 0 for g in grids])
+
+    def pooled(cells: np.ndarray) -> float:
+        return (masks & cells).sum() / (masks | cells).sum()
+
+    best = max(pooled(masks.sum(0) >= least) for least in range(1, 8))
+    assert pooled(averages.cells(samples[0])) >= best
+    unknown = SimpleNamespace(source="farm", labels=("others", "goat"))
+    assert (averages.cells(unknown) == averages.cells(samples[0])).all()  # all phrases are one class here
+    again = Averages.from_json(averages.to_json())
+    assert (again.cells(samples[0]) == averages.cells(samples[0])).all()
+    with pytest.raises(DataError, match="no phrase with a target"):
+        Averages((8, 8)).cells(unknown)
+
+
+def test_the_average_baseline_stands_beside_the_model(photos, model, tmp_path):
+    got = run(photos, tmp_path / "out", "--average-from", f"folder:{photos}@train")
+    average = got["phrases"]["average"]
+    assert 0 < average["target_ciou"] < 100
+    assert average["n_accuracy"] == 0  # it never looks at the photo
+    assert "class average" in (tmp_path / "out" / "results.md").read_text()
+
+
+# --- stopped, resumed, shared
+
+
+def test_a_run_stopped_at_any_answer_goes_on_to_the_same_results(photos, model, tmp_path):
+    """Stopped after every few answers, its files torn at random bytes as a killed process leaves them."""
+    whole = run(photos, tmp_path / "whole", "--save", str(tmp_path / "a"))
+    rng = np.random.default_rng(2)
+    out, saved, starts = tmp_path / "torn", tmp_path / "b", 0
+    arguments = ["--corpus", f"folder:{photos}@val", "--out", str(out), "--save", str(saved)]
+    while True:
+        starts += 1
+        model.stop_after = model.answers + int(rng.integers(2, 7))
+        try:
+            assert evaluation.main(arguments) == 0
+            break
+        except KeyboardInterrupt:
+            for file in out.glob("*-0.jsonl"):
+                content = file.read_bytes()
+                last = content.rstrip(b"\n").rfind(b"\n") + 1
+                if content and rng.random() < 0.5:
+                    file.write_bytes(content[: int(rng.integers(last + 1, len(content)))])
+        assert starts < 60
+    assert starts > 3
+    assert results(out) == whole
+    assert (saved / "predictions.jsonl").read_text() == (tmp_path / "a" / "predictions.jsonl").read_text()
+
+
+def test_a_finished_run_asks_nothing_again(photos, model, tmp_path):
+    first = run(photos, tmp_path / "out")
+    asked = model.answers
+    assert run(photos, tmp_path / "out") == first
+    assert model.answers == asked
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_give_the_same_as_one(photos, model, tmp_path, monkeypatch, world):
+    whole = run(photos, tmp_path / "whole")
+    monkeypatch.setattr(evaluation, "wait_for_all", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    for rank in range(world - 1, -1, -1):
+        monkeypatch.setenv("RANK", str(rank))
+        evaluation.main(["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "out")])
+    assert results(tmp_path / "out") == whole
+
+
+def test_a_run_begun_by_several_is_finished_by_one(photos, model, tmp_path, monkeypatch):
+    whole = run(photos, tmp_path / "whole")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setattr(evaluation, "wait_for_all", lambda: None)
+    evaluation.main(["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "out")])
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    asked = model.answers
+    assert run(photos, tmp_path / "out") == whole
+    assert model.answers - asked < asked
+
+
+def command(photos: Path, out: Path) -> list[str]:
+    return ["-m", "t4s.eval", "--corpus", f"folder:{photos}@val", "--out", str(out), "--oracle", "grid",
+            "--refine", "smooth"]  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_killed_process_goes_on(photos, tmp_path):
+    """SIGKILL at random moments of the real command."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *command(photos, tmp_path / "whole")], env=environment, check=True)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, *command(photos, tmp_path / "out")], env=environment)
+        time.sleep(rng.uniform(0.3, 1.5))
+        process.kill()
+        process.wait()
+    subprocess.run([sys.executable, *command(photos, tmp_path / "out")], env=environment, check=True)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+@pytest.mark.long
+def test_torchrun_gives_the_same_as_one_process(photos, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *command(photos, tmp_path / "whole")], env=environment, check=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*launch, *command(photos, tmp_path / "out")], env=environment, check=True, timeout=300)
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+    assert len(list((tmp_path / "out").glob("records-*.jsonl"))) == 2
+
+
+# --- what is written
+
+
+def test_saved_predictions_open_in_pycocotools(photos, model, tmp_path):
+    reference = pytest.importorskip("pycocotools.mask")
+    run(photos, tmp_path / "out", "--save", str(tmp_path / "saved"))
+    lines = [json.loads(line) for line in (tmp_path / "saved" / "predictions.jsonl").read_text().splitlines()]
+    asker = StandIn()
+    samples = [s for i in range(6) for s in open_corpus(f"folder:{photos}@val")[i]]
+    assert [line["id"] for line in lines] == [s.id for s in samples]
+    for line, sample in zip(lines, samples, strict=True):
+        if sample.query == "pig":
+            assert line["mask"] is None and "no pigs" in line["refused"]
+            continue
+        answer = asker(sample.image, sample.query, "none", "fast")
+        assert (reference.decode(line["mask"]).astype(bool) == answer.mask).all()
+        assert line["text"] == answer.text
+    with Image.open(tmp_path / "saved" / "sheet.png") as sheet:
+        assert sheet.width > 300
+
+
+def test_the_tables_name_sources_classes_and_baselines(photos, model, tmp_path, capsys):
+    run(photos, tmp_path / "out")
+    printed = capsys.readouterr().out
+    for word in ("| farm ", "| zoo ", "all others", "repaired", "passes a mask"):
+        assert word in printed
+    assert "| owl" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_the_published_settings_name_no_folder_of_this_machine(photos, model, tmp_path):
+    run(photos, tmp_path / "out")
+    content = (tmp_path / "out" / "results.json").read_text()
+    assert str(photos.parent) not in content and f"folder:{photos.name}@val" in content
+
+
+def test_a_limit_takes_photos_evenly(photos, model, tmp_path):
+    """The first photos of a sorted corpus are all of one source."""
+    assert evaluation.chosen(10, 3) == [0, 3, 6]
+    assert evaluation.chosen(2, 5) == [0, 1]
+    assert run(photos, tmp_path / "out", "--limit", "2")["photos"] == 2
+
+
+def test_figures_go_into_the_model_card(photos, model, tmp_path):
+    from t4s import hub
+
+    folder = tmp_path / "checkpoint"
+    place = "\n".join(hub.FIGURES)
+    (folder / "README.md").write_text(f"---\nlicense: other\n---\n\n# A model\n\n{place}\n\nEnd.\n")
+    run(photos, tmp_path / "out", "--checkpoint", str(folder), "--update-card")
+    card = (folder / "README.md").read_text()
+    assert "cIoU" in card and "(zoo)" in card and card.rstrip().endswith("End.")
+    assert "model-index" in card
+
+
+# --- bad input
+
+
+def fails(arguments: list[str], capsys) -> str:
+    assert evaluation.main(arguments) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments,says",
+    [
+        (["--corpus", "folder:PHOTOS@vall"], "no photo of split 'vall'; it has ['train', 'val']"),
+        (["--corpus", "folder:nowhere@val"], "is not there"),
+        (["--corpus", "photos:PHOTOS"], "begins with the name 'photos'"),
+        (["--corpus", "folder:PHOTOS@val", "--limit", "0"], "--limit is 0"),
+        (["--corpus", "folder:PHOTOS@val", "--min-cover", "1"], "--min-cover is 1.0"),
+        (["--corpus", "folder:PHOTOS@val", "--refine", "magic"], "magic"),
+        (["--corpus", "folder:PHOTOS@val", "--update-card"], "--oracle has none"),
+        (["--corpus", "folder:PHOTOS@val", "--grid", "0", "16"], "0"),
+        (["--corpus", "folder:PHOTOS@val", "--save", "PHOTOS/index.jsonl"], "is a file; name a folder"),
+        (["--corpus", "folder:PHOTOS@val", "--average-from", "folder:nowhere"], "is not there"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_two(photos, tmp_path, capsys, arguments, says):
+    given = [argument.replace("PHOTOS", str(photos)) for argument in arguments]
+    assert says in fails([*given, "--oracle", "grid", "--out", str(tmp_path / "out")], capsys)
+
+
+def test_a_card_is_only_written_into_a_folder(photos, capsys):
+    arguments = ["--corpus", f"folder:{photos}@val", "--checkpoint", "me/model", "--update-card"]
+    assert "download it, update its card" in fails(arguments, capsys)
+
+
+def test_a_folder_with_another_run_is_not_gone_on_with(photos, model, tmp_path, capsys):
+    """Half the answers by one refiner and half by another would pass for one run."""
+    run(photos, tmp_path / "out")
+    arguments = ["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "out")]
+    assert "refine was 'none' and is 'smooth'" in fails([*arguments, "--refine", "smooth"], capsys)
+    (tmp_path / "checkpoint" / "t4s.json").write_text('{"retrained": true}')
+    assert "state was" in fails(arguments, capsys)
+
+
+def test_a_photo_that_went_missing_stops_the_run_which_then_goes_on(photos, model, tmp_path, capsys):
+    whole = run(photos, tmp_path / "whole")
+    photo = photos / "9.png"
+    content = photo.read_bytes()
+    photo.unlink()
+    try:
+        arguments = ["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "out")]
+        assert "9.png" in fails(arguments, capsys)
+    finally:
+        photo.write_bytes(content)
+    before = len(model.encoded)
+    assert run(photos, tmp_path / "out") == whole
+    assert len(model.encoded) - before == 3
+
+
+def test_a_damaged_record_is_named_with_its_line(tmp_path):
+    journal = Journal(tmp_path, {})
+    journal.append(0, {"a": 1})
+    journal.append(1, {"a": 2})
+    file = tmp_path / "records-0.jsonl"
+    file.write_text("rubbish\n" + file.read_text())
+    with pytest.raises(DataError, match="records-0.jsonl, line 1 is damaged"):
+        Journal(tmp_path, {}).done()
+    (tmp_path / "settings.json").write_text('{"cut o')
+    with pytest.raises(DataError, match="settings.json is damaged"):
+        Journal(tmp_path, {})
+
+
+def test_a_process_that_ended_early_is_noticed(tmp_path):
+    journal = Journal(tmp_path, {}, rank=0)
+    Journal(tmp_path, {}, rank=1).append(1, "b")
+    journal.append(0, "a")
+    assert journal.records([1, 0]) == ["b", "a"]
+    with pytest.raises(DataError, match="lacks 1 steps, the first is 2"):
+        journal.records([0, 1, 2])
