@@ -1,6 +1,6 @@
-"""Any photo that someone may hand over, as 8-bit RGB, upright, within the limits. Knows Pillow, and no model.
+"""Any photo or mask file that someone may hand over, within the limits. Knows Pillow, and no model.
 
-What is decided here:
+What is decided here about photos:
 
 - limits (`limits.MAX_BYTES`, `limits.MAX_PIXELS`) are checked before anything is decoded;
 - EXIF orientation is applied, and the result carries none;
@@ -8,12 +8,16 @@ What is decided here:
 - what is transparent is laid on white;
 - 16-bit grey keeps its upper 8 bits; CMYK, palette, grey and black-and-white become RGB;
 - floating-point images are refused: their range is not known.
+
+A mask file holds numbers, not colours: it is read as stored, and from lossless formats alone.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -26,6 +30,7 @@ from t4s.errors import ImageError
 from t4s.limits import MAX_BYTES, MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")  # no format that runs programs, as EPS
+MASK_FORMATS = ("PNG", "GIF", "BMP", "TIFF", "PPM")
 _READABLE = "JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM"
 
 # What Pillow raises on a file that is cut off or broken, depending on the format and the place.
@@ -44,18 +49,43 @@ def open_photo(source: Source) -> Image.Image:
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _to_rgb(source, "The image")
+    data, name = _bytes_of(source)
+    with _open(data, name, FORMATS, _READABLE) as image:
+        return _to_rgb(image, name)
+
+
+def open_mask(source: str | PathLike[str] | bytes | BinaryIO) -> np.ndarray:
+    """A mask file as (h, w) int32, its values as stored: grey levels or palette indexes; 0 and 1 for 1 bit.
+
+    `source` is a path, the bytes of an image file or an open binary file. An RGB or RGBA file is taken if
+    its colours are all grey and nothing is transparent. Raises ImageError.
+    """
+    data, name = _bytes_of(source)
+    with _open(data, name, MASK_FORMATS, "a PNG with one channel") as image:
+        _check_size(image.size, name)
+        with _broken_as_error(name, "a PNG with one channel"):
+            values = np.asarray(image)
+            alpha = image.mode in ("LA", "RGBA")
+    grey = values if values.ndim == 2 else values[..., : values.shape[2] - alpha]
+    plain = values.ndim == 2 or (grey == grey[..., :1]).all() and not (alpha and (values[..., -1] != 255).any())
+    if values.dtype.kind == "f" or not plain:
+        raise ImageError(f"{name} has colours, transparency or fractions; save the mask as a PNG of whole numbers.")
+    return (grey if grey.ndim == 2 else grey[..., 0]).astype(np.int32)
+
+
+def _bytes_of(source: object) -> tuple[bytes, str]:
+    """The bytes of an image file, at most one more than the limit, and its name for messages."""
     if isinstance(source, (str, PathLike)):
-        return _from_bytes(_read_path(source), f'"{Path(source).name}"')
+        return _read_path(source), f'"{Path(source).name}"'
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_bytes(bytes(source), "The image")
-    if hasattr(source, "read"):
-        data = source.read(MAX_BYTES + 1)
-        if not isinstance(data, bytes):
-            raise ImageError("The image comes from a file opened as text; open it in binary mode ('rb').")
-        return _from_bytes(data, "The image")
-    raise ImageError(
-        f"A photo is a path, a PIL image, the bytes of an image file or a uint8 array (h, w, 3), not {_kind(source)}."
-    )
+        return bytes(source), "The image"
+    if not hasattr(source, "read"):
+        allowed = "a path, a PIL image, the bytes of an image file or a uint8 array (h, w, 3)"
+        raise ImageError(f"A photo is {allowed}, not {_kind(source)}.")
+    data = source.read(MAX_BYTES + 1)
+    if not isinstance(data, bytes):
+        raise ImageError("The image comes from a file opened as text; open it in binary mode ('rb').")
+    return data, "The image"
 
 
 def _kind(source: object) -> str:
@@ -79,22 +109,29 @@ def _read_path(source: str | PathLike[str]) -> bytes:
         raise ImageError(f'"{source}" cannot be read ({error}); check the path and its permissions.') from error
 
 
-def _from_bytes(data: bytes, name: str) -> Image.Image:
+def _open(data: bytes, name: str, formats: tuple[str, ...], readable: str) -> Image.Image:
+    """The image, its header read and nothing decoded."""
     if not data:
-        raise ImageError(f"{name} is empty; give an image file ({_READABLE}).")
+        raise ImageError(f"{name} is empty; give an image file ({readable}).")
     if len(data) > MAX_BYTES:
         raise ImageError(f"{name} is larger than {MAX_BYTES // 10**6} MB; save it smaller or with more compression.")
     Image.init()
+    with _broken_as_error(name, readable):
+        return Image.open(BytesIO(data), formats=[kind for kind in formats if kind in Image.OPEN])
+
+
+@contextmanager
+def _broken_as_error(name: str, readable: str) -> Iterator[None]:
     try:
-        image = Image.open(BytesIO(data), formats=[kind for kind in FORMATS if kind in Image.OPEN])
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has far more than {_megapixels()}, the most allowed; scale it down.") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name} is no image file that can be read; save it as {_READABLE}.") from error
+        raise ImageError(f"{name} is no image file that can be read; save it as {readable}.") from error
+    except ImageError:
+        raise
     except _BROKEN as error:
-        raise ImageError(f"{name} is a broken image file ({error}); save it again as {_READABLE}.") from error
-    with image:
-        return _to_rgb(image, name)
+        raise ImageError(f"{name} is cut off or broken ({error}); save it again as {readable}.") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -119,13 +156,9 @@ def _check_size(size: tuple[int, int], name: str) -> None:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     _check_size(image.size, name)
-    try:
+    with _broken_as_error(name, _READABLE):
         image.load()
         photo = _on_white(ImageOps.exif_transpose(image), name)
-    except ImageError:
-        raise
-    except _BROKEN as error:
-        raise ImageError(f"{name} is cut off or broken ({error}); save it again as {_READABLE}.") from error
     photo.info = {}  # no orientation that someone could apply a second time
     return photo
 

@@ -12,7 +12,7 @@ from PIL import Image, features
 
 from t4s import ImageError
 from t4s.limits import MAX_BYTES, MAX_PIXELS
-from t4s.photo import open_photo
+from t4s.photo import open_mask, open_photo
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -96,7 +96,7 @@ REFUSED = [
     ("JPEG cut off", saved(NOISE, "JPEG")[:1500], "cut off"),
     ("PNG cut off", saved(NOISE, "PNG")[:1500], "cut off"),
     ("PNG without its rows", png(50, 50), "cut off"),
-    ("PNG header alone", png(50, 50)[:20], "image file"),
+    ("PNG header alone", png(50, 50)[:20], "cut off"),
     ("GIF cut off", saved(RED, "GIF")[:20], "image file|cut off"),
     ("50 megapixels", png(10_000, 5_000), "10000×5000"),
     ("900 megapixels", png(30_000, 30_000), "scale it down"),
@@ -243,3 +243,49 @@ def test_damaged_files_never_raise_anything_else(kind):
             assert open_photo(bytes(hurt)).mode == "RGB"
         except ImageError:
             pass
+
+
+# ---------------------------------------------------------------- masks
+
+IDS = np.random.default_rng(0).integers(0, 256, (5, 7), np.uint8)
+INDEXED = Image.fromarray(IDS).convert("P")
+INDEXED.putdata(IDS.ravel())
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind", "values"),
+    [
+        (Image.fromarray(IDS), "PNG", IDS),
+        (INDEXED, "PNG", IDS),  # palette indexes, not the palette's colours
+        (Image.fromarray(IDS), "TIFF", IDS),
+        (Image.fromarray(IDS > 9), "PNG", IDS > 9),
+        (Image.fromarray(IDS.astype(np.uint16) * 200), "PNG", IDS * 200.0),
+        (Image.fromarray(np.dstack([IDS] * 3)), "PNG", IDS),  # grey, saved as RGB
+        (Image.fromarray(np.dstack([IDS, np.full_like(IDS, 255)])), "PNG", IDS),
+    ],
+)
+def test_masks_are_read_as_stored(mask, kind, values, tmp_path):
+    data = saved(mask, kind)
+    (tmp_path / "mask").write_bytes(data)
+    for source in (data, BytesIO(data), tmp_path / "mask"):
+        mask = open_mask(source)
+        assert np.array_equal(mask, values) and mask.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (saved(RED, "PNG"), "whole numbers"),
+        (saved(Image.new("LA", (3, 3), (9, 128)), "PNG"), "whole numbers"),
+        (saved(Image.new("F", (3, 3), 0.5), "TIFF"), "whole numbers"),
+        (saved(RED, "JPEG"), "one channel"),  # JPEG changes the numbers
+        (saved(Image.fromarray(IDS), "PNG")[:60], "cut off"),
+        (png(10_000, 5_000), "10000×5000"),
+        (b"", "empty"),
+        ("missing.png", "no file"),
+        (None, "nothing"),
+    ],
+)
+def test_masks_that_are_none(source, sentence):
+    with pytest.raises(ImageError, match=sentence):
+        open_mask(source)
