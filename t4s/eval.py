@@ -75,15 +75,16 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
     started = time.perf_counter()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     check(options)
-    split = CorpusSpec.parse(options.corpus).split or "val"
-    corpus = open_corpus(options.corpus, split)
+    spec = CorpusSpec.parse(options.corpus)
+    split = spec.split or "val"
+    corpus = open_corpus(spec, split)
     asker = Oracle(options) if options.oracle else Model(options)
     settings = asker.settings | {
         "corpus": public(options.corpus), "split": split, "limit": options.limit, "min_cover": options.min_cover,
         "average_from": options.average_from and public(options.average_from),
     }  # fmt: skip
     folder = options.out or default_folder(settings)
-    private = {"state": asker.state, "photos": len(corpus), "saved": bool(options.save)}
+    private = {"state": asker.state, "photos": len(corpus), "saved": bool(options.save), "place": place_of(spec.path)}
     journal = Journal(folder, settings | private, rank)
     photos = chosen(len(corpus), options.limit)
     answer_photos(options, corpus, photos[rank::world], asker, journal)
@@ -97,7 +98,12 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
 def check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is loaded. QueryError, DataError."""
     from t4s.errors import DataError, QueryError
+    from t4s.refine import NAMES
 
+    if options.refine is not None and options.refine.partition(":")[0] not in NAMES:
+        raise QueryError(f"There is no refiner {options.refine!r}; the names are {', '.join(NAMES)} (or sam:SOURCE).")
+    if options.oracle and options.checkpoint:
+        raise QueryError("--oracle takes the true answers in a model's place; leave --checkpoint or --oracle out.")
     if options.limit is not None and options.limit < 1:
         raise QueryError(f"--limit is {options.limit}; it is a number of photos, 1 or more.")
     if not 0 <= options.min_cover < 1:
@@ -110,6 +116,11 @@ def check(options: argparse.Namespace) -> None:
     for folder in (options.out, options.save):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; name a folder.")
+
+
+def place_of(path: str) -> str:
+    """A corpus's path in full: two data sets may well end in the same name."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def chosen(total: int, limit: int | None) -> list[int]:

@@ -22,7 +22,8 @@ from t4s.corpora import open_corpus
 from t4s.errors import DataError, QueryError
 from t4s.journal import Journal
 from t4s.refine import refine
-from t4s.samples import Prediction
+from t4s.samples import IGNORED, Prediction, Sample
+from t4s.scoring import figures, score
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,12 +157,12 @@ def test_the_figures_are_those_of_the_masks_counted_by_hand(photos, model, tmp_p
         inter = sum(len(seen(s, v) & t) for s, t, v in pairs)
         union = sum(len(seen(s, v) | t) for s, t, v in pairs)
         ious = [len(seen(s, v) & t) / len(s | t) for s, t, v in pairs]
-        figures = got["phrases"][kind]
-        assert figures["target_ciou"] == pytest.approx(100 * inter / union, abs=1e-9)
-        assert figures["target_miou"] == pytest.approx(100 * np.mean(ious), abs=1e-9)
+        own = got["phrases"][kind]
+        assert own["target_ciou"] == pytest.approx(100 * inter / union, abs=1e-9)
+        assert own["target_miou"] == pytest.approx(100 * np.mean(ious), abs=1e-9)
         denied = [not s and not (v and kind == "strict") for s, _, v in absent]
-        assert figures["n_accuracy"] == pytest.approx(100 * np.mean(denied), abs=1e-9)
-        assert figures["t_accuracy"] == pytest.approx(100 * np.mean([bool(seen(s, v)) for s, _, v in pairs]), abs=1e-9)
+        assert own["n_accuracy"] == pytest.approx(100 * np.mean(denied), abs=1e-9)
+        assert own["t_accuracy"] == pytest.approx(100 * np.mean([bool(seen(s, v)) for s, _, v in pairs]), abs=1e-9)
     assert got["phrases"]["phrases"] == len(pairs) + len(absent)
     assert got["phrases"]["invalid"] == sum(v for *_, v in pairs + absent) == len(got["invalid"])
     assert got["phrases"]["others"]["n_accuracy"] == 100 and got["phrases"]["others"]["target_ciou"] == 0
@@ -216,11 +217,67 @@ def test_the_true_grids_give_what_refining_them_gives(photos, tmp_path, refiner)
     assert got["phrases"]["strict"]["t_accuracy"] == 100
 
 
+@pytest.mark.parametrize("refiner", ["none", "smooth"])
+def test_the_oracle_agrees_with_the_bench(photos, tmp_path, refiner):
+    """Two programs, one figure: `bench refine` counts the same true grids in code of its own."""
+    from t4s.bench_refine import Score, add, samples
+
+    got = run(photos, tmp_path / "out", "--oracle", "grid", "--refine", refiner)
+    benched = Score()
+    for sample in samples(f"folder:{photos}@val", 0.0, None):
+        add(benched, sample, refine(refiner, np.asarray(sample.image), sample.grid((16, 16))))
+    mean, pooled, _ = benched.figures()
+    assert got["phrases"]["repaired"]["target_miou"] == pytest.approx(mean, abs=1e-9)
+    assert got["phrases"]["repaired"]["target_ciou"] == pytest.approx(pooled, abs=1e-9)
+
+
+def test_class_lists_are_scored_by_label_not_by_place(tmp_path):
+    """The model lists what it found in an order of its own; a label nobody asked for is others, and invalid."""
+    image = Image.new("RGB", (8, 8))
+    truth = np.zeros((8, 8), np.int16)
+    truth[:4], truth[4:, :4], truth[7, 7] = 1, 2, IGNORED
+    sample = Sample("a", "zoo", image, ("cat", "dog", "owl"), ("others", "cat", "dog", "owl"), truth)
+    ids = np.zeros((8, 8), int)
+    ids[:4], ids[4:, :4] = 2, 1
+    right = codec.DescriptorGrid(ids, ("others", "dog", "cat"))
+    foreign = codec.DescriptorGrid(ids, ("others", "fox", "cat"))
+    answers = [prediction(sample.query, codec.encode(grid), grid, image) for grid in (right, foreign)]
+    records = [score(sample, answer) for answer in answers] + [score(sample, None, "too many names")]
+    why = "it names 'fox', which was not asked for"
+    assert [record["invalid"] for record in records] == [None, why, "too many names"]
+    got = figures(records)["lists"]
+    assert got["photos"] == 3 and got["invalid"] == 2
+    assert got["strict"]["image_miou"] == pytest.approx(100 / 3)
+    assert got["repaired"]["image_miou"] == pytest.approx(100 * (1 + 1 / 2 + 0) / 3)
+    assert got["classes"]["owl"] == {"strict": None, "repaired": None}
+    assert got["classes"]["cat"]["repaired"] == pytest.approx(100 * 2 / 3)
+
+
+def test_a_refiners_fault_does_not_make_the_text_invalid():
+    """SAM may disagree with the grid, which the user sees as a fault; what the model wrote is valid all the same."""
+    image = Image.new("RGB", (8, 8))
+    sample = Sample("a", "zoo", image, "cat", ("others", "cat"), np.ones((8, 8), np.int16))
+    grid = codec.grid_from_mask(np.ones((8, 8), bool), "cat", (8, 8))
+    disagreement = codec.Fault(0, 0, "the refined mask disagrees with the grid")
+    assert score(sample, prediction("cat", codec.encode(grid), grid, image, (disagreement,)))["invalid"] is None
+
+
+def test_official_boxes_are_compared_with_the_answers_box():
+    """The box around the true mask is not the official one: published code compares with the wrong one."""
+    image, truth = Image.new("RGB", (8, 8)), np.zeros((8, 8), np.int16)
+    truth[:4, :4] = 1
+    grid = codec.grid_from_mask(truth == 1, "cat", (8, 8))
+    answer = prediction("cat", codec.encode(grid), grid, image)
+    for box, right in (((0.0, 0.0, 4.0, 4.0), True), ((0.0, 0.0, 8.0, 8.0), False), (None, None)):
+        sample = Sample("a", "zoo", image, "cat", ("others", "cat"), truth, box)
+        assert score(sample, answer).get("box") is right
+
+
 def test_the_true_masks_give_a_hundred(photos, tmp_path):
     got = run(photos, tmp_path / "out", "--oracle", "mask")
     for part in (got["phrases"], *got["sources"].values()):
-        figures = {**part["strict"], **part["strict"]["precision_at"]}
-        assert {v for v in figures.values() if isinstance(v, float)} == {100.0}
+        every = {**part["strict"], **part["strict"]["precision_at"]}
+        assert {v for v in every.values() if isinstance(v, float)} == {100.0}
 
 
 def test_small_targets_can_be_left_out_and_are_counted(photos, tmp_path):
@@ -420,7 +477,8 @@ def fails(arguments: list[str], capsys) -> str:
         (["--corpus", "photos:PHOTOS"], "begins with the name 'photos'"),
         (["--corpus", "folder:PHOTOS@val", "--limit", "0"], "--limit is 0"),
         (["--corpus", "folder:PHOTOS@val", "--min-cover", "1"], "--min-cover is 1.0"),
-        (["--corpus", "folder:PHOTOS@val", "--refine", "magic"], "magic"),
+        (["--corpus", "folder:PHOTOS@val", "--refine", "magic"], "no refiner 'magic'; the names are none, smooth"),
+        (["--corpus", "folder:PHOTOS@val", "--checkpoint", "me/model"], "leave --checkpoint or --oracle out"),
         (["--corpus", "folder:PHOTOS@val", "--update-card"], "--oracle has none"),
         (["--corpus", "folder:PHOTOS@val", "--grid", "0", "16"], "0"),
         (["--corpus", "folder:PHOTOS@val", "--save", "PHOTOS/index.jsonl"], "is a file; name a folder"),
@@ -430,6 +488,13 @@ def fails(arguments: list[str], capsys) -> str:
 def test_bad_input_is_one_sentence_and_exit_code_two(photos, tmp_path, capsys, arguments, says):
     given = [argument.replace("PHOTOS", str(photos)) for argument in arguments]
     assert says in fails([*given, "--oracle", "grid", "--out", str(tmp_path / "out")], capsys)
+
+
+def test_a_wrong_refiner_is_not_taken_for_refused_questions(photos, model, tmp_path, capsys):
+    """A refiner's QueryError looks like that of a phrase: every answer would count as refused, exit code 0."""
+    arguments = ["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "out"), "--refine", "magic"]
+    assert "no refiner 'magic'" in fails(arguments, capsys)
+    assert model.encoded == []
 
 
 def test_a_card_is_only_written_into_a_folder(photos, capsys):
