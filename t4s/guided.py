@@ -16,11 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 
-def shrink(photo: np.ndarray, side: int, multiple: int = 1) -> np.ndarray:
-    """(h, w, 3) uint8 → a copy whose longer side is at most `side`; sides are multiples of `multiple`, at least one."""
+def shrink(photo: np.ndarray, side: int) -> np.ndarray:
+    """(h, w, 3) uint8 → the same photo with a longer side of at most `side` pixels."""
+    return resized(photo, min(side, max(photo.shape[:2])), 1)
+
+
+def resized(photo: np.ndarray, side: int, multiple: int) -> np.ndarray:
+    """(h, w, 3) uint8 → the same photo with a longer side of `side`; both are multiples of `multiple`, at least one."""
     height, width = photo.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    rows, columns = (max(1, round(n * scale / multiple)) * multiple for n in (height, width))
+    rows, columns = (max(1, round(n * side / max(height, width) / multiple)) * multiple for n in (height, width))
     if (rows, columns) == (height, width):
         return photo
     return np.asarray(Image.fromarray(photo).resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=2.0))

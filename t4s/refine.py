@@ -1,39 +1,43 @@
 """The refiners: a coarse grid and its photo → masks at the photo's size.
 
-    masks = refine("smooth", photo, grid, confidence)       # {label: (h, w) bool}, "others" left out
+    masks = refine("edge", photo, grid, confidence)         # {label: (h, w) bool}, "others" left out
 
 Every refiner is a plain function of `photo` (h, w, 3) uint8 and `soft` (L, H, W) float32, one map a label,
 [0] for "others", summing to 1 over L; it gives soft masks (L, h, w) float32 in [0, 1]. Pixels go to the label
 with the highest value (the earlier one in a tie), so masks have no gaps and no overlaps.
 
-    none     nearest cell                                           milliseconds
-    smooth   bicubic interpolation                                  about 10 ns a pixel and label
-    guided   guided filter: `smooth` made to follow the photo       working size 256, then 30 ns a pixel and label
-    crf      dense CRF, the paper's; needs the package pydensecrf2  about 1 s
-    edge     the small learned network of `edge.py` (default)       working size 256, then as guided
+    none     nearest cell                                                                   numpy
+    smooth   bicubic interpolation                                                          numpy
+    guided   guided filter: `smooth` made to follow the photo                               torch, working size 256
+    crf      dense CRF, the paper's other refiner; needs the package pydensecrf2            working size 256
+    edge     the small learned network of `edge.py` (default)                               torch, working size 256
     sam      SAM, SAM-HQ or SAM 2 through transformers (`sam.py`); "sam:SOURCE" names a Hub id or folder
 
-Sides are not squeezed into one another: all of them work on a photo smaller than its grid, on one pixel, and on
-10,000×3. Memory is bounded: pixels are painted a band of rows at a time.
+Time is that of the working size plus some 10 to 40 ns for each pixel of the photo and label; `bench refine`
+measures it. Pixels are painted a band of rows at a time, so memory is bounded by the masks themselves. Any sizes
+go together: a photo smaller than its grid, a single pixel, 10,000×3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
-from t4s.codec import DescriptorGrid
-from t4s.errors import ImageError, QueryError
+from t4s.codec import DescriptorGrid, Fault, mask_from_grid
+from t4s.errors import CheckpointError, ImageError, QueryError
+from t4s.resample import Painter, bicubic, cells_of, nearest
 
 NAMES = ("none", "smooth", "guided", "crf", "edge", "sam")
 DEFAULT = "edge"
-WORKING_SIDE = 256  # pixels of the longest side that guided and crf look at
 BAND = 2_000_000  # values painted at once: 8 MB a map
-GUIDED_RADIUS, GUIDED_EPS = 8, 1e-3  # chosen on the validation photos at 16×16
-
-Painter = Callable[[int, int], np.ndarray]  # rows y0 to y1 of the photo → (L, y1 - y0, w) float32
+WORKING_SIDE = 256  # pixels of the longer side that guided and crf look at
+GUIDED_RADIUS, GUIDED_EPS = 4, 1e-2
+CRF_STEPS, CRF_TRUST = 5, 0.8  # mean-field steps; how far the grid's shares are believed
+CRF_PLACE, CRF_COLOUR = {"sxy": 2, "compat": 2}, {"sxy": 12, "srgb": 7, "compat": 4}
+EDGE_RADIUS, EDGE_EPS = 2, 1e-4
+EDGE_BATCH = 8  # labels drawn at once
+AGREEMENT = 0.5  # a mask whose IoU with its own cells is below this is reported
 
 
 def refine(
@@ -47,17 +51,36 @@ def refine(
     Raises QueryError (unknown refiner, confidence of another shape), ImageError, CheckpointError (missing package
     or model).
     """
+    paint_with = _painter(name)
     photo = _checked(photo)
     soft, labels = soft_grid(grid, confidence)
-    paint = _painter(name, photo, soft)
     cells = _cell_ids(grid, labels)
     owners = np.unique(cells)
-    winner = np.empty(photo.shape[:2], np.int16)
+    if not owners.any():
+        return {}
+    paint, winner = paint_with(photo, soft), np.empty(photo.shape[:2], np.int16)
     for y0, y1 in _bands(photo.shape[1], len(labels), 0, photo.shape[0]):
         winner[y0:y1] = owners[paint(y0, y1)[owners].argmax(0)]
     if all(pixels >= side for pixels, side in zip(winner.shape, grid.shape, strict=True)):
         _give_back(winner, cells, paint)
     return {labels[index]: winner == index for index in owners if index}
+
+
+def disagreements(grid: DescriptorGrid, masks: dict[str, np.ndarray], bound: float = AGREEMENT) -> tuple[Fault, ...]:
+    """One Fault, at the label's first cell, for each mask (h, w) bool whose IoU with its own cells is below `bound`.
+
+    The masks stay as they are: this tells the user that the refiner saw something else than the model wrote.
+    """
+    faults = []
+    for label, mask in masks.items():
+        cells = mask_from_grid(grid, label, mask.shape)
+        union = int((cells | mask).sum())
+        shared = int((cells & mask).sum()) / union if union else 1.0
+        if shared < bound:
+            row, column = (int(i) for i in np.argwhere(grid.label_mask(label))[0])
+            faults.append(Fault(row, column, f"the refined mask of {label!r} shares only {shared:.0%} with its cells "
+                                             f"(IoU; below {bound:.0%} it is reported, and kept)"))  # fmt: skip
+    return tuple(faults)
 
 
 def soft_grid(grid: DescriptorGrid, confidence: np.ndarray | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -91,32 +114,39 @@ def none(photo: np.ndarray, soft: np.ndarray) -> np.ndarray:
 
 
 def smooth(photo: np.ndarray, soft: np.ndarray) -> np.ndarray:
-    """(L, h, w): bicubic interpolation (Keys, a = -1/2) between the centres of cells."""
+    """(L, h, w): bicubic interpolation between the centres of cells."""
     return _whole(paint_smooth(photo, soft), photo)
 
 
 def guided(photo: np.ndarray, soft: np.ndarray) -> np.ndarray:
-    """(L, h, w): the guided filter (He et al., ECCV 2010; its fast form, arXiv 1505.00996) over `smooth`."""
+    """(L, h, w): the guided filter over `smooth`, fitted at the working size and painted at the photo's."""
     return _whole(paint_guided(photo, soft), photo)
 
 
-def paint_none(photo: np.ndarray, soft: np.ndarray) -> Painter:
-    (top, bottom), (left, right) = (_cells(n, cells) for n, cells in zip(photo.shape, soft.shape[1:], strict=False))
-    columns = (soft[..., left] + soft[..., right]) / 2
+def crf(photo: np.ndarray, soft: np.ndarray) -> np.ndarray:
+    """(L, h, w): a fully connected CRF (Krähenbühl and Koltun, NIPS 2011) over `smooth`, at the working size.
 
-    return lambda y0, y1: (columns[:, top[y0:y1]] + columns[:, bottom[y0:y1]]) / 2
+    Its parameters were chosen on validation photos. Raises CheckpointError if pydensecrf2 is not installed.
+    """
+    return _whole(paint_crf(photo, soft), photo)
+
+
+def edge(photo: np.ndarray, soft: np.ndarray) -> np.ndarray:
+    """(L, h, w): the learned refiner at its working size, enlarged along the photo's edges."""
+    return _whole(paint_edge(photo, soft), photo)
+
+
+def sam(photo: np.ndarray, soft: np.ndarray, source: str = "") -> np.ndarray:
+    """(L, h, w): `sam.py` with the model `source` (a Hub id or folder; "" is its default). Raises CheckpointError."""
+    return _whole(paint_sam(photo, soft, source), photo)
+
+
+def paint_none(photo: np.ndarray, soft: np.ndarray) -> Painter:
+    return nearest(soft, photo.shape[:2])
 
 
 def paint_smooth(photo: np.ndarray, soft: np.ndarray) -> Painter:
-    (height, width), (rows, columns) = photo.shape[:2], soft.shape[1:]
-    (row_taps, row_weights), (taps, weights) = _taps(height, rows), _taps(width, columns)
-    wide = _four(lambda k: soft[:, :, taps[k]], weights)
-
-    def paint(y0: int, y1: int) -> np.ndarray:
-        band = _four(lambda k: wide[:, row_taps[k, y0:y1]], row_weights[:, y0:y1, None])
-        return band.clip(0, 1)
-
-    return paint
+    return bicubic(soft, photo.shape[:2])
 
 
 def paint_guided(photo: np.ndarray, soft: np.ndarray) -> Painter:
@@ -126,16 +156,70 @@ def paint_guided(photo: np.ndarray, soft: np.ndarray) -> Painter:
     return painter(photo, fit(small, smooth(small, soft)[1:], GUIDED_RADIUS, GUIDED_EPS))
 
 
-def _painter(name: str, photo: np.ndarray, soft: np.ndarray) -> Painter:
-    match name:
-        case "none":
-            return paint_none(photo, soft)
-        case "smooth":
-            return paint_smooth(photo, soft)
-        case "guided":
-            return paint_guided(photo, soft)
-        case _:
-            raise QueryError(f"There is no refiner {name!r}; the refiners are {', '.join(NAMES)}.")
+def paint_crf(photo: np.ndarray, soft: np.ndarray) -> Painter:
+    try:
+        from pydensecrf.densecrf import DenseCRF2D
+    except ImportError as error:
+        raise CheckpointError(
+            "The refiner 'crf' needs the package pydensecrf2, which is not installed: pip install pydensecrf2 (it "
+            "needs a C++ compiler), or use 'edge'."
+        ) from error
+    import torch
+
+    from t4s.guided import enlarge, shrink
+
+    small = np.ascontiguousarray(shrink(photo, WORKING_SIDE))
+    shares = CRF_TRUST * smooth(small, soft) + (1 - CRF_TRUST) / len(soft)
+    field = DenseCRF2D(small.shape[1], small.shape[0], len(soft))
+    field.setUnaryEnergy(np.ascontiguousarray(-np.log(shares.clip(1e-6, 1)).reshape(len(soft), -1), np.float32))
+    field.addPairwiseGaussian(**CRF_PLACE)
+    field.addPairwiseBilateral(rgbim=small, **CRF_COLOUR)
+    found = torch.from_numpy(np.array(field.inference(CRF_STEPS), np.float32).reshape(len(soft), *small.shape[:2]))
+    return lambda y0, y1: enlarge(found, y0, y1, photo.shape[:2]).numpy()
+
+
+def paint_edge(photo: np.ndarray, soft: np.ndarray) -> Painter:
+    import torch
+
+    from t4s import edge as network
+    from t4s.guided import fit, painter, resized
+
+    small = resized(photo, network.SIDE, network.STRIDE)
+    asked = soft if len(soft) > 2 else soft[1:]  # with one label, "others" is what it leaves
+    coarse = torch.from_numpy(np.stack([smooth(small, asked), none(small, asked)], 1))
+    with torch.inference_mode():
+        net = _edge_network()
+        seen = net.look(torch.from_numpy(small.transpose(2, 0, 1).astype(np.float32) / 255)[None])
+        drawn = torch.cat([net.draw(seen, part)[:, 0].sigmoid() for part in coarse.split(EDGE_BATCH)])
+    if len(soft) > 2:
+        drawn = (drawn / drawn.sum(0).clamp(min=1e-6))[1:]
+    return painter(photo, fit(small, drawn.numpy(), EDGE_RADIUS, EDGE_EPS))
+
+
+@lru_cache(maxsize=1)
+def _edge_network():
+    from t4s import edge as network
+
+    return network.load()
+
+
+def paint_sam(photo: np.ndarray, soft: np.ndarray, source: str = "") -> Painter:
+    from t4s import sam as prompted
+
+    return prompted.paint(photo, soft, source or prompted.DEFAULT_SAM)
+
+
+def _painter(name: str):
+    """The function of photo and soft grid that `name` stands for."""
+    painters = {"none": paint_none, "smooth": paint_smooth, "guided": paint_guided, "crf": paint_crf,
+                "edge": paint_edge, "sam": paint_sam}  # fmt: skip
+    if name in painters:
+        return painters[name]
+    kind, _, source = name.partition(":")
+    if kind == "sam" and source:
+        return lambda photo, soft: paint_sam(photo, soft, source)
+    raise QueryError(f"There is no refiner {name!r}; the refiners are {', '.join(NAMES)} and sam:SOURCE, where SOURCE "
+                     "is a Hub id or folder.")  # fmt: skip
 
 
 def _checked(photo: np.ndarray) -> np.ndarray:
@@ -156,34 +240,6 @@ def _bands(width: int, labels: int, start: int, end: int) -> list[tuple[int, int
     return [(y, min(y + step, end)) for y in range(start, end, step)]
 
 
-@lru_cache(maxsize=64)
-def _cells(pixels: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """The cell of every pixel centre, twice: the two differ where the centre is on a line between cells."""
-    places = (2 * np.arange(pixels) + 1) * cells
-    return (places - 1) // (2 * pixels), places // (2 * pixels)
-
-
-@lru_cache(maxsize=64)
-def _taps(pixels: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """(4, pixels) cells and (4, pixels) float32 weights of a bicubic interpolation, edges repeated.
-
-    Distances are quotients of whole numbers, so that a mirrored photo has exactly the mirrored weights.
-    """
-    unit = 2 * pixels
-    base, rest = np.divmod((2 * np.arange(pixels) + 1) * cells - pixels, unit)
-    taps = np.clip(base + np.arange(-1, 3)[:, None], 0, cells - 1)
-    outer, inner = (np.stack([unit + rest, 2 * unit - rest]) / unit, np.stack([rest, unit - rest]) / unit)
-    outer = ((-0.5 * outer + 2.5) * outer - 4) * outer + 2
-    inner = (1.5 * inner - 2.5) * inner * inner + 1
-    return taps, np.stack([outer[0], *inner, outer[1]]).astype(np.float32)
-
-
-def _four(part: Callable[[int], np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """The weighted sum of four taps, added in an order that mirroring does not change."""
-    outside = part(0) * weights[0] + part(3) * weights[3]
-    return outside + (part(1) * weights[1] + part(2) * weights[2])
-
-
 def _cell_ids(grid: DescriptorGrid, labels: tuple[str, ...]) -> np.ndarray:
     """(H, W): the grid with its labels numbered as in `labels`."""
     numbers = {label: index for index, label in enumerate(labels)}
@@ -196,15 +252,16 @@ def _give_back(winner: np.ndarray, cells: np.ndarray, paint: Painter) -> None:
     Cells that tie are all given back, so that mirroring changes nothing. Giving one back may take another label's
     last pixels, so it goes on until nobody is empty; a cell that was given back is never taken again.
     """
-    (top, bottom), (left, right) = (_cells(n, side) for n, side in zip(winner.shape, cells.shape, strict=True))
+    (top, bottom), (left, right) = (cells_of(n, side) for n, side in zip(winner.shape, cells.shape, strict=True))
     inside = (top == bottom)[:, None] & (left == right)
-    home = np.where(inside, cells[top][:, left], -1)
-    while empty := set(np.unique(cells).tolist()) - set(np.unique(winner).tolist()):
+    wanted, home = set(np.unique(cells).tolist()), None
+    while empty := wanted - set(np.flatnonzero(np.bincount(winner.ravel())).tolist()):
+        home = np.where(inside, cells[top][:, left], -1) if home is None else home
         label = min(empty)
         where = home == label
         rows = np.flatnonzero(where.any(1))
         peaks = np.full(cells.shape, -np.inf, np.float32)
-        for y0, y1 in _bands(winner.shape[1], cells.max() + 1, rows[0], rows[-1] + 1):
+        for y0, y1 in _bands(winner.shape[1], len(wanted) + 1, rows[0], rows[-1] + 1):
             y, x = np.nonzero(where[y0:y1])
             np.maximum.at(peaks, (top[y0 + y], left[x]), paint(y0, y1)[label, y, x])
         best = (peaks == peaks.max()) & (cells == label)

@@ -1,0 +1,173 @@
+"""How good the refiners are: coarse grids of photos with true masks, refined and compared with the truth.
+
+    python -m t4s.bench refine                                            # synthetic scenes, true grids
+    python -m t4s.bench refine --corpus folder:PHOTOS@val --groups voc+msrc+horses camvid+ccp
+    python -m t4s.bench refine --corpus folder:PHOTOS@val --checkpoint embedded      # the model's own grids
+
+With true grids the scores are oracles: what is lost is lost by the grid and the refiner alone. Per mask: IoU on the
+known pixels (its mean, mIoU, and all pixels together, cIoU) and the F-score of the boundary (Perazzi et al., DAVIS,
+CVPR 2016: pixels of one boundary that lie within 0.8 % of the diagonal of the other).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from t4s.codec import DescriptorGrid
+from t4s.corpora import open_corpus
+from t4s.metrics import Overlap, overlap
+from t4s.refine import refine
+from t4s.samples import IGNORED, Sample
+
+BUILT_IN = ("none", "smooth", "guided", "edge")
+TOLERANCE = 0.008  # of the photo's diagonal
+TIMED = ((480, 640), (3000, 4000))  # photos (h, w) that the milliseconds are measured on
+Case = tuple[DescriptorGrid, np.ndarray | None]  # a grid and its confidence
+
+
+@dataclass
+class Score:
+    """The masks that one refiner drew from one kind of grid."""
+
+    counts: list[Overlap] = field(default_factory=list)
+    edges: list[float] = field(default_factory=list)
+
+    def figures(self) -> tuple[float, float, float]:
+        """mIoU, cIoU and boundary F-score, in percent."""
+        both = sum(one.both for one in self.counts)
+        union = sum(one.union for one in self.counts)
+        mean = sum(one.iou for one in self.counts) / len(self.counts)
+        return 100 * mean, 100 * both / max(union, 1), 100 * float(np.mean(self.edges))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", default="synthetic@val", help="NAME[:PATH][@SPLIT]")
+    parser.add_argument("--refiners", nargs="+", default=list(BUILT_IN), help="also crf, sam and sam:SOURCE")
+    parser.add_argument("--cells", nargs="+", type=int, default=[16, 24, 32], help="cells a side of the true grids")
+    parser.add_argument("--checkpoint", help="take the grids from this model ('embedded', a folder or a Hub id)")
+    parser.add_argument("--groups", nargs="+", default=[], help="sources per table, such as voc+msrc; all by default")
+    parser.add_argument("--smallest", type=float, default=0.01, help="leave out masks below this part of the photo")
+    parser.add_argument("--limit", type=int, help="at most this many photos")
+    parser.add_argument("--no-times", action="store_true", help="leave out the milliseconds")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print one Markdown table a group of sources."""
+    scores: dict[tuple[str, str, str], Score] = defaultdict(Score)
+    sources = set()
+    for sample in samples(options.corpus, options.smallest, options.limit):
+        sources.add(sample.source)
+        for kind, case in cases(sample, options.cells, options.checkpoint):
+            for name in options.refiners:
+                add(scores[sample.source, kind, name], sample, refine(name, np.asarray(sample.image), *case))
+    kinds = list(dict.fromkeys(kind for _, kind, _ in scores))
+    times = {} if options.no_times else {name: timed(name) for name in options.refiners}
+    for group in options.groups or ["+".join(sorted(sources))]:
+        print(table(group, scores, kinds, options.refiners, times), end="\n\n")
+
+
+def samples(spec: str, smallest: float, limit: int | None) -> Iterator[Sample]:
+    """The evaluation samples that are there and not tiny. Every hundred photos a line goes to stderr."""
+    corpus = open_corpus(spec, "val")
+    for index in range(len(corpus) if limit is None else min(limit, len(corpus))):
+        if index % 100 == 99:
+            print(f"{index + 1} photos", file=sys.stderr)
+        yield from (sample for sample in corpus[index] if (sample.class_map > 0).mean() >= smallest)
+
+
+def cases(sample: Sample, sides: list[int], checkpoint: str | None) -> Iterator[tuple[str, Case]]:
+    """(name of the kind, (grid, confidence)): true grids of every size, or the model's one."""
+    if checkpoint is None:
+        yield from ((f"{side}×{side}", (sample.grid((side, side)), None)) for side in sides)
+        return
+    model = _segmenter(checkpoint)
+    ask = model if isinstance(sample.query, str) else model.classes
+    answer = ask(sample.image, sample.query, refine="none")
+    yield "the model's grids", (answer.grid, answer.confidence)
+
+
+def _segmenter(checkpoint: str, loaded: dict = {}):  # noqa: B006  the model is loaded once
+    if checkpoint not in loaded:
+        from t4s import Segmenter
+
+        loaded[checkpoint] = Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint)
+    return loaded[checkpoint]
+
+
+def add(score: Score, sample: Sample, masks: dict[str, np.ndarray]) -> None:
+    known = sample.class_map != IGNORED
+    for index, label in enumerate(sample.labels):
+        truth = sample.class_map == index
+        if index == 0 or not truth.any():
+            continue
+        drawn = masks.get(label, np.zeros_like(truth))
+        score.counts.append(overlap(drawn, truth, known))
+        score.edges.append(boundary_f(drawn & known, truth))
+
+
+def boundary_f(drawn: np.ndarray, truth: np.ndarray) -> float:
+    """F-score of the boundaries of two masks (h, w) bool, in [0, 1]; 1 if neither has one."""
+    first, second = _boundary(drawn), _boundary(truth)
+    if not (first.any() or second.any()):
+        return 1.0
+    reach = max(1, round(TOLERANCE * float(np.hypot(*truth.shape))))
+    precision = (first & _wider(second, reach)).sum() / max(first.sum(), 1)
+    recall = (second & _wider(first, reach)).sum() / max(second.sum(), 1)
+    return float(2 * precision * recall / max(precision + recall, 1e-9))
+
+
+def _boundary(mask: np.ndarray) -> np.ndarray:
+    """The pixels that differ from the one on their right or below."""
+    edge = np.zeros_like(mask)
+    edge[:, :-1] |= mask[:, 1:] != mask[:, :-1]
+    edge[:-1] |= mask[1:] != mask[:-1]
+    return edge
+
+
+def _wider(edge: np.ndarray, reach: int) -> np.ndarray:
+    """The pixels within `reach` rows and columns of one in `edge`."""
+    return np.asarray(Image.fromarray(edge.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * reach + 1))) > 0
+
+
+def timed(name: str, repeats: int = 3) -> list[float]:
+    """Milliseconds of `refine` for one label on photos of the `TIMED` sizes, the best of `repeats`."""
+    from t4s.corpora.synthetic import SyntheticCorpus
+
+    sample = SyntheticCorpus(scenes=1)[0][0]
+    grid, found = sample.grid((16, 16)), []
+    for height, width in TIMED:
+        photo, best = np.asarray(sample.image.resize((width, height))), float("inf")
+        for _ in range(repeats):
+            start = time.perf_counter()
+            refine(name, photo, grid)
+            best = min(best, time.perf_counter() - start)
+        found.append(1000 * best)
+    return found
+
+
+def table(group: str, scores: dict[tuple[str, str, str], Score], kinds: list[str], names: list[str],
+          times: dict[str, list[float]]) -> str:  # fmt: skip
+    """A Markdown table: one row a refiner; mIoU, cIoU and boundary F-score for each kind of grid."""
+    merged = {(kind, name): Score() for kind in kinds for name in names}
+    for (source, kind, name), score in scores.items():
+        if source in group.split("+"):
+            merged[kind, name].counts += score.counts
+            merged[kind, name].edges += score.edges
+    masks = max((len(score.counts) for score in merged.values()), default=0)
+    if not masks:
+        return f"{group}: no masks."
+    heads = [f"{kind}: mIoU / cIoU / boundary F" for kind in kinds]
+    heads += [f"{height}×{width}, ms" for width, height in TIMED] if times else []
+    lines = [f"{group}: {masks} masks", "", "| refiner | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name in names:
+        cells = [" / ".join(f"{figure:.1f}" for figure in merged[kind, name].figures()) for kind in kinds]
+        lines.append(f"| `{name}` | " + " | ".join([*cells, *(f"{ms:.0f}" for ms in times.get(name, []))]) + " |")
+    return "\n".join(lines)
