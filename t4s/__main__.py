@@ -31,7 +31,7 @@ DOORS = {
     "train": ("train", "fine-tune a model and publish the checkpoint"),
     "eval": ("eval", "measure a checkpoint on a data set"),
     "bench": ("bench", "decoding and refiners, side by side"),
-    "check": ("check", "look whether a checkpoint is sound"),
+    "check": ("check", "look over a corpus before training on it"),
     "train-edge": ("train_edge", "train the small refiner"),
 }
 
