@@ -20,13 +20,12 @@ DOORS.remove("__main__.py")
 
 # A module imports lower floors, and of its own floor only what stands before it: so arrows only point down.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "limits", "journal", "assets", "metrics", "prompts"),
+    ("errors", "limits", "assets", "metrics", "prompts", "journal", "resample", "_outline"),
     ("_labels", "_cells", "_mend", "codec", "photo", "spoil"),
     ("samples", "grammar", "drafting", "edge", "tower"),
-    ("guided", "_outline", "export", "render", "refine", "corpora", "augment", "constrain", "confidence", "tiny",
-     "backbone"),
-    ("decoding", "collate", "baselines", "scoring", "page", "hub", "report"),
-    ("segmenter",),
+    ("guided", "export", "render", "refine", "corpora", "augment", "constrain", "confidence", "tiny", "backbone"),
+    ("decoding", "collate", "baselines", "scoring", "hub", "report", "page", "parcel", "story"),
+    ("segmenter", "bench_refine"),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),
 )
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}

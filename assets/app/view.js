@@ -1,0 +1,374 @@
+// The three linked panels. Gradio runs this once with `element`, `props` and `watch`; `props.value` is what
+// t4s/page.py's `view` makes. All text goes in through textContent and never as HTML: model text is untrusted.
+
+const root = element.querySelector(".t4s");
+const $ = (selector) => root.querySelector(selector);
+const all = (selector) => [...root.querySelectorAll(selector)];
+const make = (tag, className, text) => {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+
+const said = $(".t4s-said"), legend = $(".t4s-legend"), pre = $("pre"), cellsBox = $(".t4s-cells");
+const readout = $(".t4s-readout"), canvas = $(".t4s-paint"), rects = $(".t4s-rects"), knife = $(".t4s-knife");
+const slide = $(".t4s-slide input"), slideName = $(".t4s-slide span");
+const look = { grid: "photo", sure: false, mask: "overlay", overlay: 55, compare: 50 };
+
+let view = null;      // the value on show
+let cells = [];       // one element a cell, in reading order
+let drawn = "";       // the shape that `cells` were made for
+let spans = [];       // one element a run of the text
+let runOf = [];       // cell → index into view.runs
+let index = null;     // {width, height, ids}: the mask's label of every preview pixel
+let photoData = null; // the preview photo's pixels, for the cut-out
+let chosen = 0;       // the label singled out, 0 for none
+let lit = -1;         // the run under the pointer
+let current = 0;      // the cell that the Tab key comes to
+let ticket = 0;       // a newer value makes pictures that are still loading void
+
+const rgb = (label) => view.colours[label] || [128, 128, 128];
+const css = (label, alpha) => `rgb(${rgb(label).join(" ")} / ${alpha})`;
+const percent = (value) => `${Math.round(value * 100)} %`;
+
+// --- text ---------------------------------------------------------------------------------------------
+
+function drawText() {
+  const atEnd = pre.scrollHeight - pre.scrollTop - pre.clientHeight < 24;
+  const made = document.createDocumentFragment();
+  spans = [];
+  runOf = new Array(view.shape[0] * view.shape[1]).fill(-1);
+  view.runs.forEach((run, i) => {
+    const span = make("span", run.label === null ? (run.fault ? "fault" : "mark") : run.label ? "run" : "run others");
+    if (run.label === null) {
+      span.textContent = run.text;
+      if (run.fault) span.title = run.fault;
+    } else {
+      const head = run.text.length - run.text.trimStart().length;
+      const star = run.text.lastIndexOf(" *");
+      const end = star > 0 && view.layout !== "full" ? star : run.text.length;
+      const name = make("b", "", run.text.slice(head, end));
+      if (run.label) {
+        name.style.setProperty("--tint", css(run.label, 0.34));
+        name.style.setProperty("--line", css(run.label, 1));
+      }
+      span.append(run.text.slice(0, head), name, run.text.slice(end));
+      span.dataset.run = i;
+      for (let cell = run.at; cell < run.at + run.count; cell++) runOf[cell] = i;
+    }
+    spans.push(span);
+    made.append(span);
+  });
+  if (view.running) made.append(make("i", "caret"));
+  pre.replaceChildren(made);
+  if (view.running && atEnd) pre.scrollTop = pre.scrollHeight;
+  $(".t4s-copy").disabled = !view.text;
+  $(".t4s-count").textContent = view.count || "\u00a0";
+}
+
+// --- grid ---------------------------------------------------------------------------------------------
+
+function drawGrid() {
+  const [height, width] = view.shape;
+  if (drawn !== `${height}×${width}`) {
+    drawn = `${height}×${width}`;
+    cells = [];
+    current = 0;
+    cellsBox.style.gridTemplate = `repeat(${height}, 1fr) / repeat(${width}, 1fr)`;
+    const rows = Array.from({ length: height }, (_, row) => {
+      const line = make("div");
+      line.setAttribute("role", "row");
+      for (let column = 0; column < width; column++) {
+        const cell = make("div", "cell waiting");
+        cell.setAttribute("role", "gridcell");
+        cell.dataset.cell = cells.length;
+        cell.tabIndex = cells.length ? -1 : 0;
+        cells.push(cell);
+        line.append(cell);
+      }
+      return line;
+    });
+    cellsBox.replaceChildren(...rows);
+    cellsBox.classList.toggle("fine", width > 32 || height > 32);
+  }
+  cells.forEach((cell, i) => {
+    const label = view.ids[i], waiting = i >= view.written;
+    const sure = view.confidence ? view.confidence[i] : 1;
+    cell.classList.toggle("waiting", waiting);
+    cell.classList.toggle("filled", !waiting && label > 0);
+    const alpha = look.sure ? 0.08 + 0.84 * sure * sure : look.grid === "plain" ? 0.9 : 0.62;
+    const plain = look.grid === "plain" || !view.photo;
+    cell.style.background = waiting ? "" : label ? css(label, alpha)
+      : look.sure ? `rgb(var(--t4s-doubt) / ${0.75 * (1 - sure)})` : plain ? "var(--t4s-cell)" : "";
+    cell.setAttribute("aria-label", describe(i));
+  });
+}
+
+function describe(i) {
+  const place = `row ${Math.floor(i / view.shape[1]) + 1}, column ${(i % view.shape[1]) + 1}`;
+  if (i >= view.written) return `${place}: not written yet`;
+  const run = view.runs[runOf[i]];
+  const length = run ? `, run of ${run.count}` : "";
+  const sure = view.confidence ? `, ${percent(view.confidence[i])} sure` : "";
+  return `${place}: ${view.labels[view.ids[i]]}${length}${sure}`;
+}
+
+// --- mask ---------------------------------------------------------------------------------------------
+
+const load = (url) => new Promise((done, failed) => {
+  const image = new Image();
+  image.onload = () => done(image);
+  image.onerror = () => failed(new Error("a picture of the page could not be read"));
+  image.src = url;
+});
+
+function pixels(image, width, height) {
+  const sheet = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  sheet.imageSmoothingEnabled = false;
+  sheet.drawImage(image, 0, 0, width, height);
+  return sheet.getImageData(0, 0, width, height).data;
+}
+
+function coarse() { // until the mask is there: the cells themselves
+  const [height, width] = view.shape;
+  return { width, height, ids: view.ids.map((label, i) => (i < view.written ? label : 0)) };
+}
+
+async function fetchMask(mine) {
+  let mask = null, photo = null;
+  if (view.mask) {
+    const image = await load(view.mask);
+    const data = pixels(image, image.width, image.height);
+    const ids = new Uint8Array(image.width * image.height);
+    for (let i = 0; i < ids.length; i++) ids[i] = data[4 * i];
+    mask = { width: image.width, height: image.height, ids };
+    if (view.photo) photo = pixels(await load(view.photo), mask.width, mask.height);
+  }
+  if (mine !== ticket) return;
+  index = mask;
+  photoData = photo;
+  root.dataset.mask = mask ? "fine" : "coarse";
+  paint();
+}
+
+function paint() {
+  if (!view) return;
+  const { width, height, ids } = index || coarse();
+  canvas.width = width;
+  canvas.height = height;
+  const mode = look.mask, sheet = canvas.getContext("2d"), picture = sheet.createImageData(width, height);
+  const out = picture.data, opacity = look.overlay / 100, thick = Math.max(1, Math.round(width / 260));
+  const table = view.labels.map((_, label) => rgb(label));
+  for (let y = 0, i = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, i++) {
+      const label = ids[i];
+      if (!label) continue;
+      const dim = chosen && label !== chosen ? 0.12 : 1, at = 4 * i, [r, g, b] = table[label] || [128, 128, 128];
+      let alpha = opacity;
+      if (mode === "outline" || mode === "overlay") {
+        const edge = index && (x < thick || y < thick || x >= width - thick || y >= height - thick
+          || ids[i - thick] !== label || ids[i + thick] !== label
+          || ids[i - thick * width] !== label || ids[i + thick * width] !== label);
+        alpha = edge ? 1 : mode === "outline" ? 0 : opacity;
+      } else if (mode === "compare") alpha = 0.72;
+      if (mode === "cutout" && photoData) {
+        out[at] = photoData[at]; out[at + 1] = photoData[at + 1]; out[at + 2] = photoData[at + 2];
+        out[at + 3] = 255 * dim;
+      } else {
+        out[at] = r; out[at + 1] = g; out[at + 2] = b;
+        out[at + 3] = 255 * (mode === "cutout" ? 1 : alpha) * dim;
+      }
+    }
+  }
+  sheet.putImageData(picture, 0, 0);
+  canvas.style.clipPath = mode === "compare" ? `inset(0 ${100 - look.compare}% 0 0)` : "";
+  knife.hidden = mode !== "compare";
+  knife.style.left = `${look.compare}%`;
+  const slides = mode === "overlay" || mode === "compare";
+  slide.disabled = !slides;
+  slide.value = mode === "compare" ? look.compare : look.overlay;
+  slideName.textContent = mode === "compare" ? "before / after" : "opacity";
+  slide.setAttribute("aria-label", mode === "compare" ? "Where the mask ends" : "Opacity of the mask");
+}
+
+// --- linked hover, choice -----------------------------------------------------------------------------
+
+function light(run, cell) {
+  if (lit >= 0) {
+    spans[lit]?.classList.remove("lit");
+    cells.forEach((node) => node.classList.remove("lit"));
+  }
+  lit = view && view.runs[run] ? run : -1;
+  rects.replaceChildren();
+  if (lit < 0) {
+    readout.textContent = cell >= 0 ? describe(cell) : view?.hint || "\u00a0";
+    return;
+  }
+  const { at, count, label } = view.runs[lit], [height, width] = view.shape;
+  spans[lit].classList.add("lit");
+  for (let i = at; i < at + count; i++) cells[i]?.classList.add("lit");
+  for (let first = at; first < at + count;) { // a run of the image layout goes on in the next row
+    const row = Math.floor(first / width), end = Math.min(at + count, (row + 1) * width);
+    const box = make("div");
+    box.style.cssText = `left:${100 * (first % width) / width}%;top:${100 * row / height}%;`
+      + `width:${100 * (end - first) / width}%;height:${100 / height}%`;
+    box.style.setProperty("--line", label ? css(label, 1) : "var(--t4s-ink)");
+    rects.append(box);
+    first = end;
+  }
+  readout.textContent = describe(cell >= 0 ? cell : at);
+}
+
+function choose(label) {
+  chosen = label === chosen ? 0 : label;
+  root.classList.toggle("choosing", chosen > 0);
+  spans.forEach((span, i) => span.classList.toggle("dim", chosen > 0 && view.runs[i].label !== chosen));
+  cells.forEach((cell, i) => cell.classList.toggle("dim", chosen > 0 && view.ids[i] !== chosen));
+  all(".t4s-legend button").forEach((chip) => chip.setAttribute("aria-pressed", Number(chip.dataset.label) === chosen));
+  paint();
+}
+
+function drawLegend() {
+  const chips = view.legend.map(({ label, area }) => {
+    const chip = make("button", "chip");
+    chip.type = "button";
+    chip.dataset.label = label;
+    chip.setAttribute("aria-pressed", "false");
+    chip.style.setProperty("--line", css(label, 1));
+    chip.append(make("i"), make("span", "", view.labels[label]), make("small", "", area));
+    return chip;
+  });
+  legend.replaceChildren(...chips);
+}
+
+// --- everything ---------------------------------------------------------------------------------------
+
+function show() {
+  const value = props.value;
+  view = value && value.shape ? value : null;
+  ticket += 1;
+  if (!view) {
+    root.dataset.state = "empty";
+    said.textContent = "";
+    return;
+  }
+  lit = -1;
+  rects.replaceChildren();
+  root.dataset.state = view.running ? "running" : view.text ? "done" : "ready";
+  root.dataset.photo = view.photo ? "yes" : "no";
+  root.style.setProperty("--ratio", Math.min(3, Math.max(0.45, view.size[0] / view.size[1])));
+  said.textContent = view.message;
+  said.dataset.kind = view.kind;
+  for (const image of all(".t4s-photo")) {
+    if (view.photo && image.src !== view.photo) image.src = view.photo;
+    image.hidden = !view.photo;
+  }
+  drawLegend();
+  drawText();
+  drawGrid();
+  const keep = view.labels[chosen] && view.legend.some((entry) => entry.label === chosen) ? chosen : 0;
+  chosen = 0;
+  if (keep) choose(keep); else choose(0);
+  readout.textContent = view.hint || "\u00a0";
+  $(".t4s-facts").replaceChildren(...view.facts.map(([name, fact]) => {
+    const pair = make("div");
+    pair.append(make("dt", "", name), make("dd", "", fact));
+    return pair;
+  }));
+  $(".t4s-faults").replaceChildren(...view.faults.map((fault) => make("li", "", fault)));
+  if (!view.mask) { index = null; photoData = null; root.dataset.mask = "coarse"; paint(); }
+  fetchMask(ticket);
+}
+
+root.addEventListener("pointerover", (event) => {
+  const span = event.target.closest("[data-run]"), cell = event.target.closest("[data-cell]");
+  if (span) light(Number(span.dataset.run), -1);
+  else if (cell) light(runOf[Number(cell.dataset.cell)] ?? -1, Number(cell.dataset.cell));
+});
+for (const area of [pre, cellsBox, canvas.parentElement]) area.addEventListener("pointerleave", () => light(-1, -1));
+
+function cellUnder(event) {
+  const box = canvas.getBoundingClientRect(), [height, width] = view.shape;
+  const x = Math.floor((event.clientX - box.left) / box.width * width);
+  const y = Math.floor((event.clientY - box.top) / box.height * height);
+  return x < 0 || y < 0 || x >= width || y >= height ? -1 : y * width + x;
+}
+const maskFrame = canvas.parentElement;
+maskFrame.addEventListener("pointermove", (event) => {
+  if (!view) return;
+  if (look.mask === "compare") {
+    const box = canvas.getBoundingClientRect();
+    look.compare = Math.round(100 * Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)));
+    canvas.style.clipPath = `inset(0 ${100 - look.compare}% 0 0)`;
+    knife.style.left = `${look.compare}%`;
+    slide.value = look.compare;
+  }
+  const cell = cellUnder(event);
+  if (cell >= 0) light(runOf[cell] ?? -1, cell);
+});
+maskFrame.addEventListener("click", (event) => {
+  if (!view) return;
+  const box = canvas.getBoundingClientRect(), { width, height, ids } = index || coarse();
+  const x = Math.min(width - 1, Math.floor((event.clientX - box.left) / box.width * width));
+  const y = Math.min(height - 1, Math.floor((event.clientY - box.top) / box.height * height));
+  choose(ids[y * width + x] || chosen);
+});
+root.addEventListener("click", (event) => {
+  const chip = event.target.closest(".chip"), cell = event.target.closest("[data-cell]");
+  const span = event.target.closest("[data-run]"), button = event.target.closest(".t4s-switch button");
+  if (chip) choose(Number(chip.dataset.label));
+  else if (cell) choose(view.ids[Number(cell.dataset.cell)] || chosen);
+  else if (span) choose(view.runs[Number(span.dataset.run)].label || chosen);
+  else if (button) {
+    if (button.dataset.grid) look.grid = button.dataset.grid;
+    else if (button.dataset.mask) look.mask = button.dataset.mask;
+    else look.sure = !look.sure;
+    all("[data-grid]").forEach((other) => other.setAttribute("aria-pressed", other.dataset.grid === look.grid));
+    all("[data-mask]").forEach((other) => other.setAttribute("aria-pressed", other.dataset.mask === look.mask));
+    $("[data-sure]").setAttribute("aria-pressed", look.sure);
+    root.dataset.grid = look.grid;
+    root.dataset.look = look.mask;
+    if (view) { drawGrid(); choose(0); paint(); }
+  }
+});
+cellsBox.addEventListener("keydown", (event) => {
+  if (!view) return;
+  const [height, width] = view.shape, row = Math.floor(current / width), column = current % width;
+  const to = { ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1], ArrowUp: [row - 1, column],
+               ArrowDown: [row + 1, column], Home: [row, 0], End: [row, width - 1] }[event.key];
+  if (event.key === "Enter" || event.key === " ") choose(view.ids[current] || chosen);
+  else if (event.key === "Escape") { if (chosen) choose(chosen); }
+  else if (to && to[0] >= 0 && to[1] >= 0 && to[0] < height && to[1] < width) {
+    cells[current].tabIndex = -1;
+    current = to[0] * width + to[1];
+    cells[current].tabIndex = 0;
+    cells[current].focus();
+  } else if (!to) return;
+  event.preventDefault();
+});
+cellsBox.addEventListener("focusin", (event) => {
+  const cell = event.target.closest("[data-cell]");
+  if (!cell || !view) return;
+  current = Number(cell.dataset.cell);
+  light(runOf[current] ?? -1, current);
+});
+slide.addEventListener("input", () => {
+  look[look.mask === "compare" ? "compare" : "overlay"] = Number(slide.value);
+  if (view) paint();
+});
+$(".t4s-copy").addEventListener("click", async (event) => {
+  const button = event.currentTarget;
+  try {
+    await navigator.clipboard.writeText(view.text);
+  } catch { // an insecure address or a refused permission: select the text, so that Ctrl+C takes it
+    getSelection().selectAllChildren(pre);
+    button.textContent = "Press Ctrl+C";
+    return;
+  }
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+});
+
+watch("value", show);
+show();
