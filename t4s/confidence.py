@@ -16,22 +16,28 @@ is the middle of the two. With one token a label and one a count the two agree, 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
 from t4s.constrain import Choice, Constraint
-from t4s.grammar import State
 
 
 class Pick(NamedTuple):
-    """How a token of the path was chosen: the state before it, what was allowed, the log-probabilities (n,), which."""
+    """How a token of the path was chosen: the allowed ones, their logits (n,) float64, and which it was."""
 
-    state: State
     choice: Choice
-    logp: np.ndarray
+    logits: np.ndarray
     best: int
+
+    @property
+    def p(self) -> np.ndarray:
+        """(n,) probabilities under the grammar-masked distribution."""
+        weights = np.exp(self.logits - self.logits.max())
+        return weights / weights.sum()
 
 
 class Run(NamedTuple):
@@ -72,25 +78,19 @@ def bounds(constraint: Constraint, picks: Sequence[Pick]) -> np.ndarray:
 def path_runs(constraint: Constraint, picks: Sequence[Pick]) -> list[Run]:
     """The closed runs along the path, in order."""
     height, width = constraint.grammar.shape
-    texts = [constraint.texts(pick.choice) for pick in picks]
-    ends = np.cumsum([0, *(len(text[pick.best]) for text, pick in zip(texts, picks, strict=True))])
-    pad = 0 if constraint.vocabulary.lead else 1
-    written = " " * pad + "".join(text[pick.best] for text, pick in zip(texts, picks, strict=True))
-    ends += pad
+    pieces = [pick.choice.texts[pick.best] for pick in picks]
+    written = constraint.pad + "".join(pieces)
+    ends = list(accumulate(map(len, pieces), initial=len(constraint.pad)))  # where each token begins, and the end
     runs, row, column, begin = [], 0, 0, 0
     while row < height:
         stop = next((at for at in range(begin, len(written)) if written[at] in "|\n"), None)
         if stop is None:
             break
-        first = int(np.searchsorted(ends, begin, side="right")) - 1  # the token that writes the unit's first character
-        last = int(np.searchsorted(ends, stop, side="right")) - 1
-        steps = range(max(first, 0), last + 1)
+        first, last = (max(bisect_right(ends, at) - 1, 0) for at in (begin, stop))  # the tokens that write the unit
         outcomes = _Outcomes(written[begin:stop], width - column)
         reached = 1.0
-        for step in steps:
-            head = written[begin : ends[step]]  # of this unit, before the step
-            skip = written[min(ends[step], begin) : begin] if ends[step] < begin else ""
-            reached = outcomes.add(reached, np.exp(picks[step].logp), texts[step], picks[step].best, head, skip)
+        for at in range(first, last + 1):
+            reached = outcomes.add(reached, picks[at], written[begin : ends[at]], written[ends[at] : begin])
         outcomes.close(reached)
         reach, by = outcomes.bounds()
         runs.append(Run(row, column, outcomes.count, reach, by))
@@ -102,31 +102,30 @@ def path_runs(constraint: Constraint, picks: Sequence[Pick]) -> list[Run]:
 class _Outcomes:
     """What one unit could have become, as probability mass by its number of cells.
 
-    sure    (left + 1,): the label is the path's, the count is known
-    open    (mass, fewest, most cells, whether the label is known): a token not chosen that leaves it open
-    missed  another label
+    sure  (left + 1,): the label is the path's, the count is known
+    open  {(fewest, most cells, whether the label is known): mass}, for tokens not chosen that leave it open
     """
 
     def __init__(self, unit: str, left: int):
         label, _, digits = unit.partition(" *")
         self.label, self.count, self.left = label + " *", int(digits), left
         self.sure = np.zeros(left + 1)
-        self.open: list[tuple[float, int, int, bool]] = []
-        self.missed = 0.0
+        self.open: dict[tuple[int, int, bool], float] = {}
 
-    def add(self, reached: float, p: np.ndarray, texts: Sequence[str], best: int, head: str, skip: str) -> float:
+    def add(self, reached: float, pick: Pick, head: str, skip: str) -> float:
         """The tokens not chosen at a step that is reached with a probability; returns that of the chosen one.
 
         head  what the path has written of the unit; skip  the end of the unit before, where the token writes it too:
         the run is conditional on it, so tokens that differ there do not count.
         """
-        weights = np.array([w if text.startswith(skip) or skip.startswith(text) else 0.0
-                            for w, text in zip(p, texts, strict=True)]) if skip else p  # fmt: skip
-        weights = weights * (reached / weights.sum())
-        for at in np.flatnonzero(weights > 0):
-            if at != best:
-                self._sort(weights[at], head + texts[at][len(skip) :])
-        return float(weights[best])
+        weights, texts = pick.p, pick.choice.texts
+        if skip:
+            weights *= [text.startswith(skip) or skip.startswith(text) for text in texts]
+        weights *= reached / weights.sum()
+        for at, mass in enumerate(weights.tolist()):
+            if at != pick.best:
+                self._sort(mass, head + texts[at][len(skip) :])
+        return float(weights[pick.best])
 
     def close(self, mass: float) -> None:
         """What is left is the path itself."""
@@ -135,29 +134,28 @@ class _Outcomes:
     def _sort(self, mass: float, unit: str) -> None:
         if "*" not in unit:
             if self.label.startswith(unit):
-                self.open.append((mass, 1, self.left, False))
+                self._leave_open(mass, 1, self.left, False)
+        elif unit.startswith(self.label):
+            digits = unit[len(self.label) :].partition("|")[0].partition("\n")[0]
+            if len(self.label) + len(digits) < len(unit):
+                self.sure[int(digits)] += mass
+                return
+            fits = [count for count in range(1, self.left + 1) if str(count).startswith(digits)]
+            if len(fits) == 1:
+                self.sure[fits[0]] += mass
             else:
-                self.missed += mass
-            return
-        if not unit.startswith(self.label):
-            self.missed += mass
-            return
-        digits = unit[len(self.label) :].partition("|")[0].partition("\n")[0]
-        if len(self.label) + len(digits) < len(unit):
-            self.sure[int(digits)] += mass
-            return
-        fits = [count for count in range(1, self.left + 1) if str(count).startswith(digits)]
-        if len(fits) == 1:
-            self.sure[fits[0]] += mass
-        else:
-            self.open.append((mass, fits[0], fits[-1], True))
+                self._leave_open(mass, fits[0], fits[-1], True)
+
+    def _leave_open(self, mass: float, fewest: int, most: int, known: bool) -> None:
+        key = (fewest, most, known)
+        self.open[key] = self.open.get(key, 0.0) + mass
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """`Run.reach` and `Run.by`."""
         upto = np.cumsum(self.sure)
         short, long = np.stack([upto, upto]), np.stack([upto[-1] - upto] * 2)  # at most i cells, more than i cells
         at = np.arange(self.left + 1)
-        for mass, fewest, most, known in self.open:
+        for (fewest, most, known), mass in self.open.items():
             short[0] += mass * (known & (most <= at))
             short[1] += mass * (fewest <= at)
             long[0] += mass * (known & (fewest > at))

@@ -15,6 +15,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -22,8 +23,6 @@ import numpy as np
 
 from t4s.errors import CheckpointError, CodecError, QueryError
 from t4s.grammar import Grammar, State
-
-Relative = tuple[int, State]  # rows completed by a token, and the state after it with row 0
 
 _ROWS_CROSSED = re.compile(r"(?:^|[0-9])\n(?: ?[^ \n]|$)")  # a line break as the format has it
 _vocabularies: WeakKeyDictionary = WeakKeyDictionary()
@@ -80,10 +79,16 @@ def vocabulary(tokenizer) -> Vocabulary:
 
 
 class Choice(NamedTuple):
-    """The allowed tokens in one state: ids (n,) int64, ascending, and what each of them leads to."""
+    """The allowed tokens in one state, by ascending id.
+
+    ids (n,) int64; texts: what each spells (latin-1); states: what each leads to, as (rows completed, the state
+    after it with row 0); index {id: place}.
+    """
 
     ids: np.ndarray
-    states: tuple[Relative, ...]
+    texts: tuple[str, ...]
+    states: tuple[tuple[int, State], ...]
+    index: dict[int, int]
 
 
 class Constraint:
@@ -99,12 +104,18 @@ class Constraint:
                     f"{label!r} needs: use other words, or a checkpoint with a byte-level tokenizer."
                 )
         self.vocabulary, self.labels, self.grammar = vocabulary, grammar.labels, grammar.utf8()
-        self._choices: dict[tuple[int, State], Choice] = {}
+        self._choices: dict[tuple[int, int, int, str], Choice] = {}
+        self._lines: dict[str, tuple[list[int], list[int]]] = {}
 
     @property
     def start(self) -> State:
         """Nothing is written yet."""
-        return self.grammar.start._replace(spelled="") if self.vocabulary.lead else self.grammar.start
+        return self.grammar.start._replace(spelled=self.pad)
+
+    @property
+    def pad(self) -> str:
+        """The space that the automaton counts before the body's first word and the tokens do not have."""
+        return "" if self.vocabulary.lead else " "
 
     def is_final(self, state: State) -> bool:
         return self.grammar.is_final(state)
@@ -112,43 +123,45 @@ class Constraint:
     def choice(self, state: State) -> Choice:
         """The allowed tokens; remembered by all that matters of `state`, which leaves out most of its row."""
         rows_left = min(self.grammar.shape[0] - state.row, self.vocabulary.max_rows + 1)
-        key = (rows_left, state._replace(row=0))
+        key = (rows_left, *state[1:])
         if key not in self._choices:
             self._choices[key] = self._walk(state)
         return self._choices[key]
 
-    def texts(self, choice: Choice) -> list[str]:
-        """What each of the allowed tokens spells (latin-1)."""
-        return [self.vocabulary.latin1([token]) for token in choice.ids.tolist()]
-
     def advance(self, state: State, token: int) -> State | None:
         """The state after a token, or None if it is not allowed."""
-        ids, states = self.choice(state)
-        at = int(np.searchsorted(ids, token))
-        if at == len(ids) or ids[at] != token:
+        choice = self.choice(state)
+        at = choice.index.get(token)
+        if at is None:
             return None
-        rows, following = states[at]
+        rows, following = choice.states[at]
         return following._replace(row=state.row + rows)
 
-    def written(self, ids: Sequence[int]) -> str:
-        """What `ids` spell (latin-1), as the automaton counts it: with the space before the first word."""
-        return self.vocabulary.latin1(ids) if self.vocabulary.lead else " " + self.vocabulary.latin1(ids)
+    def spell_after(self, written: str, more: str) -> list[int]:
+        """Tokens for `more` (latin-1) after `written`, as the tokenizer spells them in that context.
 
-    def spell_after(self, ids: Sequence[int], more: str) -> list[int]:
-        """Tokens for `more` (latin-1) after `ids`, as the tokenizer spells them in that context.
-
-        Where its own spelling has a token across the seam, the rest of that token is spelled on its own.
+        The context is the line, for no vocabulary of note has a token that goes on behind a line break. Where the
+        tokenizer's own spelling has a token across the seam, the rest of that token is spelled on its own.
         """
-        words = self.vocabulary
-        written = words.latin1(ids)
-        whole = (written + more).removeprefix(words.lead).encode("latin-1").decode("utf-8")
-        at, seam, spelled = 0, len(written), words.spell(whole)
-        for index, token in enumerate(spelled):
-            if at >= seam:
-                rest = spelled[index:]
-                return rest if at == seam else self._pieces(more[: at - seam]) + rest
-            at += len(words.latin1([token]))
-        return self._pieces(more[: at - seam])
+        line = written[written.rfind("\n") + 1 :]
+        tokens: list[int] = []
+        for part in re.findall(r"[^\n]*\n|[^\n]+", more):
+            ids, ends = self._line(line + part, first=not tokens and "\n" not in written)
+            whole = next((at for at, end in enumerate(ends) if end >= len(line)), len(ids))
+            tokens += self._pieces(part[: max(ends[whole] - len(line), 0)]) + ids[whole:]
+            line = ""
+        return tokens
+
+    def _line(self, line: str, first: bool) -> tuple[list[int], list[int]]:
+        """A line's own tokens, and where in it they begin and, last, end. A body's first line begins without a space."""
+        key = "\n" + line if first else line
+        if key not in self._lines:
+            words = self.vocabulary
+            hidden = " " if first or words.lead else ""  # a space that the tokenizer must not see, or sees by itself
+            ids = words.spell(line.removeprefix(hidden).encode("latin-1").decode("utf-8"))
+            begin = len(self.pad) if first else 0
+            self._lines[key] = ids, list(accumulate((len(words.latin1([token])) for token in ids), initial=begin))
+        return self._lines[key]
 
     def _pieces(self, text: str) -> list[int]:
         """`text` in the longest tokens, left to right; stops where no token fits."""
@@ -162,13 +175,13 @@ class Constraint:
         return pieces
 
     def _walk(self, state: State) -> Choice:
-        found: list[tuple[int, Relative]] = []
+        found: list[tuple[int, str, tuple[int, State]]] = []
         words, grammar = self.vocabulary, self.grammar
         stack = [("", 0, len(words.texts), state)]
         while stack:
             prefix, lo, hi, at = stack.pop()
             while lo < hi and words.texts[lo] == prefix:  # tokens that end here
-                found.append((words.ids[lo], (at.row - state.row, at._replace(row=0))))
+                found.append((words.ids[lo], prefix, (at.row - state.row, at._replace(row=0))))
                 lo += 1
             if lo == hi:
                 continue
@@ -178,8 +191,8 @@ class Constraint:
                     stack.append((prefix + char, first, last, grammar.step(at, char)))
         if not found:
             raise QueryError(f"This checkpoint's tokenizer has no token that may follow {state.spelled!r} in a grid.")
-        found.sort(key=lambda pair: pair[0])
-        return Choice(np.array([token for token, _ in found], dtype=np.int64), tuple(to for _, to in found))
+        ids, texts, states = zip(*sorted(found), strict=True)
+        return Choice(np.array(ids, dtype=np.int64), texts, states, {token: at for at, token in enumerate(ids)})
 
 
 def _spellings(tokenizer) -> dict[int, str]:

@@ -160,18 +160,17 @@ def fast(
     constrained greedy choice agrees with is accepted, and then the model's own next token.
     """
     path = _Path(constraint)
-    logits, draft = continuation.last[None], []
+    logits, draft, states = continuation.last[None], [], [path.state]
     while True:
-        path.accept(logits, draft)
+        path.accept(logits, draft, states)
         ended = "complete" if path.complete else "stopped" if stop() else ""
         yield path.step(continuation, ended)
         if ended:
             return
         if draft:
             continuation.crop(len(path.ids) - 1)  # all that is accepted is in the cache but the model's own token
-        draft = path.draft(draft_rows)
-        fed = draft[:-1] if path.completes(draft) else draft  # nothing is asked of the body's last token
-        logits = continuation.feed([path.ids[-1], *fed])
+        draft, states = path.draft(draft_rows)
+        logits = continuation.feed([path.ids[-1], *draft[: len(states) - 1]])  # a body's last token is not fed
 
 
 class _Path:
@@ -191,74 +190,59 @@ class _Path:
         ids = tuple(self.ids if ids is None else ids)
         return Step(ids, self.constraint.vocabulary.text(ids), continuation.forwards, ended, self)
 
-    def accept(self, logits: torch.Tensor, draft: Sequence[int]) -> None:
+    def accept(self, logits: torch.Tensor, draft: Sequence[int], states: Sequence[State]) -> None:
         """Takes the draft as far as it is the greedy choice, then the greedy choice itself.
 
-        `draft` holds allowed tokens only. Row i of `logits` (rows, V) is the prediction for draft[i], the row after
-        the draft the one for the model's own next token; a draft that completes the body needs no such row.
+        states[i] is the state before draft[i] and row i of `logits` (rows, V) its prediction; one more of both is
+        for the model's own next token, but for a draft that completes the body.
         """
-        states = [self.state]
-        for token in draft:
-            states.append(self.constraint.advance(states[-1], token))
-        if self.constraint.is_final(states[-1]):
-            states.pop()
         choices = [self.constraint.choice(state) for state in states]
         for at, (choice, values) in enumerate(zip(choices, _gather(logits, choices), strict=True)):
             self._take(choice, values, int(values.argmax()))
             if at == len(draft) or self.ids[-1] != draft[at]:
                 return
 
-    def completes(self, draft: Sequence[int]) -> bool:
-        """True if the body is whole with the draft."""
-        state = self.state
-        for token in draft:
-            state = self.constraint.advance(state, token)
-        return self.constraint.is_final(state)
-
     def watch(self, logits: torch.Tensor, token: int) -> None:
         """Follows `free` as long as it stays within the grammar."""
         if self.state is None or self.complete:
             return
         choice = self.constraint.choice(self.state)
-        at = int(np.searchsorted(choice.ids, token))
-        if at < len(choice.ids) and choice.ids[at] == token:
-            self._take(choice, next(_gather(logits[None], [choice])), at)
+        if token in choice.index:
+            self._take(choice, _gather(logits[None], [choice])[0], choice.index[token])
         else:
             self.state = None
 
     def _take(self, choice: Choice, values: np.ndarray, best: int) -> None:
-        self.picks.append(Pick(self.state, choice, _log_softmax(values), best))
+        self.picks.append(Pick(choice, values, best))
         self.ids.append(int(choice.ids[best]))
         self.state = self.constraint.advance(self.state, self.ids[-1])
 
-    def draft(self, rows: int) -> list[int]:
-        """The tokens that probably come next: to the end of this row, and `rows` - 1 rows more."""
-        if rows < 1:
-            return []
-        constraint, state, draft = self.constraint, self.state, []
-        ahead = draft_text(constraint.written(self.ids), constraint.grammar.shape, constraint.grammar.labels, rows)
-        for token in constraint.spell_after(self.ids, ahead):
-            state = constraint.advance(state, token)
-            if state is None:
-                break  # a spelling that the grammar's bytes do not have (a tokenizer that normalises Unicode)
-            draft.append(token)
-        return draft
+    def draft(self, rows: int) -> tuple[list[int], list[State]]:
+        """The tokens that probably come next, to the end of this row and `rows` - 1 rows more, as `accept` takes them."""
+        tokens, states = [], [self.state]
+        if rows > 0:
+            constraint = self.constraint
+            written = constraint.pad + constraint.vocabulary.latin1(self.ids)
+            ahead = draft_text(written, constraint.grammar.shape, constraint.grammar.labels, rows)
+            for token in constraint.spell_after(written, ahead):
+                state = constraint.advance(states[-1], token)
+                if state is None:
+                    break  # spelled in other bytes than the label's (a tokenizer that normalises Unicode)
+                tokens.append(token)
+                if constraint.is_final(state):
+                    break
+                states.append(state)
+        return tokens, states
 
 
-def _gather(logits: torch.Tensor, choices: Sequence[Choice]) -> Iterator[np.ndarray]:
+def _gather(logits: torch.Tensor, choices: Sequence[Choice]) -> list[np.ndarray]:
     """The logits of the allowed tokens, a float64 array for each choice, in one transfer from the device."""
     import torch
 
-    rows = np.repeat(np.arange(len(choices)), [len(choice.ids) for choice in choices])
-    columns = np.concatenate([choice.ids for choice in choices])
-    index = torch.from_numpy(np.stack([rows, columns])).to(logits.device)
-    values = logits[index[0], index[1]].cpu().double().numpy()
-    return iter(np.split(values, np.cumsum([len(choice.ids) for choice in choices])[:-1]))
-
-
-def _log_softmax(values: np.ndarray) -> np.ndarray:
-    shifted = values - values.max()
-    return shifted - np.log(np.exp(shifted).sum())
+    sizes = [len(choice.ids) for choice in choices]
+    rows = torch.from_numpy(np.repeat(np.arange(len(choices)), sizes)).to(logits.device)
+    columns = torch.from_numpy(np.concatenate([choice.ids for choice in choices])).to(logits.device)
+    return np.split(logits[rows, columns].cpu().double().numpy(), np.cumsum(sizes)[:-1])
 
 
 def token_limit(constraint: Constraint, layout: str = "rows") -> int:
