@@ -84,13 +84,7 @@ def _check_answer(answer: dict, mask: np.ndarray) -> None:
     ys, xs = np.nonzero(mask)
     assert answer["box"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
     assert answer["stats"]["forwards"] < answer["stats"]["tokens"]
-    assert np.array_equal(coco.decode(_rle(answer)), mask)
-
-
-def _rle(answer: dict) -> dict:
-    """The answer's COCO run-length encoding of its one label."""
-    (rle,) = answer["rle"].values()
-    return rle
+    assert np.array_equal(coco.decode(answer["coco_rle"]), mask)
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4 to see the memory of a child")

@@ -23,7 +23,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "limits", "assets", "metrics", "prompts", "journal", "resample", "_outline"),
     ("_labels", "_cells", "_mend", "codec", "photo", "spoil"),
     ("samples", "grammar", "drafting", "edge", "tower"),
-    ("guided", "export", "render", "refine", "corpora", "augment", "constrain", "confidence", "tiny", "backbone"),
+    (
+        *("guided", "export", "render", "sam", "refine", "corpora", "augment"),
+        *("constrain", "confidence", "tiny", "backbone"),
+    ),
     ("decoding", "collate", "baselines", "scoring", "hub", "report", "page", "parcel", "story"),
     ("segmenter", "bench_refine"),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),
@@ -178,14 +181,15 @@ def test_weights_are_small_safetensors():
 
 def test_no_text_names_a_machine():
     """A path of the machine something was made on helps nobody and tells too much."""
-    parts = (("/wo", "rk/"), ("/tmp/", "venv"), ("/ro", "ot/"), ("/ho", "me/"), ("/opt/", "pypi"), ("/Use", "rs/"))
-    places = [first + second for first, second in (*parts, ("sha", "red/photos"))]  # so that this file is no hit
+    parts = (("/wo", "rk/"), ("/tmp/", "venv"), ("/ro", "ot/"), ("/opt/", "pypi"), ("sha", "red/photos"))
+    homes = r"/home/(?!x/|me/|you/)\w|/Users/\w"  # /home/x/ may stand for anyone's
+    place = re.compile("|".join([first + second for first, second in parts] + [homes]))  # so that this file is no hit
     for name in _tracked():
         try:
             text = (ROOT / name).read_text(encoding="utf-8")
         except (UnicodeDecodeError, FileNotFoundError):
             continue
-        assert not [place for place in places if place in text], name
+        assert not place.findall(text), name
 
 
 def test_requirements_agree():
@@ -232,7 +236,7 @@ def test_every_command_has_its_module():
     assert {door.removesuffix(".py") for door in DOORS} - {"hub"} <= set(FLOORS[-1])  # hub: a push that failed, again
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("door", [door for door in DOORS if door != "hub.py"])  # a library with a `python -m` of its own
 def test_a_script_opens_from_anywhere(door: str):
     """--help must work from the root, from inside t4s/ and from /, and must not wait for torch."""
     script = PACKAGE / door
