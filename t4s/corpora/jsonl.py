@@ -40,13 +40,13 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Line:
-    """One line that holds what it must. `mask` is None where the target is absent."""
+    """One line that holds what it must. `mask` is None where the target is absent; bytes are a whole file's."""
 
     place: str  # "FILE, line N"
     number: int
-    image: Path
+    image: Path | bytes
     query: str
-    mask: Path | dict[str, Any] | list[Any] | None
+    mask: Path | bytes | dict[str, Any] | list[Any] | None
     split: str | None
     box: tuple[float, float, float, float] | None
 
@@ -66,9 +66,8 @@ class Line:
     def _target(self, height: int, width: int) -> np.ndarray:
         place = f'{self.place}, field "mask"'
         try:
-            mask = (
-                open_mask(self.mask) > 0 if isinstance(self.mask, Path) else annotation_mask(self.mask, height, width)
-            )
+            stored = isinstance(self.mask, (Path, bytes))
+            mask = open_mask(self.mask) > 0 if stored else annotation_mask(self.mask, height, width)
         except (ImageError, DataError) as error:
             raise DataError(f"{place}: {error}") from error
         if mask.shape != (height, width):
@@ -91,7 +90,7 @@ def read(path: Path) -> Iterator[Line | DataError]:
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 if text.strip():
-                    yield _line(json.loads(text), place, number, path.parent)
+                    yield line_of(json.loads(text), place, number, path.parent)
             except DataError as error:
                 yield error
             except UnicodeDecodeError as error:
@@ -103,7 +102,8 @@ def read(path: Path) -> Iterator[Line | DataError]:
                 yield DataError(f"{place} is nested too deeply to be read; write one flat object a line.")
 
 
-def _line(row: Any, place: str, number: int, root: Path) -> Line:
+def line_of(row: Any, place: str, number: int, root: Path) -> Line:
+    """A row's fields as a Line; in place of a path, `image` and `mask` may be a file's bytes. Raises DataError."""
     if not isinstance(row, dict):
         raise DataError(f"{place} is no JSON object; write it in braces, with image, query and mask or absent.")
     absent = row.get("absent", False)
@@ -116,15 +116,14 @@ def _line(row: Any, place: str, number: int, root: Path) -> Line:
     if split is not None and not isinstance(split, str):
         raise DataError(f'{place}, field "split": it is {_short(split)}; write a name such as "train" or "val".')
     image = _file(row, "image", place, root)
-    mask = None if absent else _file(row, "mask", place, root) if isinstance(row["mask"], str) else row["mask"]
-    if not absent and not isinstance(mask, (Path, dict, list)):
+    mask = None if absent else _file(row, "mask", place, root) if isinstance(row["mask"], (str, bytes)) else row["mask"]
+    if not absent and not isinstance(mask, (Path, bytes, dict, list)):
         raise DataError(f'{place}, field "mask": it is {_short(mask)}; write the path of a PNG, a list of polygons '
                         '[[x, y, x, y, x, y, …], …] or run lengths {"size": [h, w], "counts": …}.')  # fmt: skip
-    return Line(place, number, image, query_of(row, place), mask, split, _box(row, place))
+    return Line(place, number, image, _query(row, place), mask, split, _box(row, place))
 
 
-def query_of(row: Mapping[str, Any], place: str) -> str:
-    """The phrase of a row, as a clean label. Raises DataError naming `place`."""
+def _query(row: Mapping[str, Any], place: str) -> str:
     query = row.get("query")
     if not isinstance(query, str):
         raise DataError(f'{place}, field "query": it is {_short(query)}; write a phrase such as "the dog on the left".')
@@ -137,8 +136,10 @@ def query_of(row: Mapping[str, Any], place: str) -> str:
     return label
 
 
-def _file(row: Mapping[str, Any], field: str, place: str, root: Path) -> Path:
+def _file(row: Mapping[str, Any], field: str, place: str, root: Path) -> Path | bytes:
     value = row.get(field)
+    if isinstance(value, bytes):
+        return value
     if not isinstance(value, str) or not value or "\0" in value:
         raise DataError(f'{place}, field "{field}": it is {_short(value)}; write the path of a file.')
     path = root / value
