@@ -54,7 +54,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one evaluation; returns the exit code: 0, or 2 after one sentence on stderr."""
+    """Run one evaluation; returns the exit code: 0, or 2 (130 if interrupted) after one sentence on stderr."""
     from t4s.errors import T4SError
 
     options = arguments().parse_args(argv)
@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except T4SError as error:
         print(f"t4s eval: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("t4s eval: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     return 0
 
 

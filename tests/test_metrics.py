@@ -148,6 +148,12 @@ def test_an_invalid_answer_to_an_absent_phrase_is_not_a_denial():
     assert (figures["giou"], figures["n_accuracy"], figures["ciou"]) == (0, 0, None)
 
 
+def test_two_empty_masks_agree():
+    assert Overlap(0, 0, 0).iou == 1
+    assert Overlap(4, 0, 0).iou == Overlap(0, 4, 0).iou == 0
+    assert Overlap(4, 4, 2).iou == 1 / 3
+
+
 def test_nothing_scored_is_none_and_not_a_perfect_zero():
     figures = PhraseScore().figures()
     figures.pop("precision_at")
