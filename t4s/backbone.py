@@ -263,8 +263,9 @@ class Writing:
 
     def crop(self, n: int) -> None:
         """Keeps the first n body tokens."""
-        self.cache.crop(self.length + n)
-        del self.fed[n:]
+        if n < len(self.fed):
+            self.cache.crop(n - len(self.fed))  # a negative number: how many to remove
+            del self.fed[n:]
 
 
 def find(source: str | Path | None, revision: str | None = None) -> Path:

@@ -66,6 +66,11 @@ def refine(
     return {labels[index]: winner == index for index in owners if index}
 
 
+def check_refiner(name: str) -> None:
+    """Raises QueryError if there is no such refiner, before anything expensive runs."""
+    _painter(name)
+
+
 def disagreements(grid: DescriptorGrid, masks: dict[str, np.ndarray], bound: float = AGREEMENT) -> tuple[Fault, ...]:
     """One Fault, at the label's first cell, for each mask (h, w) bool whose IoU with its own cells is below `bound`.
 

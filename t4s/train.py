@@ -10,6 +10,7 @@ Without --base a fresh model of the embedded architecture is trained in full.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 EVAL_QUERIES = 64  # phrases of --validate that are answered at each evaluation
@@ -157,4 +158,6 @@ def validate(backbone, corpus) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    if not __package__:  # run as a script: t4s/ itself is first on the path, where the package cannot be found
+        sys.path[0] = str(Path(__file__).resolve().parent.parent)
     main()

@@ -32,7 +32,8 @@ INDEX = "index.jsonl"
 OUTLINE = 255  # the usual id of "do not care" pixels along outlines
 ABSENT_PER_PHOTO = 2  # names that are not there, asked of every photo in evaluation
 ABSENT_SHARE, LIST_SHARE = 0.2, 0.12  # of training questions: absent names, class lists
-MAX_LIST = 6  # names of a training class list
+WEAK_SHARE = 0.25  # a weak photo is drawn this often, relative to the others
+MAX_LIST = 4  # names of a training class list
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class FolderCorpus:
             if split in (row["split"], "all"):
                 self.photos.append(photo)
         self.names = sorted({name for table in self.tables.values() for name in table})
+        self._strong = [i for i, photo in enumerate(self.photos) if not photo.weak]
         if not self.photos:
             raise DataError(f"{self.root / INDEX} has no photo of split {split!r}; it has {sorted(splits) or 'no lines'}.")
 
@@ -154,7 +156,12 @@ class FolderCorpus:
         return tuple(self._sample(photo, image, ids, name, [(name, values)], photo.ignore) for name, values in asked)
 
     def draw(self, i: int, rng: np.random.Generator, k: int) -> tuple[Sample, ...]:
-        """k random questions about photo i: classes under their names, other words for them, class lists, absent names."""
+        """k random questions about photo i: classes under their names, other words for them, class lists, absent names.
+
+        Most draws of a weak photo fall on another one instead, or automatic masks of one object would be half of all.
+        """
+        if self.photos[i].weak and self._strong and rng.random() > WEAK_SHARE:
+            i = int(rng.choice(self._strong))
         photo = self.photos[i]
         image, mask = self.open(i)
         ids, void = np.asarray(mask), self.void(photo)
