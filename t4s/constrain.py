@@ -11,6 +11,7 @@ Gemma; with byte tokens or without) are read from the tokenizer's decoder. Knows
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from bisect import bisect_left
@@ -25,6 +26,7 @@ from t4s.errors import CheckpointError, CodecError, QueryError
 from t4s.grammar import Grammar, State
 
 _ROWS_CROSSED = re.compile(r"(?:^|[0-9])\n(?: ?[^ \n]|$)")  # a line break as the format has it
+_Utf8 = codecs.getincrementaldecoder("utf-8")
 _vocabularies: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -53,8 +55,8 @@ class Vocabulary:
         return "".join(self._spelled.get(token, "") for token in ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of a body's tokens; bytes that are not UTF-8 (a character half written) become U+FFFD."""
-        return self.latin1(ids).removeprefix(self.lead).encode("latin-1").decode("utf-8", errors="replace")
+        """The text of a body's tokens, without a last character half written; other bytes that are not UTF-8 are U+FFFD."""
+        return _Utf8("replace").decode(self.latin1(ids).removeprefix(self.lead).encode("latin-1"))
 
     def find(self, text: str, lo: int, hi: int) -> tuple[int, int]:
         """The part of [lo, hi) of the sorted tokens that begin with `text`."""

@@ -246,9 +246,11 @@ def _gather(logits: torch.Tensor, choices: Sequence[Choice]) -> list[np.ndarray]
 
 
 def token_limit(constraint: Constraint, layout: str = "rows") -> int:
-    """Tokens of the longest valid answer, so that the limit never cuts one: every cell a run of its own."""
+    """Tokens of the longest valid answer, so that the limit never cuts one: a new label at every cell, the longest two."""
     height, width = constraint.grammar.shape
     spell, labels = constraint.vocabulary.spell, constraint.labels
-    longest = max(labels[1:], key=lambda label: len(spell(label)))
-    ids = np.tile(np.arange(width) % 2, (height, 1))
-    return len(spell(codec.encode(codec.DescriptorGrid(ids, (labels[0], longest)), layout))) + len(spell(CLOSING))
+    longest, second, *_ = sorted(range(len(labels)), key=lambda at: -len(spell(" " + labels[at])))
+    cells = np.arange(height * width).reshape(height, width)
+    odd = (cells if layout == "image" else cells % width) % 2 == 1
+    grid = codec.DescriptorGrid(np.where(odd & (layout != "full"), second, longest), labels)
+    return len(spell(codec.encode(grid, layout))) + len(spell(CLOSING))
