@@ -34,7 +34,7 @@ def summary(results: dict[str, Any]) -> str:
     if "phrases" in results:
         sources = results["sources"]
         whole = {"all": results["phrases"]} if len(sources) > 1 else {}
-        rows = [_row(name, kind, part) for name, part in (sources | whole).items() for kind in KINDS if kind in part]
+        rows = [row for name, part in (sources | whole).items() for row in _rows(name, part)]
         parts.append(markdown(["source", "answer", "phrases", "with target", *dict(COLUMNS)], rows))
     if "lists" in results:
         part = results["lists"]
@@ -60,8 +60,14 @@ def by_class(results: dict[str, Any]) -> str:
     return markdown(heads, rows, squeeze=False) if rows else ""
 
 
-def _row(name: str, kind: str, part: Mapping[str, Any]) -> list[Any]:
-    return [name, KINDS[kind], part["phrases"], part["targets"], *_values(part[kind], COLUMNS)]
+def _rows(name: str, part: Mapping[str, Any]) -> list[list[Any]]:
+    """One line a kind of score; strict and repaired share one where no answer was invalid."""
+    titles = {kind: title for kind, title in KINDS.items() if kind in part}
+    if not part["invalid"]:
+        del titles["repaired"]
+        titles["strict"] = "strict = repaired"
+    counts = part["phrases"], part["targets"]
+    return [[name, title, *counts, *_values(part[kind], COLUMNS)] for kind, title in titles.items()]
 
 
 def _values(figures: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[Any]:
@@ -117,10 +123,10 @@ def picture_sheet(corpus: Corpus, photos: Sequence[int], records: Sequence[Seque
         for record, answer in zip(own, answers, strict=True):
             if "mask" in record and record["mask"][1]:
                 predicted, true, both = record["mask"]
-                ranked.append((-both / (predicted + true - both), record["id"], photo, record, answer))
+                ranked.append((both / (predicted + true - both), record["id"], photo, record, answer))
     if not ranked:
         return None
-    ranked.sort(key=lambda item: item[:2])
+    ranked.sort(key=lambda item: (-item[0], item[1]))
     count, middle = min(PICKED, len(ranked)), max(0, len(ranked) // 2 - PICKED // 2)
     rows = [ranked[:count], ranked[middle : middle + count], ranked[len(ranked) - count :]]
     tiles = [[tile for item in row for tile in _tiles(corpus, *item)] for row in rows]
@@ -131,6 +137,6 @@ def _tiles(corpus: Corpus, iou: float, name: str, photo: int, record: Record, an
     sample = next(sample for sample in corpus[photo] if sample.id == name)
     h, w = sample.class_map.shape
     said = annotation_mask(answer["mask"], h, w) if answer.get("mask") else np.zeros((h, w), bool)
-    caption = f"{-100 * iou:.0f}  {record['label']}"
+    caption = f"{100 * iou:.0f} %  {record['label']}"
     return [(caption, render.overlay(sample.image, {"truth": sample.class_map > 0})),
             ("invalid" if record["invalid"] else "", render.overlay(sample.image, {"answer": said}))]  # fmt: skip

@@ -430,8 +430,10 @@ def test_saved_predictions_open_in_pycocotools(photos, model, tmp_path):
 def test_the_tables_name_sources_classes_and_baselines(photos, model, tmp_path, capsys):
     run(photos, tmp_path / "out")
     printed = capsys.readouterr().out
-    for word in ("| farm ", "| zoo ", "all others", "repaired", "passes a mask"):
+    for word in ("| farm ", "| zoo ", "all others", "| repaired", "passes a mask"):
         assert word in printed
+    run(photos, tmp_path / "oracle", "--oracle", "mask")
+    assert "strict = repaired" in capsys.readouterr().out
     assert "| owl" in (tmp_path / "out" / "results.md").read_text()
 
 
