@@ -76,8 +76,12 @@ def _segment(options: argparse.Namespace) -> int:
         _check_target(target, options.photo)
     photo = open_photo(options.photo)  # before torch is loaded: a wrong name is answered at once
 
+    from transformers.utils import logging
+
     from t4s import Segmenter
 
+    if options.checkpoint is None:
+        logging.disable_progress_bar()  # the embedded model loads in a second; a download may show its bar
     segmenter = Segmenter.from_pretrained(options.checkpoint)
     chosen = {name: value for name in ("refine", "decoding") if (value := getattr(options, name)) is not None}
     prediction = segmenter(photo, options.phrase, **chosen)
