@@ -547,3 +547,25 @@ def test_a_process_that_ended_early_is_noticed(tmp_path):
     assert journal.records([1, 0]) == ["b", "a"]
     with pytest.raises(DataError, match="lacks 1 steps, the first is 2"):
         journal.records([0, 1, 2])
+
+
+# --- the embedded checkpoint
+
+
+def test_the_embedded_checkpoint_goes_through(segmenter, examples, true_masks, tmp_path, monkeypatch):
+    """A real model end to end: its answers decode, are scored at the photo's size, and come again the same."""
+    from t4s.segmenter import Segmenter
+
+    lines = []
+    for name, category in (("two_cats", "cat"), ("riders", "person")):
+        (tmp_path / f"{name}.jpg").write_bytes((examples / f"{name}.jpg").read_bytes())
+        Image.fromarray(true_masks[f"{name}.jpg"][category].astype(np.uint8)).save(tmp_path / f"{name}.png")
+        lines.append({"image": f"{name}.jpg", "mask": f"{name}.png", "source": "coco", "split": "val",
+                      "classes": {"1": category}})  # fmt: skip
+    (tmp_path / "index.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    monkeypatch.setattr(Segmenter, "from_pretrained", lambda *arguments, **named: segmenter)
+    first = run(tmp_path, tmp_path / "a", "--refine", "smooth")
+    assert first["phrases"]["phrases"] == 4 and first["phrases"]["targets"] == 2
+    assert first["invalid"] == [] and first["phrases"]["strict"] == first["phrases"]["repaired"]
+    assert 0 < first["cost"]["forwards"] <= first["cost"]["tokens"]
+    assert run(tmp_path, tmp_path / "b", "--refine", "smooth") == first
