@@ -108,7 +108,7 @@ def _open(spec: CorpusSpec, split: str, seed: int) -> Corpus:
         case "scenes":
             from t4s.corpora.scenes import SceneCorpus
 
-            return SceneCorpus.from_options(spec.path, split, seed)
+            return SceneCorpus(spec.path, split, seed)
         case "folder":
             from t4s.corpora.folder import FolderCorpus
 

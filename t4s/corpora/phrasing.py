@@ -40,16 +40,19 @@ class Thing:
         """From the visible mask (h, w) bool, which must not be empty, and the mask without what hides it."""
         (ys, xs), (height, width) = np.nonzero(visible), visible.shape
         area = len(xs) / visible.size
-        return cls(name, colour, (xs.mean() + 0.5) / width, (ys.mean() + 0.5) / height, area,
-                   area if whole is None else float(whole.mean()))  # fmt: skip
+        x, y = float(xs.mean() + 0.5) / width, float(ys.mean() + 0.5) / height
+        return cls(name, colour, x, y, area, area if whole is None else float(whole.mean()))
 
 
-def draw_phrase(things: Sequence[Thing], vocabulary: Sequence[str], rng: np.random.Generator) -> Phrase:
-    """One random phrase. `vocabulary`: every name that this corpus may say (for phrases about what is not there)."""
+def draw_phrase(things: Sequence[Thing], vocabulary: Sequence[str], rng: np.random.Generator,
+                complete: bool = True) -> Phrase:  # fmt: skip
+    """One random phrase. `vocabulary`: names that may be said of what is not there; `complete`: the picture shows
+    nothing else, so that "everything" has a meaning."""
     if rng.random() < ABSENT:
         kinds: list[Kind] = [_absent_colour, _absent_name] if rng.random() < 0.6 else [_absent_name, _absent_colour]
     else:
         kinds = [PRESENT[i] for i in rng.choice(len(PRESENT), len(PRESENT), replace=False, p=PRESENT_WEIGHTS)]
+        kinds = [kind for kind in kinds if complete or kind is not _everything]
     for kind in [*kinds, _names]:
         phrases = kind(things, vocabulary)
         if phrases:
@@ -86,11 +89,11 @@ def _named(things: Sequence[Thing], name: str) -> tuple[int, ...]:
 
 
 def _groups(things: Sequence[Thing]) -> list[tuple[str, tuple[int, ...]]]:
-    """What a noun phrase can select: "star" and, where it means fewer, "red star"."""
+    """What a noun phrase can select: "star", and "red star" where every star's colour has a word."""
     groups: dict[str, tuple[int, ...]] = {}
     for thing in things:
         groups[thing.name] = same = _named(things, thing.name)
-        if thing.colour:
+        if all(things[i].colour for i in same):  # else one more may be red
             groups[f"{thing.colour} {thing.name}"] = tuple(i for i in same if things[i].colour == thing.colour)
     return list(groups.items())
 
@@ -118,7 +121,7 @@ def _colours(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]
 
 
 def _everything(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
-    """All things, and all things of a colour (said only if every thing has a colour word: one more may be red)."""
+    """All things, and all things of a colour, said only where every thing's colour has a word."""
     phrases: list[Phrase] = [("everything", tuple(range(len(things))))]
     if all(thing.colour for thing in things):
         for colour in dict.fromkeys(thing.colour for thing in things):

@@ -15,13 +15,13 @@ from __future__ import annotations
 import colorsys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from t4s.corpora.phrasing import Thing, draw_class_list, draw_phrase, evaluation_phrases
+from t4s.corpora.phrasing import Thing
+from t4s.corpora.staging import SPLITS, Scene, behind, evaluation_samples, training_sample
 from t4s.errors import DataError
 from t4s.samples import Sample
 
@@ -35,23 +35,11 @@ COLOURS = {
     "black": ((0, 360), (0.00, 0.2), (0.00, 0.12)), "white": ((0, 360), (0.00, 0.04), (0.95, 1.0)),
     "gray": ((0, 360), (0.00, 0.05), (0.45, 0.60)),
 }  # fmt: skip
-SPLITS = {"train": 10_000, "val": 300, "test": 300}  # and how many scenes each has unless told
 MAX_SHAPES = 6
 RADII = (0.06, 0.26)  # of the side: half the width of a shape
-HIDDEN = 1 / 3  # of a shape that nearer ones may hide
 CONTRAST = 60  # least distance in RGB between a shape's colour and the background around it
 SHEEN = 12  # in RGB: a shape is lit from one side, by so much
 FINER = 4  # shapes are drawn this much finer, then averaged
-LIST_SHARE = 0.12  # of training questions are class lists
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """`image` RGB; `things` and `masks` (n, h, w) bool agree: mask k is what is visible of thing k; none overlap."""
-
-    image: Image.Image
-    things: tuple[Thing, ...]
-    masks: np.ndarray
 
 
 class SyntheticCorpus:
@@ -112,46 +100,26 @@ class SyntheticCorpus:
             names[int(rng.integers(len(names)))] = str(rng.choice(self.wanted))
         first = next((k for k, name in enumerate(names) if name in self.wanted), 0)
         names.insert(0, names.pop(first))  # the first to be placed always finds room
-        return compose(names, self.image_size, rng)
+        return compose(names, self.vocabulary, self.image_size, rng)
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         """Every shape by its name, one phrase of each other kind that the scene allows, one class list."""
-        scene, rng = self.scene(index), self._rng(index, 1)
-        phrases = evaluation_phrases(scene.things, self.vocabulary, rng)
-        asked = [self._sample(index, scene, *phrase) for phrase in phrases]
-        return (*asked, self._list(index, scene, draw_class_list(scene.things, self.vocabulary, rng)))
+        return evaluation_samples(self.scene(index), f"{self.name}/{index}", "synthetic", self._rng(index, 1))
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
         """`count` random questions about scene `index`: any kind of phrase (see `phrasing`) or a class list."""
         scene = self.scene(index)
-        samples = []
-        for _ in range(count):
-            if rng.random() < LIST_SHARE:
-                samples.append(self._list(index, scene, draw_class_list(scene.things, self.vocabulary, rng)))
-            else:
-                samples.append(self._sample(index, scene, *draw_phrase(scene.things, self.vocabulary, rng)))
-        return tuple(samples)
-
-    def _sample(self, index: int, scene: Scene, phrase: str, meant: Sequence[int]) -> Sample:
-        classes = scene.masks[list(meant)].any(0).astype(np.int16)
-        return Sample(f"{self.name}/{index}/{phrase}", "synthetic", scene.image, phrase, ("others", phrase), classes)
-
-    def _list(self, index: int, scene: Scene, names: tuple[str, ...]) -> Sample:
-        classes = np.zeros(scene.masks.shape[1:], np.int16)
-        for thing, mask in zip(scene.things, scene.masks, strict=True):
-            if thing.name in names:
-                classes[mask] = names.index(thing.name) + 1
-        id = f"{self.name}/{index}/classes {', '.join(names)}"
-        return Sample(id, "synthetic", scene.image, names, ("others", *names), classes)
+        return tuple(training_sample(scene, f"{self.name}/{index}", "synthetic", rng) for _ in range(count))
 
 
-def compose(names: Sequence[str], side: int, rng: np.random.Generator) -> Scene:
+def compose(names: Sequence[str], vocabulary: Sequence[str], side: int, rng: np.random.Generator) -> Scene:
     """Shapes of these names over a background; one that finds no room after some tries is left out, never the first.
 
     Most shapes share three colours, so that the colour alone or the shape alone does not tell them apart.
     """
     picture = background(side, rng)
     shared = rng.choice(list(COLOURS), 3, replace=False)
+    kept: list[str] = []
     colours: list[str] = []
     wholes: list[np.ndarray] = []
     seen: list[np.ndarray] = []
@@ -163,20 +131,21 @@ def compose(names: Sequence[str], side: int, rng: np.random.Generator) -> Scene:
             cover, at = draw_shape(name, x * side, y * side, radius * side, rng, side)
             mask = np.zeros((side, side), bool)
             mask[at] = cover >= 0.5
-            rest = [old & ~mask for old in seen]
-            fits = all(r.sum() >= (1 - HIDDEN) * w.sum() for r, w in zip(rest, wholes, strict=True))
+            rest = behind(seen, wholes, mask)
             merges = any(c == colour and (w & mask).any() for c, w in zip(colours, wholes, strict=True))
-            if fits and not merges and np.abs(picture[at][mask[at]].mean(0) - rgb).max() > CONTRAST:
+            if rest is not None and not merges and np.abs(picture[at][mask[at]].mean(0) - rgb).max() > CONTRAST:
                 break
         else:
             if colours:
                 continue
-        seen, wholes, colours = [*rest, mask], [*wholes, mask], [*colours, colour]
+        kept.append(name)
+        seen, wholes, colours = [*(rest or ()), mask], [*wholes, mask], [*colours, colour]
         light = np.linspace(-SHEEN, SHEEN, len(cover), dtype=np.float32)[:: rng.choice((-1, 1)), None, None]
         picture[at] += cover[..., None] * (rgb + light - picture[at])
     picture += np.float32(rng.uniform(0, 6)) * rng.standard_normal(picture.shape, np.float32)
     image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-    return Scene(image, tuple(map(Thing.of, names, colours, seen, wholes)), np.stack(seen))
+    things = tuple(map(Thing.of, kept, colours, seen, wholes))
+    return Scene(image, things, np.stack(seen), tuple(name for name in vocabulary if name not in kept), complete=True)
 
 
 def shade(colour: str, rng: np.random.Generator) -> np.ndarray:

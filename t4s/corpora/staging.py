@@ -1,0 +1,65 @@
+"""From a composed scene to its samples: what every corpus of composed scenes shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from t4s.corpora.phrasing import Thing, draw_class_list, draw_phrase, evaluation_phrases
+from t4s.samples import Sample
+
+SPLITS = {"train": 10_000, "val": 300, "test": 300}  # and how many scenes each has unless told
+HIDDEN = 1 / 3  # of a thing that nearer ones may hide
+LIST_SHARE = 0.12  # of training questions are class lists
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """`image` RGB; `things` and `masks` (n, h, w) bool agree: mask k is what is visible of thing k; none overlap.
+
+    `absent`: the names that may be asked for although nothing of them is there. `complete`: the picture shows nothing
+    besides, so that "everything" has a meaning.
+    """
+
+    image: Image.Image
+    things: tuple[Thing, ...]
+    masks: np.ndarray
+    absent: tuple[str, ...]
+    complete: bool
+
+
+def behind(seen: Sequence[np.ndarray], wholes: Sequence[np.ndarray], mask: np.ndarray) -> list[np.ndarray] | None:
+    """What stays visible of the earlier things when one with `mask` comes before them; None if it hides too much."""
+    rest = [old & ~mask for old in seen]
+    enough = all(left.sum() >= (1 - HIDDEN) * whole.sum() for left, whole in zip(rest, wholes, strict=True))
+    return rest if enough else None
+
+
+def evaluation_samples(scene: Scene, place: str, source: str, rng: np.random.Generator) -> tuple[Sample, ...]:
+    """Every name, one phrase of each other kind that the scene allows, one class list; ids begin with `place`."""
+    phrases = evaluation_phrases(scene.things, scene.absent, rng)
+    asked = [_phrase_sample(scene, place, source, *phrase) for phrase in phrases]
+    return (*asked, _list_sample(scene, place, source, draw_class_list(scene.things, scene.absent, rng)))
+
+
+def training_sample(scene: Scene, place: str, source: str, rng: np.random.Generator) -> Sample:
+    """One random question: any kind of phrase, or a class list."""
+    if rng.random() < LIST_SHARE:
+        return _list_sample(scene, place, source, draw_class_list(scene.things, scene.absent, rng))
+    return _phrase_sample(scene, place, source, *draw_phrase(scene.things, scene.absent, rng, scene.complete))
+
+
+def _phrase_sample(scene: Scene, place: str, source: str, phrase: str, meant: Sequence[int]) -> Sample:
+    classes = scene.masks[list(meant)].any(0).astype(np.int16)
+    return Sample(f"{place}/{phrase}", source, scene.image, phrase, ("others", phrase), classes)
+
+
+def _list_sample(scene: Scene, place: str, source: str, names: tuple[str, ...]) -> Sample:
+    classes = np.zeros(scene.masks.shape[1:], np.int16)
+    for thing, mask in zip(scene.things, scene.masks, strict=True):
+        if thing.name in names:
+            classes[mask] = names.index(thing.name) + 1
+    return Sample(f"{place}/classes {', '.join(names)}", source, scene.image, names, ("others", *names), classes)

@@ -1,0 +1,143 @@
+"""Copy-paste scenes, on a folder of photos made here: what is pasted, where it comes from, and what may be asked."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t4s.corpora import open_corpus
+from t4s.corpora.phrasing import Thing, draw_phrase
+from t4s.corpora.scenes import CutOut, SceneCorpus, colour_word, free_standing, paste
+from t4s.errors import DataError
+
+SIZE = (96, 80)  # width, height
+COLOURS = {"dog": (130, 80, 40), "cat": (20, 20, 20), "bird": (200, 20, 20), "sky": (90, 160, 240)}
+
+
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
+    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """24 photos of one animal each, half of them with a sky, in two splits; one more source that labels only stones."""
+    root = tmp_path_factory.mktemp("photos")
+    rng, lines = np.random.default_rng(0), []
+    for number in range(24):
+        name = ("dog", "cat", "bird")[number % 3]
+        pixels = rng.integers(100, 156, (SIZE[1], SIZE[0], 3), np.uint8)
+        ids = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+        classes = {"1": name}
+        if number % 2:
+            ids[:12], pixels[:12], classes["2"] = 2, COLOURS["sky"], "sky"
+        animal = disc(rng.uniform(30, 66), rng.uniform(40, 55), rng.uniform(10, 15))
+        ids[animal], pixels[animal] = 1, COLOURS[name]
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        Image.fromarray(ids).save(root / f"{number}-mask.png")
+        lines.append({"image": f"{number}.png", "mask": f"{number}-mask.png", "source": "zoo", "classes": classes,
+                      "split": "val" if number >= 18 else "train", "ignore": [255]})  # fmt: skip
+    (root / "index.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return root
+
+
+def test_a_scene_is_the_same_every_time_and_every_split_has_its_own(photos):
+    first, again = SceneCorpus(photos, seed=4), SceneCorpus(photos, seed=4)
+    again.scene(0)
+    assert first.scene(7).image.tobytes() == again.scene(7).image.tobytes()
+    assert first.scene(7).things == again.scene(7).things
+    others = [SceneCorpus(photos, seed=5).scene(7), first.scene(8), SceneCorpus(photos, "val", seed=4).scene(7)]
+    assert len({scene.image.tobytes() for scene in [first.scene(7), *others]}) == 4
+    assert len(open_corpus(f"scenes:{photos}")) == 10_000 and len(open_corpus(f"scenes:{photos}@val")) == 300
+
+
+def test_masks_show_the_pasted_things(photos):
+    """Each thing's pixels have its animal's colour, whatever hides it and however it was resized."""
+    corpus = SceneCorpus(photos)
+    for i in range(25):
+        scene = corpus.scene(i)
+        assert scene.masks.sum(0).max() <= 1 and len(scene.things) == len(scene.masks)
+        for thing, mask in zip(scene.things, scene.masks, strict=True):
+            assert mask.any() and thing.area >= thing.whole * 2 / 3 and thing.name != "sky"
+            mean = np.asarray(scene.image)[mask].mean(0)
+            nearest = min(COLOURS, key=lambda name: np.abs(mean - COLOURS[name]).sum())
+            assert nearest == thing.name
+
+
+def test_only_names_that_the_photo_below_lacks_are_pasted_or_asked_in_vain(photos):
+    """A second dog beside the photo's own one made "the dog on the left" mean something that is in no mask."""
+    corpus = SceneCorpus(photos)
+    for i in range(25):
+        scene, names = corpus.scene(i), {thing.name for thing in corpus.scene(i).things}
+        left = {name for name in COLOURS if name not in names and name not in scene.absent}
+        assert not names & set(scene.absent)
+        outside = np.asarray(scene.image)[~scene.masks.any(0)].astype(int)
+        for name in [*names, *scene.absent]:
+            if name != "sky":
+                near = (np.abs(outside - COLOURS[name]).sum(1) < 12).mean()
+                assert near < 0.02, f"{name} is in the photo below"
+        assert left <= {"dog", "cat", "bird", "sky"} and left
+
+
+def test_sky_is_never_cut_out(photos):
+    corpus = SceneCorpus(photos)
+    assert not corpus.can_cut("sky") and corpus.can_cut("dog") and not corpus.can_cut("zebra")
+
+
+@pytest.mark.parametrize("mask, others, expected", [
+    (disc(48, 40, 14), disc(48, 40, 0) & False, True),
+    (disc(48, 40, 4), disc(0, 0, 0) & False, False),  # too small
+    (disc(10, 40, 14), disc(0, 0, 0) & False, False),  # cut off by the photo's edge
+    (disc(48, 40, 14), disc(66, 40, 3), False),  # something else beside it
+    (disc(48, 40, 14), disc(86, 40, 3), True),  # something else far away
+    (disc(26, 40, 12) | disc(70, 40, 12), disc(0, 0, 0) & False, False),  # two pieces
+])  # fmt: skip
+def test_what_stands_free(mask, others, expected):
+    assert free_standing(mask, others) is expected
+
+
+def test_colours_are_said_only_of_things_of_one_colour():
+    rng = np.random.default_rng(0)
+    for word, rgb in {"black": (15, 15, 18), "white": (240, 240, 238), "gray": (120, 122, 119), "brown": (110, 70, 40),
+                      "red": (200, 25, 30), "orange": (240, 140, 30), "yellow": (235, 220, 50), "green": (40, 140, 60),
+                      "blue": (40, 70, 190)}.items():  # fmt: skip
+        pixels = np.clip(rng.normal(rgb, 4, (500, 3)), 0, 255).astype(np.uint8)
+        assert colour_word(pixels) == word
+    mixed = np.concatenate([np.full((100, 3), 10), np.full((60, 3), 245)]).astype(np.uint8)
+    assert colour_word(mixed) is None, "a black and white cat"
+    things = [Thing("cat", "black", 0.2, 0.2, 0.1, 0.1), Thing("cat", None, 0.8, 0.8, 0.1, 0.1)]
+    said = {draw_phrase(things, ("dog",), np.random.default_rng(i), complete=False)[0] for i in range(200)}
+    assert not any("black" in text or "everything" in text for text in said), "the other cat may be black too"
+
+
+def test_a_thing_that_finds_no_room_is_left_out():
+    below = Image.new("RGB", (60, 60))
+    whole = CutOut("wall", None, np.zeros((50, 50, 3), np.uint8), np.ones((50, 50), bool))
+    thin = CutOut("pole", None, np.zeros((400, 2, 3), np.uint8), np.ones((400, 2), bool))
+    assert paste(below, [thin], ("cat",), np.random.default_rng(0)) is None
+    scene = paste(below, [thin, whole], ("cat", "pole"), np.random.default_rng(0))
+    assert [thing.name for thing in scene.things] == ["wall"] and scene.absent == ("cat", "pole")
+
+
+def test_synonyms_are_heard_in_training_alone(photos):
+    corpus, rng = SceneCorpus(photos), np.random.default_rng(0)
+    trained = " ; ".join(str(sample.query) for i in range(60) for sample in corpus.draw(i, rng, 4))
+    assert any(word in trained for word in ("puppy", "doggy", "hound", "kitty", "kitten", "feline"))
+    scored = " ; ".join(str(sample.query) for i in range(20) for sample in corpus[i])
+    assert not any(word in scored for word in ("puppy", "doggy", "hound", "kitty", "kitten", "feline"))
+    assert "everything" not in trained, "the photo below shows things too"
+
+
+def test_a_folder_with_nothing_to_cut_out_says_so(photos, tmp_path):
+    lines = [json.loads(line) for line in (photos / "index.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["image"], line["mask"] = str(photos / line["image"]), str(photos / line["mask"])
+    skies = [{**line, "classes": {"2": "sky"}} for line in lines[1::2]]
+    (tmp_path / "index.jsonl").write_text("\n".join(map(json.dumps, skies)))
+    with pytest.raises(DataError, match="stand free of each other"):
+        SceneCorpus(tmp_path)[0]
+    with pytest.raises(DataError, match="no split 'dev'"):
+        open_corpus(f"scenes:{photos}@dev")
