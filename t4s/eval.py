@@ -39,7 +39,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--refine", metavar="NAME", help="refiner (default: the checkpoint's own)")
     add("--decoding", default="fast", choices=("fast", "constrained", "free"))
     add("--oracle", choices=("grid", "mask"), help="score the true grids (refined) or the true masks, without a model")
-    add("--grid", type=int, nargs=2, default=(16, 16), metavar=("ROWS", "COLUMNS"), help="of --oracle (16 16)")
+    add("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of --oracle (16 16)")
     add("--limit", type=int, metavar="N", help="only N photos, evenly spaced over the corpus")
     add("--min-cover", type=float, default=0.0, metavar="SHARE",
         help="leave out targets that cover less than this share of the scored pixels (0.01: one percent)")  # fmt: skip
@@ -101,12 +101,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
 def check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is loaded. QueryError, DataError."""
     from t4s.errors import DataError, QueryError
-    from t4s.refine import NAMES
+    from t4s.refine import check_refiner
 
-    if options.refine is not None and options.refine.partition(":")[0] not in NAMES:
-        raise QueryError(f"There is no refiner {options.refine!r}; the names are {', '.join(NAMES)} (or sam:SOURCE).")
+    if options.refine is not None:
+        check_refiner(options.refine)
     if options.oracle and options.checkpoint:
         raise QueryError("--oracle takes the true answers in a model's place; leave --checkpoint or --oracle out.")
+    if options.grid and not options.oracle:
+        raise QueryError("--grid is the size of --oracle's grids, a checkpoint has a size of its own; leave it out.")
     if options.limit is not None and options.limit < 1:
         raise QueryError(f"--limit is {options.limit}; it is a number of photos, 1 or more.")
     if not 0 <= options.min_cover < 1:
@@ -123,7 +125,7 @@ def check(options: argparse.Namespace) -> None:
 
 def place_of(path: str) -> str:
     """A corpus's path in full: two data sets may well end in the same name."""
-    return str(Path(path).resolve()) if Path(path).exists() else path
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
 def chosen(total: int, limit: int | None) -> list[int]:
@@ -183,7 +185,7 @@ class Oracle:
     def __init__(self, options: argparse.Namespace):
         from t4s.refine import DEFAULT
 
-        self.mode, self.shape = options.oracle, tuple(options.grid)
+        self.mode, self.shape = options.oracle, tuple(options.grid or (16, 16))
         self.refiner = options.refine or DEFAULT
         self.settings = {"checkpoint": f"oracle {self.mode}", "oracle": self.mode, "grid": list(self.shape),
                          "refine": self.refiner if self.mode == "grid" else None}  # fmt: skip

