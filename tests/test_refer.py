@@ -172,6 +172,7 @@ def test_a_family_that_is_not_all_there_is_named(root):
     drawn = corpus.draw(0, np.random.default_rng(0), 5)
     assert {s.query for s in drawn} == {"left dog", "dog on the left", "both dogs"}
     assert len({id(s.image) for s in drawn}) == 1
+    assert len({s.id for s in corpus.draw(0, np.random.default_rng(1), 3)}) == 3  # no sentence twice while others wait
     again = corpus.draw(0, np.random.default_rng(0), 5)
     assert [s.id for s in drawn] == [s.id for s in again]
 
