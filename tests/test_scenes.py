@@ -101,7 +101,7 @@ def test_what_stands_free(mask, others, expected):
 
 def test_colours_are_said_only_of_things_of_one_colour():
     rng = np.random.default_rng(0)
-    for word, rgb in {"black": (15, 15, 18), "white": (240, 240, 238), "gray": (120, 122, 119), "brown": (110, 70, 40),
+    for word, rgb in {"black": (15, 15, 18), "white": (240, 240, 238), "grey": (120, 122, 119), "brown": (110, 70, 40),
                       "red": (200, 25, 30), "orange": (240, 140, 30), "yellow": (235, 220, 50), "green": (40, 140, 60),
                       "blue": (40, 70, 190)}.items():  # fmt: skip
         pixels = np.clip(rng.normal(rgb, 4, (500, 3)), 0, 255).astype(np.uint8)

@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from t4s import prompts
 from t4s.corpora import NAMES, CorpusSpec, Mixture, open_corpus
 from t4s.corpora.phrasing import Thing, draw_phrase, evaluation_phrases
 from t4s.corpora.synthetic import COLOURS, SHAPES, SyntheticCorpus, compose, draw_shape, outlines
@@ -41,8 +42,8 @@ def test_masks_are_disjoint_visible_and_show_the_colour_that_is_said(scenes):
     """The mean colour under each mask is nearer to its own colour word than to any other's."""
     palette = {"red": (217, 22, 22), "orange": (245, 123, 18), "yellow": (245, 225, 30), "green": (34, 158, 70),
                "blue": (25, 70, 210), "purple": (95, 40, 155), "pink": (248, 150, 200), "brown": (95, 60, 29),
-               "black": (14, 14, 14), "white": (248, 248, 248), "gray": (133, 133, 133)}  # fmt: skip
-    assert set(palette) == set(COLOURS)
+               "black": (14, 14, 14), "white": (248, 248, 248), "grey": (133, 133, 133)}  # fmt: skip
+    assert set(palette) == set(COLOURS) == set(prompts.COLOURS)
     wrong, total = 0, 0
     for scene in scenes:
         assert scene.masks.shape == (len(scene.things), 128, 128) and scene.masks.sum(0).max() == 1

@@ -58,6 +58,7 @@ class SceneCorpus:
         self.photos = FolderCorpus(path, split)
         self.scenes, self.name = SPLITS[split] if scenes is None else scenes, f"scenes:{path}@{split}"
         self._key = (seed, zlib.crc32(f"scenes|{split}".encode()))
+        self.names = self.photos.names
         self._showing: dict[str, list[int]] = {}  # the photos of each name
         for index, photo in enumerate(self.photos.photos):
             for name in dict.fromkeys(photo.classes.values()):
@@ -180,7 +181,7 @@ def colour_word(pixels: np.ndarray) -> str | None:
                     (red - green) / wide + 4) * 60  # fmt: skip
     dark, plain = value < 0.22, saturation < 0.18
     words = {
-        "black": dark, "white": ~dark & plain & (value > 0.75), "gray": ~dark & plain & (value < 0.65),
+        "black": dark, "white": ~dark & plain & (value > 0.75), "grey": ~dark & plain & (value < 0.65),
         "brown": ~dark & ~plain & (hue > 10) & (hue < 45) & (value < 0.65) & (saturation > 0.3),
         "red": ~dark & (saturation > 0.6) & ((hue < 10) | (hue > 345)),
         "orange": (saturation > 0.65) & (hue > 15) & (hue < 40) & (value > 0.75),

@@ -33,7 +33,7 @@ COLOURS = {
     "blue": ((212, 236), (0.75, 1.0), (0.65, 1.0)), "purple": ((270, 285), (0.60, 0.9), (0.45, 0.75)),
     "pink": ((325, 340), (0.30, 0.5), (0.95, 1.0)), "brown": ((20, 30), (0.60, 0.8), (0.30, 0.45)),
     "black": ((0, 360), (0.00, 0.2), (0.00, 0.12)), "white": ((0, 360), (0.00, 0.04), (0.95, 1.0)),
-    "gray": ((0, 360), (0.00, 0.05), (0.45, 0.60)),
+    "grey": ((0, 360), (0.00, 0.05), (0.45, 0.60)),
 }  # fmt: skip
 MAX_SHAPES = 6
 RADII = (0.06, 0.26)  # of the side: half the width of a shape
@@ -52,8 +52,8 @@ class SyntheticCorpus:
         for shape in (*wanted, *unwanted):
             if shape not in SHAPES:
                 raise DataError(f"Composed scenes have no shape {shape!r}; the shapes are {', '.join(SHAPES)}.")
-        self.vocabulary = tuple(shape for shape in SHAPES if shape not in unwanted)
-        if set(wanted) & set(unwanted) or len(self.vocabulary) < 2:
+        self.names = tuple(shape for shape in SHAPES if shape not in unwanted)
+        if set(wanted) & set(unwanted) or len(self.names) < 2:
             raise DataError(f"Composed scenes cannot hold {', '.join(wanted) or 'anything'} without "
                             f"{', '.join(unwanted)}; want and refuse different shapes and leave two.")  # fmt: skip
         for key, value, least in (("scenes", scenes, 1), ("seed", seed, 0), ("size", image_size, 32)):
@@ -62,7 +62,7 @@ class SyntheticCorpus:
         self.scenes = SPLITS[split] if scenes is None else scenes
         self.seed, self.image_size, self.split, self.wanted = seed, image_size, split, tuple(wanted)
         self.name = "synthetic" + f":{','.join([*wanted, *('-' + s for s in unwanted)])}".rstrip(":") + f"@{split}"
-        self._key = (seed, zlib.crc32(f"{split}|{self.wanted}|{self.vocabulary}|{image_size}".encode()))
+        self._key = (seed, zlib.crc32(f"{split}|{self.wanted}|{self.names}|{image_size}".encode()))
 
     @classmethod
     def from_options(cls, options: str, split: str = "train", seed: int = 0) -> SyntheticCorpus:
@@ -93,14 +93,14 @@ class SyntheticCorpus:
     def scene(self, index: int) -> Scene:
         """Scene `index`: always the same picture."""
         rng = self._rng(index, 0)
-        names = [str(name) for name in rng.choice(self.vocabulary, int(rng.integers(1, MAX_SHAPES + 1)))]
+        names = [str(name) for name in rng.choice(self.names, int(rng.integers(1, MAX_SHAPES + 1)))]
         if len(names) > 1 and rng.random() < 0.6:  # several of a shape, for phrases that tell them apart
             names[1] = names[0]
         if self.wanted and not set(self.wanted) & set(names):
             names[int(rng.integers(len(names)))] = str(rng.choice(self.wanted))
         first = next((k for k, name in enumerate(names) if name in self.wanted), 0)
         names.insert(0, names.pop(first))  # the first to be placed always finds room
-        return compose(names, self.vocabulary, self.image_size, rng)
+        return compose(names, self.names, self.image_size, rng)
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         """Every shape by its name, one phrase of each other kind that the scene allows, one class list."""
