@@ -177,6 +177,12 @@ def test_a_family_that_is_not_all_there_is_named(root):
     assert [s.id for s in drawn] == [s.id for s in again]
 
 
+def test_python_2_bytes_are_read_as_utf_8():
+    """Its str were bytes: some sentences are UTF-8, and one odd byte must not cost the whole data set."""
+    payload = rb"(lp0" + b"\n" + rb"S'caf\xc3\xa9'" + b"\np1\na" + rb"S'caf\xe9'" + b"\np2\na."
+    assert read_pickle(io.BytesIO(payload)) == ["caf\u00e9", "caf\ufffd"]
+
+
 class _Shell:
     def __reduce__(self):
         return os.system, ("touch /tmp/t4s-was-here",)
