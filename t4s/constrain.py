@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from t4s.errors import CheckpointError, CodecError, QueryError
+from t4s.errors import CheckpointError, QueryError
 from t4s.grammar import Grammar, State
 
 _ROWS_CROSSED = re.compile(r"(?:^|[0-9])\n(?: ?[^ \n]|$)")  # a line break as the format has it
@@ -55,8 +55,12 @@ class Vocabulary:
         return "".join(self._spelled.get(token, "") for token in ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of a body's tokens, without a last character half written; other bytes that are not UTF-8 are U+FFFD."""
-        return _Utf8("replace").decode(self.latin1(ids).removeprefix(self.lead).encode("latin-1"))
+        """The text of a body's tokens."""
+        return self.as_text(self.latin1(ids))
+
+    def as_text(self, data: str) -> str:
+        """Bytes (latin-1) as text, without a last character half written; what is not UTF-8 becomes U+FFFD."""
+        return _Utf8("replace").decode(data.removeprefix(self.lead).encode("latin-1"))
 
     def find(self, text: str, lo: int, hi: int) -> tuple[int, int]:
         """The part of [lo, hi) of the sorted tokens that begin with `text`."""
@@ -155,7 +159,7 @@ class Constraint:
         return tokens
 
     def _line(self, line: str, first: bool) -> tuple[list[int], list[int]]:
-        """A line's own tokens, and where in it they begin and, last, end. A body's first line begins without a space."""
+        """A line's own tokens, and where in it they begin and, last, end. A body's first has no space before it."""
         key = "\n" + line if first else line
         if key not in self._lines:
             words = self.vocabulary

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["fast", "constrained", "free"]
 MODES: tuple[Mode, ...] = ("fast", "constrained", "free")
+Ending = Literal["", "complete", "stopped", "truncated"]
 CLOSING = "</seg>"
 DRAFT_ROWS = {"cpu": 4}  # rows drafted ahead at most, by device type; a longer draft costs a CPU more than it saves
 DRAFT_ROWS_ELSEWHERE = 8  # on a GPU a pass costs the same for 10 tokens and for 200
@@ -66,7 +67,7 @@ class Step:
     ids: tuple[int, ...]
     text: str
     forwards: int
-    ended: Literal["", "complete", "stopped", "truncated"] = ""
+    ended: Ending = ""
     _path: _Path | None = field(default=None, repr=False, compare=False)
 
     def confidence(self) -> np.ndarray:
@@ -119,26 +120,19 @@ def free(
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """Plain greedy, one token a pass, until `</seg>`, an end-of-sequence token or `token_limit` tokens."""
-    path, words = _Path(constraint), constraint.vocabulary
-    limit = token_limit(constraint, layout)
-    written: list[int] = []
+    path, limit = _Path(constraint), token_limit(constraint, layout)
     logits = continuation.last
     while True:
         token = int(logits.argmax())
         if token in eos:
-            yield path.step(continuation, "truncated", written)
-            return
-        written.append(token)
-        body, closed, _ = words.text(written).partition(CLOSING)
-        if closed:
-            ids = written
-            while ids and len(words.text(ids[:-1])) >= len(body):
-                ids = ids[:-1]  # the closing's tokens are not the body's
-            yield Step(tuple(ids), body, continuation.forwards, "complete", path)
+            yield path.step(continuation, "truncated")
             return
         path.watch(logits, token)
-        ended = "truncated" if len(written) >= limit else "stopped" if stop() else ""
-        yield path.step(continuation, ended, written)
+        if path.close():
+            yield path.step(continuation, "complete")
+            return
+        ended = "truncated" if len(path.ids) >= limit else "stopped" if stop() else ""
+        yield path.step(continuation, ended)
         if ended:
             return
         logits = continuation.feed([token])[-1]
@@ -174,21 +168,22 @@ def fast(
 
 
 class _Path:
-    """What is accepted so far: tokens, the automaton's state behind them, and how each was chosen."""
+    """What is accepted so far: tokens, what they spell, the automaton's state behind them, and how each was chosen."""
 
     def __init__(self, constraint: Constraint):
         self.constraint = constraint
-        self.state: State | None = constraint.start  # None: `free` text has left the grammar
+        self.state: State | None = constraint.start  # None: `free` text has left the grammar, and picks end there
         self.ids: list[int] = []
+        self.data = ""  # latin-1
         self.picks: list[Pick] = []
 
     @property
     def complete(self) -> bool:
         return self.state is not None and self.constraint.is_final(self.state)
 
-    def step(self, continuation: Continuation, ended, ids: Sequence[int] | None = None) -> Step:
-        ids = tuple(self.ids if ids is None else ids)
-        return Step(ids, self.constraint.vocabulary.text(ids), continuation.forwards, ended, self)
+    def step(self, continuation: Continuation, ended: Ending) -> Step:
+        text = self.constraint.vocabulary.as_text(self.data)
+        return Step(tuple(self.ids), text, continuation.forwards, ended, self)
 
     def accept(self, logits: torch.Tensor, draft: Sequence[int], states: Sequence[State]) -> None:
         """Takes the draft as far as it is the greedy choice, then the greedy choice itself.
@@ -202,27 +197,42 @@ class _Path:
             if at == len(draft) or self.ids[-1] != draft[at]:
                 return
 
-    def watch(self, logits: torch.Tensor, token: int) -> None:
-        """Follows `free` as long as it stays within the grammar."""
-        if self.state is None or self.complete:
-            return
-        choice = self.constraint.choice(self.state)
-        if token in choice.index:
-            self._take(choice, _gather(logits[None], [choice])[0], choice.index[token])
-        else:
-            self.state = None
-
     def _take(self, choice: Choice, values: np.ndarray, best: int) -> None:
         self.picks.append(Pick(choice, values, best))
-        self.ids.append(int(choice.ids[best]))
+        self._append(int(choice.ids[best]))
         self.state = self.constraint.advance(self.state, self.ids[-1])
 
+    def _append(self, token: int) -> None:
+        self.ids.append(token)
+        self.data += self.constraint.vocabulary.latin1([token])
+
+    def watch(self, logits: torch.Tensor, token: int) -> None:
+        """Takes a token of `free`, whatever it is, and follows the grammar as long as it can."""
+        choice = self.constraint.choice(self.state) if self.state is not None and not self.complete else None
+        if choice is not None and token in choice.index:
+            self._take(choice, _gather(logits[None], [choice])[0], choice.index[token])
+            return
+        if choice is not None:
+            self.state = None
+        self._append(token)
+
+    def close(self) -> bool:
+        """True if `</seg>` is written: it, what follows it and its tokens are taken off the body.
+
+        So is the space that a Llama-like tokenizer puts before it, for the closing is tokenised on its own.
+        """
+        if CLOSING not in self.data[-len(CLOSING) - len(self.constraint.vocabulary.latin1(self.ids[-1:])) :]:
+            return False
+        size, self.data = len(self.data), self.data[: self.data.rfind(CLOSING)].removesuffix(self.constraint.vocabulary.lead)
+        while self.ids and size > len(self.data):
+            size -= len(self.constraint.vocabulary.latin1([self.ids.pop()]))
+        return True
+
     def draft(self, rows: int) -> tuple[list[int], list[State]]:
-        """The tokens that probably come next, to the end of this row and `rows` - 1 rows more, as `accept` takes them."""
+        """What probably comes next, to the end of this row and `rows` - 1 rows more, as `accept` takes it."""
         tokens, states = [], [self.state]
         if rows > 0:
-            constraint = self.constraint
-            written = constraint.pad + constraint.vocabulary.latin1(self.ids)
+            constraint, written = self.constraint, self.constraint.pad + self.data
             ahead = draft_text(written, constraint.grammar.shape, constraint.grammar.labels, rows)
             for token in constraint.spell_after(written, ahead):
                 state = constraint.advance(states[-1], token)
@@ -246,7 +256,7 @@ def _gather(logits: torch.Tensor, choices: Sequence[Choice]) -> list[np.ndarray]
 
 
 def token_limit(constraint: Constraint, layout: str = "rows") -> int:
-    """Tokens of the longest valid answer, so that the limit never cuts one: a new label at every cell, the longest two."""
+    """Tokens of the longest valid answer, so that the limit never cuts one: the two longest labels in turn."""
     height, width = constraint.grammar.shape
     spell, labels = constraint.vocabulary.spell, constraint.labels
     longest, second, *_ = sorted(range(len(labels)), key=lambda at: -len(spell(" " + labels[at])))

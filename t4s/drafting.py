@@ -76,7 +76,7 @@ def complete_row(
 
 
 def _label(above: Sequence[int], at: int, fitting: Collection[int]) -> int:
-    """The label of a run that starts at a column: the one above it, else the next one ahead, else the nearest behind."""
+    """The label of a run that starts at a column: the one above, else the next one ahead, else the nearest behind."""
     nearest = (*above[at:], *reversed(above[:at]))
     return next((label for label in nearest if label in fitting), min(fitting))
 

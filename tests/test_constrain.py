@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from t4s import bench, codec, tiny
+from t4s import codec, tiny
+from t4s.bench_tokenizers import open_tokenizer
 from t4s.constrain import Constraint, Vocabulary, vocabulary
 from t4s.errors import CheckpointError, QueryError
 
@@ -23,7 +24,7 @@ def words(request) -> Vocabulary:
     if request.param == "ours":
         return vocabulary(tiny.tokenizer(NAMES))
     pytest.importorskip(PACKAGES[request.param])
-    return vocabulary(bench.open_tokenizer(request.param))
+    return vocabulary(open_tokenizer(request.param))
 
 
 def metaspace(pieces: list[str], **options) -> PreTrainedTokenizerFast:
