@@ -43,6 +43,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="only N photos, evenly spaced over the corpus")
     add("--min-cover", type=float, default=0.0, metavar="SHARE",
         help="leave out targets that cover less than this share of the scored pixels (0.01: one percent)")  # fmt: skip
+    add("--other-words", action="store_true", help="also ask for each class by its plural and its synonyms")
     add("--average-from", metavar="NAME[:PATH][@SPLIT]",
         help="also score the class-average baseline: each class's mean grid over these photos")  # fmt: skip
     add("--out", type=Path, help="folder of the run: results.json and what a stopped run goes on from")
@@ -84,7 +85,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
     asker = Oracle(options) if options.oracle else Model(options)
     settings = asker.settings | {
         "corpus": public(options.corpus), "split": split, "limit": options.limit, "min_cover": options.min_cover,
-        "average_from": options.average_from and public(options.average_from),
+        "average_from": options.average_from and public(options.average_from), "other_words": options.other_words,
     }  # fmt: skip
     folder = options.out or default_folder(settings)
     private = {"state": asker.state, "photos": len(corpus), "saved": bool(options.save), "place": place_of(spec.path)}
@@ -221,7 +222,8 @@ def answer_photos(options: argparse.Namespace, corpus: Corpus, mine: Sequence[in
     from tqdm import tqdm
 
     from t4s.baselines import covers
-    from t4s.scoring import Running, score
+    from t4s.report import saved_line
+    from t4s.scoring import Running, other_words, score
 
     averages = train_averages(options.average_from, asker.shape, journal.folder) if options.average_from else None
     done, running = journal.done(extras=bool(options.save)), Running()
@@ -230,32 +232,21 @@ def answer_photos(options: argparse.Namespace, corpus: Corpus, mine: Sequence[in
     bar = tqdm(todo, initial=len(mine) - len(todo), total=len(mine), unit="photo", disable=quiet)
     for photo in bar:
         every = corpus[photo]
-        asked = [sample for sample in every if covers(sample, options.min_cover)]
+        named = [sample for sample in every if covers(sample, options.min_cover)]
+        questions: list[tuple[Sample, dict[str, Any]]] = [(sample, {}) for sample in named]
+        if options.other_words:
+            questions += [(other, {"words": [kind, s.id]}) for s in named for kind, other in other_words(s)]
         records, saved = [], []
-        for sample, (prediction, refused) in zip(asked, asker.answers(asked) if asked else (), strict=True):
-            average = averages.cells(sample) if averages and isinstance(sample.query, str) else None
-            records.append(score(sample, prediction, refused, asker.layout, average))
+        answers = asker.answers([sample for sample, _ in questions]) if questions else ()
+        for (sample, mark), (prediction, refused) in zip(questions, answers, strict=True):
+            average = averages.cells(sample) if averages and isinstance(sample.query, str) and not mark else None
+            records.append(score(sample, prediction, refused, asker.layout, average) | mark)
             running.add(records[-1])
             if options.save:
                 saved.append(saved_line(sample, prediction, refused))
-        record = {"left_out": len(every) - len(asked), "answers": records}
+        record = {"left_out": len(every) - len(named), "answers": records}
         journal.append(photo, record, saved if options.save else None)
         bar.set_postfix_str(running.text(), refresh=False)
-
-
-def saved_line(sample: Sample, prediction: Prediction | None, refused: str | None) -> dict[str, Any]:
-    """One prediction as --save writes it. `mask` is COCO RLE: of the target, or of every label of a class list."""
-    from t4s.export import coco_rle
-
-    query = sample.query if isinstance(sample.query, str) else list(sample.query)
-    line: dict[str, Any] = {"id": sample.id, "query": query}
-    if prediction is None:
-        return line | {"refused": refused, "mask": None}
-    line |= {"text": prediction.text, "present": prediction.present, "score": prediction.score, "box": prediction.box,
-             "faults": [fault.message for fault in prediction.faults], "mask": coco_rle(prediction.mask)}  # fmt: skip
-    if not isinstance(sample.query, str):
-        line["masks"] = {label: coco_rle(mask) for label, mask in prediction.masks.items()}
-    return line
 
 
 def train_averages(spec: str, shape: tuple[int, int], folder: Path) -> Averages:
@@ -299,7 +290,7 @@ def conclude(options: argparse.Namespace, corpus: Corpus, photos: Sequence[int],
     lines = journal.records(photos)
     records = [record for line in lines for record in line["answers"]]
     left_out = sum(line["left_out"] for line in lines)
-    results = {"settings": settings, "versions": versions(), "photos": len(photos), "left_out": left_out}
+    results = {"settings": settings, "versions": report.versions(), "photos": len(photos), "left_out": left_out}
     results |= figures(records) | {"timings": timings(records) | {"last_start_seconds": seconds}}
     write_whole(journal.folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     tables = report.summary(results)
@@ -329,17 +320,6 @@ def save(folder: Path, corpus: Corpus, photos: Sequence[int], records: Sequence[
     if sheet is not None:
         sheet.save(folder / "sheet.png")
     print(folder / "predictions.jsonl")
-
-
-def versions() -> dict[str, str]:
-    """What the figures were made with."""
-    import platform
-    from importlib.metadata import version
-
-    import t4s
-
-    packages = ("torch", "transformers", "numpy", "pillow")
-    return {"t4s": t4s.__version__, "python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 if __name__ == "__main__":

@@ -5,16 +5,20 @@ Figures are in percent. Knows the shape of `scoring.figures`, not how it was com
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from t4s import render
+from t4s import __version__, render
 from t4s.corpora import Corpus
 from t4s.corpora.annotations import annotation_mask
+from t4s.export import coco_rle
 from t4s.hub import Figure
+from t4s.samples import Prediction, Sample
 from t4s.scoring import Record
 
 COLUMNS = (
@@ -22,6 +26,7 @@ COLUMNS = (
     ("cIoU all", "ciou"), ("gIoU", "giou"), ("P@0.5", "0.5"), ("P@0.7", "0.7"), ("P@0.9", "0.9"),
     ("box@0.5", "box_accuracy"),
 )  # fmt: skip
+WORD_COLUMNS = (("cIoU", "target_ciou"), ("mIoU", "target_miou"), ("T-acc", "t_accuracy"))
 LIST_COLUMNS = (("mIoU", "miou"), ("mIoU a photo", "image_miou"), ("pixels", "pixel_accuracy"))
 KINDS = {"strict": "strict", "repaired": "repaired", "grid": "grid cells", "others": "all others",
          "average": "class average"}  # fmt: skip
@@ -40,6 +45,13 @@ def summary(results: dict[str, Any]) -> str:
         part = results["lists"]
         rows = [[KINDS[kind], part["photos"], *_values(part[kind], LIST_COLUMNS)] for kind in KINDS if kind in part]
         parts.append(markdown(["class lists", "photos", *dict(LIST_COLUMNS)], rows))
+    if "words" in results:
+        rows = []
+        for kind, part in results["words"].items():
+            both = [value for side in ("asked", "names") for value in _values(part[side]["strict"], WORD_COLUMNS)]
+            rows.append([kind, part["asked"]["phrases"], *both])
+        heads = [*dict(WORD_COLUMNS), *(f"{head} by name" for head in dict(WORD_COLUMNS))]
+        parts.append(markdown(["asked by", "phrases", *heads], rows))
     cost = results["cost"]
     if cost["answers"]:
         parts.append(f"{cost['tokens']:.1f} tokens and {cost['forwards']:.1f} passes a mask, {len(results['invalid'])} "
@@ -108,7 +120,26 @@ def card_figures(results: dict[str, Any], corpus: str) -> list[Figure]:
     return found
 
 
-# --- the sheet
+def versions() -> dict[str, str]:
+    """What the figures were made with."""
+    packages = ("torch", "transformers", "numpy", "pillow")
+    return {"t4s": __version__, "python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+# --- the predictions and the sheet
+
+
+def saved_line(sample: Sample, prediction: Prediction | None, refused: str | None) -> dict[str, Any]:
+    """One prediction as --save writes it. `mask` is COCO RLE: of the target, or of every label of a class list."""
+    query = sample.query if isinstance(sample.query, str) else list(sample.query)
+    line: dict[str, Any] = {"id": sample.id, "query": query}
+    if prediction is None:
+        return line | {"refused": refused, "mask": None}
+    line |= {"text": prediction.text, "present": prediction.present, "score": prediction.score, "box": prediction.box,
+             "faults": [fault.message for fault in prediction.faults], "mask": coco_rle(prediction.mask)}  # fmt: skip
+    if not isinstance(sample.query, str):
+        line["masks"] = {label: coco_rle(mask) for label, mask in prediction.masks.items()}
+    return line
 
 
 def picture_sheet(corpus: Corpus, photos: Sequence[int], records: Sequence[Sequence[Record]],
@@ -121,7 +152,7 @@ def picture_sheet(corpus: Corpus, photos: Sequence[int], records: Sequence[Seque
     ranked = []
     for photo, own, answers in zip(photos, records, saved, strict=True):
         for record, answer in zip(own, answers, strict=True):
-            if "mask" in record and record["mask"][1]:
+            if "mask" in record and record["mask"][1] and "words" not in record:
                 predicted, true, both = record["mask"]
                 ranked.append((both / (predicted + true - both), record["id"], photo, record, answer))
     if not ranked:

@@ -12,12 +12,12 @@ baselines that need no model: all `others`, and the class's average grid.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from t4s import codec
+from t4s import codec, prompts
 from t4s.errors import CodecError
 from t4s.metrics import ClassScore, Overlap, PhraseScore, box_iou, confusion, overlap
 from t4s.samples import Prediction, Sample
@@ -97,6 +97,19 @@ def label_map(prediction: Prediction, sample: Sample) -> np.ndarray:
     return answer
 
 
+def other_words(sample: Sample) -> list[tuple[str, Sample]]:
+    """The same question in other words: ("plural" or "synonym", sample), for a name that is there and has some."""
+    if not isinstance(sample.query, str) or sample.absent:
+        return []
+    name = sample.query
+    words = [("plural", prompts.plural(name))] if prompts.plural(name) != name else []
+    words += [("synonym", word) for word in prompts.SYNONYMS.get(name, ())]
+    return [
+        (kind, replace(sample, id=f"{sample.id} as {word}", query=word, labels=("others", codec.clean_label(word))))
+        for kind, word in words
+    ]
+
+
 # --- records → figures
 
 
@@ -156,22 +169,30 @@ def percent(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures(records: Iterable[Record]) -> dict[str, Any]:
-    """Records → {"phrases": …, "lists": …, "sources": {source: …}, "cost": …, "invalid": […]}, figures in percent.
+    """Records → {"phrases": …, "lists": …, "sources": {source: …}, "words": …, "cost": …, "invalid": […]}, in percent.
 
-    "phrases" and "lists" are missing where nothing of that kind was asked. A source's "classes" is there if it has
-    at most MAX_CLASSES different phrases. The order of the records does not matter, but for that of "invalid".
+    What was not asked is missing. A source's "classes" is there if it has at most MAX_CLASSES different phrases.
+    "words" holds the answers to `other_words` beside those to the very names they stand for, and nothing else counts
+    them. The order of the records does not matter, but for that of "invalid".
     """
-    phrases, lists = [], []
+    phrases, lists, worded = [], [], []
     for record in records:
-        (phrases if "mask" in record else lists).append(record)
+        (worded if "words" in record else phrases if "mask" in record else lists).append(record)
     result: dict[str, Any] = {}
     if phrases:
         result["phrases"] = _phrase_figures(phrases)
         result["sources"] = {name: _source(part) for name, part in _grouped(phrases, "source")}
     if lists:
         result["lists"] = _list_figures(lists)
+    if worded:
+        names = {record["id"]: record for record in phrases}
+        result["words"] = {
+            kind: {"asked": _phrase_figures(part), "names": _phrase_figures([names[r["words"][1]] for r in part])}
+            for kind, part in _grouped([r | {"kind": r["words"][0]} for r in worded], "kind")
+        }
     result["cost"] = _cost([*phrases, *lists])
-    result["invalid"] = [{"id": r["id"], "why": r["invalid"]} for r in (*phrases, *lists) if r["invalid"] is not None]
+    every = (*phrases, *lists, *worded)
+    result["invalid"] = [{"id": r["id"], "why": r["invalid"]} for r in every if r["invalid"] is not None]
     return result
 
 

@@ -21,6 +21,7 @@ from t4s.baselines import Averages
 from t4s.corpora import open_corpus
 from t4s.errors import DataError, QueryError
 from t4s.journal import Journal
+from t4s.prompts import SYNONYMS
 from t4s.refine import refine
 from t4s.samples import IGNORED, Prediction, Sample
 from t4s.scoring import figures, score
@@ -179,6 +180,24 @@ def test_invalid_answers_are_counted_listed_and_scored_twice(photos, model, tmp_
     assert owl["strict"]["giou"] == 0 < owl["repaired"]["giou"]
     cat = got["sources"]["zoo"]["classes"]["cat"]
     assert cat["strict"] == cat["repaired"] and cat["invalid"] == 0
+
+
+def test_other_words_stand_beside_the_same_names_and_change_nothing_else(photos, model, tmp_path):
+    """ "puppy" is asked on the photos with a dog, and compared with "dog" on those photos alone."""
+    plain = run(photos, tmp_path / "plain")
+    worded = run(photos, tmp_path / "worded", "--other-words", "--save", str(tmp_path / "saved"))
+    for part in ("phrases", "sources", "cost"):
+        assert worded[part] == plain[part]
+    synonym, plural = worded["words"]["synonym"], worded["words"]["plural"]
+    classes = {name: own for source in plain["sources"].values() for name, own in source["classes"].items()}
+    assert synonym["asked"]["phrases"] == synonym["names"]["phrases"]
+    others = sum(len(SYNONYMS.get(name, ())) * own["targets"] for name, own in classes.items())
+    assert synonym["asked"]["phrases"] == others > 0
+    assert plural["asked"]["phrases"] == plain["phrases"]["targets"]
+    named = {kind: figure for kind, figure in plural["names"]["strict"].items() if kind.startswith("target")}
+    assert named == {kind: plain["phrases"]["strict"][kind] for kind in named}
+    assert plural["asked"]["strict"] != plural["names"]["strict"]
+    assert "| plural" in (tmp_path / "worded" / "results.md").read_text()
 
 
 def test_a_label_that_was_not_asked_for_is_invalid(photos, model, tmp_path, monkeypatch):
