@@ -387,7 +387,7 @@ def _everything_tab(model: Model) -> None:
                 label="Names", info=f"Up to {MAX_LABELS}, parted by commas.", lines=3, elem_id="names",
                 value=PRESETS["animals"],
             )  # fmt: skip
-            go, stop = _buttons("Segment everything", "go-all")
+            go, stop = _buttons("Segment", "go-all")
             shelf = _shelf("examples-all")
             refiner, decoding = _options(model, "refiner-all")
         with gr.Column(scale=9, min_width=300):
@@ -498,9 +498,8 @@ def _text_tab(model: Model) -> None:
             text = gr.Textbox(
                 SAMPLE_TEXT, label="Text", lines=10, max_lines=18, elem_id="rle", info="Without <seg> and </seg>."
             )
-            with gr.Row():
-                height = gr.Slider(1, MAX_SIDE, rows, step=1, label="Rows", elem_id="rows", min_width=120)
-                width = gr.Slider(1, MAX_SIDE, columns, step=1, label="Columns", elem_id="columns", min_width=120)
+            height = gr.Slider(1, MAX_SIDE, rows, step=1, label="Rows", elem_id="rows")
+            width = gr.Slider(1, MAX_SIDE, columns, step=1, label="Columns", elem_id="columns")
             layout = gr.Radio(list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout")
             go = gr.Button("Text → mask", variant="primary", elem_id="decode")
             mask = Photo(
@@ -535,14 +534,19 @@ def _batch_tab(model: Model) -> None:
         with gr.Column(scale=2, min_width=280):
             files = gr.File(label="Photos", file_count="multiple", type="filepath", height=180, elem_id="batch-files")
             phrases = gr.Textbox("person", label="Phrases", info="One a line.", lines=3, elem_id="batch-phrases")
-            go, stop = _buttons("Segment all", "go-batch")
+            go, stop = _buttons("Segment", "go-batch")
             refiner = gr.Radio(_refiners(model.refiner), value=model.refiner, label="Refiner")
         with gr.Column(scale=9, min_width=300):
             gallery = gr.Gallery(label="Masks", columns=4, height=340, object_fit="contain", elem_id="batch-gallery")
             table = gr.Dataframe(
-                headers=list(TABLE), label="Results", interactive=False, elem_id="batch-table", wrap=True
+                headers=list(TABLE),
+                label="Results",
+                interactive=False,
+                elem_id="batch-table",
+                wrap=True,
+                column_widths=["18%", "16%", "9%", "9%", "9%", "9%", "30%"],  # fmt: skip
             )
-            parcel_file = gr.File(label="Everything in one ZIP: masks, coco.json, results.csv", elem_id="batch-zip")
+            parcel_file = gr.File(label="Masks, coco.json and results.csv in one ZIP", elem_id="batch-zip", height=110)
     running = go.click(run, [files, phrases, refiner], [gallery, table, parcel_file], show_progress_on=parcel_file,
                        **ONE_AT_A_TIME, **PRIVATE)  # fmt: skip
     stop.click(None, cancels=[running], **PRIVATE)
@@ -569,16 +573,14 @@ def _batch(model: Model, paths: list[str] | None, phrases: str, refiner: str) ->
 
 def _about_tab(model: Model, tab: gr.Tab) -> None:
     @lru_cache(maxsize=1)
-    def pictures() -> list[tuple[Any, str]]:
+    def pictures() -> str:
         path, phrase = str(ASSETS / "examples" / EXAMPLES[0][0]), EXAMPLES[0][1]
-        return story.pictures(open_photo(path), model.write_all(path, [phrase], model.refiner)[0])
+        return page.figures(story.pictures(open_photo(path), model.write_all(path, [phrase], model.refiner)[0]))
 
     gr.Markdown("## How it works, in five pictures that the code makes from one photo")
-    gallery = gr.Gallery(
-        label="Five pictures", columns=5, height=330, object_fit="contain", elem_id="story", buttons=[]
-    )
+    figures = gr.HTML(elem_id="story", apply_default_css=False, js_on_load=None, min_height=260)
     gr.Markdown(ABOUT, elem_id="about-text")
-    tab.select(pictures, None, gallery, **ONE_AT_A_TIME, **PRIVATE)
+    tab.select(pictures, None, figures, **ONE_AT_A_TIME, **PRIVATE)
 
 
 def _endpoints(model: Model) -> None:

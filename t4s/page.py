@@ -7,6 +7,7 @@ and never as HTML: model text is untrusted.
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -121,9 +122,9 @@ def growing_view(prediction: Prediction, url: str, layout: str) -> dict[str, Any
 def finished_view(prediction: Prediction, url: str, layout: str, refiner: str) -> dict[str, Any]:
     """A whole answer: text, grid, mask, and what it took."""
     kind, message = verdict(prediction)
-    return _view(
-        prediction.grid, prediction.text, prediction.mask.shape, url, layout, prediction.confidence, prediction.masks
-    ) | {
+    size = prediction.mask.shape
+    view = _view(prediction.grid, prediction.text, size, url, layout, prediction.confidence, prediction.masks)
+    return _marked(view, prediction.faults) | {
         "kind": kind,
         "message": message,
         "facts": facts(prediction, refiner),
@@ -150,7 +151,8 @@ def text_view(
     """A pasted or encoded text and its grid, without a photo. `size` (h, w) gives the picture's proportions."""
     size = size or (grid.shape[0] * 24, grid.shape[1] * 24)
     cells = {label: codec.mask_from_grid(grid, label, grid.shape) for label in grid.labels[1:]}
-    return _view(grid, text, size, None, layout, None, cells) | {
+    view = _view(grid, text, size, None, layout, None, cells)
+    return _marked(view, faults) | {
         "kind": "fault" if faults else "done",
         "message": note,
         "faults": _fault_lines(faults),
@@ -274,7 +276,8 @@ def _view(
         ] if present else [],
         "kind": "",
         "message": "",
-        "hint": "Point at a cell, a run or the mask; click to single out a label.",
+        "hint": "Point at cells, runs, pixels; click one.",
+        "marks": [],
         "facts": [],
         "count": "",
         "faults": [],
@@ -320,6 +323,29 @@ def _data_url(picture: Image.Image, kind: str, **options: Any) -> str:
     stream = io.BytesIO()
     picture.save(stream, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _marked(view: dict[str, Any], faults: Sequence[Fault]) -> dict[str, Any]:
+    """The view with every fault at its cell and at the run that covers the cell, or ends the row before it."""
+    width = view["shape"][1]
+    covering = [run for run in view["runs"] if run.get("count")]
+    for fault in faults[:SHOWN_FAULTS]:
+        cell = fault.row * width + fault.column
+        before = [run for run in covering if run["at"] <= cell and run["at"] // width == fault.row]
+        if before:
+            before[-1]["fault"] = fault.message
+        view["marks"].append(cell)
+    return view
+
+
+def figures(pictures: Sequence[tuple[Image.Image, str]]) -> str:
+    """Pictures with their captions as HTML; captions are escaped."""
+    parts = (
+        f'<figure><img src="{_data_url(picture.convert("RGB"), "JPEG", quality=88)}" alt="">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for picture, caption in pictures
+    )
+    return f'<div class="t4s-story">{"".join(parts)}</div>'
 
 
 def _fault_lines(faults: Sequence[Fault]) -> list[str]:

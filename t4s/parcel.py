@@ -107,7 +107,8 @@ class Parcel:
 
     def _mask_name(self, photo: str, phrase: str) -> str:
         """A plain file name that no other mask of this ZIP has; names are untrusted and never paths."""
-        plain = re.sub(r"[^\w.-]+", "_", f"{Path(photo).stem}__{phrase}").strip("._")[:100] or "mask"
+        parts = (re.sub(r"[^\w.-]+", "_", part).strip("._")[:60] for part in (Path(photo).stem, phrase))
+        plain = "__".join(part or "unnamed" for part in parts)
         name, more = f"masks/{plain}.png", 2
         while name.casefold() in self._taken:
             name, more = f"masks/{plain}-{more}.png", more + 1

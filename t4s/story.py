@@ -44,7 +44,7 @@ def drafts(text: str, shape: tuple[int, int], labels: Sequence[str]) -> list[tup
     at = 0
     while at < len(text):
         if parts:
-            kept = len(commonprefix([draft_text(text[:at], shape, labels, DRAFT_ROWS), text[at:]]))
+            kept = len(commonprefix([draft_text(" " + text[:at], shape, labels, DRAFT_ROWS), text[at:]]))
             if kept:
                 parts.append((text[at : at + kept], False))
                 at += kept

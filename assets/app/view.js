@@ -37,6 +37,7 @@ const percent = (value) => `${Math.round(value * 100)} %`;
 function drawText() {
   const atEnd = pre.scrollHeight - pre.scrollTop - pre.clientHeight < 24;
   const made = document.createDocumentFragment();
+  let line = made.appendChild(make("span", "line"));
   spans = [];
   runOf = new Array(view.shape[0] * view.shape[1]).fill(-1);
   view.runs.forEach((run, i) => {
@@ -54,13 +55,15 @@ function drawText() {
         name.style.setProperty("--line", css(run.label, 1));
       }
       span.append(run.text.slice(0, head), name, run.text.slice(end));
+      if (run.fault) { span.classList.add("fault"); span.title = run.fault; }
       span.dataset.run = i;
       for (let cell = run.at; cell < run.at + run.count; cell++) runOf[cell] = i;
     }
     spans.push(span);
-    made.append(span);
+    line.append(span);
+    if (run.text === "\n") line = made.appendChild(make("span", "line"));
   });
-  if (view.running) made.append(make("i", "caret"));
+  if (view.running) line.append(make("i", "caret"));
   pre.replaceChildren(made);
   if (view.running && atEnd) pre.scrollTop = pre.scrollHeight;
   $(".t4s-copy").disabled = !view.text;
@@ -92,11 +95,13 @@ function drawGrid() {
     cellsBox.replaceChildren(...rows);
     cellsBox.classList.toggle("fine", width > 32 || height > 32);
   }
+  const marks = new Set(view.marks);
   cells.forEach((cell, i) => {
     const label = view.ids[i], waiting = i >= view.written;
     const sure = view.confidence ? view.confidence[i] : 1;
     cell.classList.toggle("waiting", waiting);
     cell.classList.toggle("filled", !waiting && label > 0);
+    cell.classList.toggle("mended", marks.has(i));
     const alpha = look.sure ? 0.08 + 0.84 * sure * sure : look.grid === "plain" ? 0.9 : 0.62;
     const plain = look.grid === "plain" || !view.photo;
     cell.style.background = waiting ? "" : label ? css(label, alpha)
@@ -157,8 +162,8 @@ function paint() {
   const { width, height, ids } = index || coarse();
   canvas.width = width;
   canvas.height = height;
-  const mode = look.mask, sheet = canvas.getContext("2d"), picture = sheet.createImageData(width, height);
-  const out = picture.data, opacity = look.overlay / 100, thick = Math.max(1, Math.round(width / 260));
+  const mode = view.photo ? look.mask : "overlay", sheet = canvas.getContext("2d"), picture = sheet.createImageData(width, height);
+  const out = picture.data, opacity = view.photo ? look.overlay / 100 : 0.95, thick = Math.max(1, Math.round(width / 260));
   const table = view.labels.map((_, label) => rgb(label));
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {
@@ -167,7 +172,7 @@ function paint() {
       const dim = chosen && label !== chosen ? 0.12 : 1, at = 4 * i, [r, g, b] = table[label] || [128, 128, 128];
       let alpha = opacity;
       if (mode === "outline" || mode === "overlay") {
-        const edge = index && (x < thick || y < thick || x >= width - thick || y >= height - thick
+        const edge = index && view.photo && (x < thick || y < thick || x >= width - thick || y >= height - thick
           || ids[i - thick] !== label || ids[i + thick] !== label
           || ids[i - thick * width] !== label || ids[i + thick * width] !== label);
         alpha = edge ? 1 : mode === "outline" ? 0 : opacity;
@@ -185,7 +190,7 @@ function paint() {
   canvas.style.clipPath = mode === "compare" ? `inset(0 ${100 - look.compare}% 0 0)` : "";
   knife.hidden = mode !== "compare";
   knife.style.left = `${look.compare}%`;
-  const slides = mode === "overlay" || mode === "compare";
+  const slides = view.photo && (mode === "overlay" || mode === "compare");
   slide.disabled = !slides;
   slide.value = mode === "compare" ? look.compare : look.overlay;
   slideName.textContent = mode === "compare" ? "before / after" : "opacity";
@@ -207,6 +212,11 @@ function light(run, cell) {
   }
   const { at, count, label } = view.runs[lit], [height, width] = view.shape;
   spans[lit].classList.add("lit");
+  if (!pre.matches(":hover")) { // bring the run into sight, without moving the page
+    const { top, bottom } = spans[lit].getBoundingClientRect(), frame = pre.getBoundingClientRect();
+    if (top < frame.top) pre.scrollTop -= frame.top - top + 8;
+    else if (bottom > frame.bottom) pre.scrollTop += bottom - frame.bottom + 8;
+  }
   for (let i = at; i < at + count; i++) cells[i]?.classList.add("lit");
   for (let first = at; first < at + count;) { // a run of the image layout goes on in the next row
     const row = Math.floor(first / width), end = Math.min(at + count, (row + 1) * width);

@@ -1,0 +1,491 @@
+"""The app as scripts see it: its endpoints through `gradio_client`, what they refuse, and what they never do."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import pickle
+import re
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stand_in
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+
+import app
+from t4s import codec, page, parcel, refine, story
+from t4s.errors import QueryError
+from t4s.photo import open_photo
+from t4s.samples import Prediction
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "assets" / "examples"
+CATS, RIDERS = EXAMPLES / "two_cats.jpg", EXAMPLES / "riders.jpg"
+ENDPOINTS = {  # name: parameters; a script that uses them must not break
+    "/segment": ["image", "phrase", "refiner", "decoding"],
+    "/segment_classes": ["image", "names", "refiner", "decoding"],
+    "/encode_mask": ["mask", "label", "height", "width", "layout"],
+    "/decode_text": ["text", "height", "width", "layout"],
+    "/batch": ["images", "phrases", "refiner"],
+}
+EVERYTHING = {"text", "labels", "rows", "box", "score", "present", "faults", "stats", "coco_rle"}
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> stand_in.StandIn:
+    return stand_in.StandIn()
+
+
+@pytest.fixture(scope="module")
+def address(segmenter: stand_in.StandIn) -> Iterator[str]:
+    blocks = app.build(segmenter).queue(max_size=64)
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, mcp_server=True, **app.LAUNCH)
+    yield url
+    blocks.close()
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Client:
+    return Client(address, verbose=False)
+
+
+def _mask(path: str) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+# --- the endpoints ------------------------------------------------------------------------------------
+
+
+def test_endpoints_keep_their_names_and_parameters(client: Client):
+    told = client.view_api(return_format="dict")["named_endpoints"]
+    assert {name: [each["parameter_name"] for each in entry["parameters"]] for name, entry in told.items()} == ENDPOINTS
+
+
+def test_segment_grows_and_ends_with_everything(client: Client):
+    job = client.submit(handle_file(CATS), "cat", api_name="/segment")
+    text, grid, mask, result = job.result(timeout=60)
+    steps = job.outputs()
+    texts = [step[0] for step in steps]
+    assert len(steps) > 2 and all(new.startswith(old) for old, new in zip(texts, texts[1:], strict=False))
+    assert result.keys() >= EVERYTHING and result["finished"] and not steps[0][-1]["finished"]
+    assert codec.decode(text, (16, 16)) == codec.DescriptorGrid(np.array(result["rows"]), tuple(result["labels"]))
+    size = Image.open(CATS).size
+    assert Image.open(mask).size == size and Image.open(grid).size == size
+    assert set(np.unique(_mask(mask))) == {0, 255}
+    assert (coco.decode(result["coco_rle"]).astype(bool) == (_mask(mask) == 255)).all()
+    assert result["present"] and not result["faults"] and result["stats"]["tokens"] > 0
+
+
+def test_absence_is_an_answer_and_no_error(client: Client):
+    _, _, mask, result = client.predict(handle_file(CATS), "elephant", api_name="/segment")
+    assert result["present"] is False and result["box"] is None and not _mask(mask).any()
+
+
+def test_classes_come_with_a_label_map(client: Client):
+    _, _, picture, result = client.predict(handle_file(RIDERS), "horse, person, horse, ", api_name="/segment_classes")
+    ids = _mask(picture)
+    for label in ("horse", "person"):
+        mask = coco.decode(result["masks"][label]).astype(bool)
+        assert mask.any() and (mask == (ids == result["labels"].index(label))).all()
+
+
+@pytest.mark.parametrize("layout", codec.LAYOUTS)
+def test_a_mask_becomes_text_and_the_text_its_grid_again(client: Client, tmp_path: Path, layout: str):
+    mask = np.zeros((48, 96), np.uint8)
+    mask[12:40, 20:70] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    text, written = client.predict(handle_file(tmp_path / "mask.png"), "a dog", 12, 24, layout, api_name="/encode_mask")
+    assert written["rows"] == codec.grid_from_mask(mask > 0, "a dog", (12, 24)).ids.tolist()
+    assert written["sizes"].keys() == set(codec.LAYOUTS)
+    _, read = client.predict(text, 12, 24, layout, api_name="/decode_text")
+    assert read["valid"] and read["rows"] == written["rows"] and read["labels"] == ["others", "a dog"]
+
+
+def test_an_indexed_mask_names_its_colours_and_loses_vocs_edge(client: Client, tmp_path: Path):
+    ids = np.zeros((32, 32), np.uint8)
+    ids[:, :8], ids[:, 8:10], ids[:, 24:] = 7, 255, 12
+    picture = Image.fromarray(ids).convert("P")
+    picture.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    picture.putdata(ids.ravel())
+    picture.save(tmp_path / "voc.png")
+    _, written = client.predict(handle_file(tmp_path / "voc.png"), "cat, sofa", 4, 4, api_name="/encode_mask")
+    assert written["labels"] == ["others", "cat", "sofa"] and written["rows"][0] == [1, 0, 0, 2]
+
+
+def test_faults_are_told_and_mended(client: Client):
+    text = "others *4\n others *1| cat *9\n others *2| c"
+    _, read = client.predict(text, 3, 4, api_name="/decode_text")
+    grid, faults = codec.repair(text, (3, 4))
+    assert not read["valid"] and read["rows"] == grid.ids.tolist()
+    assert [fault["message"] for fault in read["faults"]] == [fault.message for fault in faults]
+
+
+def test_a_batch_reports_the_bad_file_and_does_the_rest(client: Client, tmp_path: Path):
+    (tmp_path / "broken.jpg").write_text("no image")
+    files = [handle_file(RIDERS), handle_file(tmp_path / "broken.jpg"), handle_file(CATS)]
+    path, result = client.predict(files, "cat\nperson\n\n", api_name="/batch")
+    assert [(each["file"], each["query"]) for each in result["results"]] == [
+        (photo.name, phrase) for photo in (RIDERS, CATS) for phrase in ("cat", "person")
+    ]
+    assert [each["file"] for each in result["failed"]] == ["broken.jpg"] and "no image" in result["failed"][0]["error"]
+    with zipfile.ZipFile(path) as box:
+        assert box.testzip() is None
+        rows = list(csv.DictReader(io.StringIO(box.read("results.csv").decode("utf-8-sig"))))
+        data = json.loads(box.read("coco.json"))
+        masks = [name for name in box.namelist() if name.startswith("masks/")]
+        assert sorted(masks) == sorted(row["mask"] for row in rows if row["mask"])
+        drawn = Image.open(io.BytesIO(box.read("masks/two_cats__cat.png")))
+    assert [row["error"] != "" for row in rows] == [False, False, True, False, False]
+    cat = next(each for each in result["results"] if each["query"] == "cat" and each["present"])
+    assert (coco.decode(cat["coco_rle"]).astype(bool) == np.asarray(drawn).astype(bool)).all()
+    (tmp_path / "coco.json").write_text(json.dumps(data))
+    assert len(COCO(tmp_path / "coco.json").anns) == sum(each["present"] for each in result["results"])
+
+
+def test_mcp_tools_say_what_they_do(address: str):
+    import anyio
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def tools() -> dict:
+        async with streamablehttp_client(f"{address}gradio_api/mcp/") as (read, write, _):
+            async with ClientSession(read, write) as session:
+                await session.initialize()
+                return {tool.name: tool for tool in (await session.list_tools()).tools}
+
+    found = anyio.run(tools)
+    assert {f"/{name}" for name in found} == ENDPOINTS.keys()
+    for name, parameters in ENDPOINTS.items():
+        tool = found[name[1:]]
+        assert len(tool.description) > 60
+        assert all(tool.inputSchema["properties"][each].get("description") for each in parameters)
+
+
+def test_the_readmes_snippets_run_as_they_stand(address: str, monkeypatch: pytest.MonkeyPatch):
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("no README yet")
+    snippets = [
+        code for code in re.findall(r"```python\n(.*?)```", readme.read_text(), re.S) if "gradio_client" in code
+    ]
+    assert snippets, "the README shows no gradio_client call"
+    monkeypatch.chdir(ROOT)
+    for code in snippets:
+        exec(code.replace("http://127.0.0.1:7860", address.rstrip("/")), {})
+
+
+# --- hostile input ------------------------------------------------------------------------------------
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """A PNG that claims to be huge: what a decompression bomb is before anyone decodes it."""
+    import struct
+    import zlib
+
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+
+
+def _hostile(folder: Path) -> dict[str, tuple[Path, tuple[int, int] | None]]:
+    """name: (file, the size (w, h) of the answer's mask, or None where the file is refused)"""
+    photo = Image.open(CATS)
+    made: dict[str, tuple[Path, tuple[int, int] | None]] = {}
+
+    def add(name: str, size: tuple[int, int] | None) -> Path:
+        made[name] = folder / name, size
+        return folder / name
+
+    add("text.jpg", None).write_text("this is no picture")
+    add("empty.png", None).write_bytes(b"")
+    add("truncated.jpg", None).write_bytes(CATS.read_bytes()[:9000])
+    add("bomb.png", None).write_bytes(_png_header(60_000, 60_000))
+    Image.new("1", (8000, 6400)).save(add("51_megapixels.png", None))
+    add("script.svg", None).write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
+    photo.convert("CMYK").save(add("cmyk.jpg", photo.size))
+    Image.fromarray(np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)).save(add("16_bit.png", (64, 48)))
+    frames = [photo.resize((64, 52)).convert("P"), photo.resize((64, 52)).rotate(90).convert("P")]
+    frames[0].save(add("animated.gif", (64, 52)), save_all=True, append_images=frames[1:])
+    Image.new("RGB", (1, 1)).save(add("1x1.png", (1, 1)))
+    Image.new("RGB", (10_000, 3)).save(add("10000x3.png", (10_000, 3)))
+    turned = photo.getexif()
+    turned[274] = 6
+    photo.save(add("rotated.jpg", photo.size[::-1]), exif=turned)
+    return made
+
+
+def test_every_kind_of_file_is_handled_or_refused_in_a_sentence(client: Client, tmp_path: Path):
+    for name, (path, size) in _hostile(tmp_path).items():
+        if size is None:
+            with pytest.raises(AppError) as told:
+                client.predict(handle_file(path), "cat", api_name="/segment")
+            message = str(told.value)
+            assert len(message) > 30 and message[-1] == "." and "Traceback" not in message, (name, message)
+        else:
+            mask = client.predict(handle_file(path), "cat", api_name="/segment")[2]
+            assert Image.open(mask).size == size, name
+    assert client.predict(handle_file(CATS), "cat", api_name="/segment")[3]["present"]  # the app lives
+
+
+@pytest.mark.parametrize(
+    ("phrase", "says"),
+    [("", "1 to 200"), ("   ", "1 to 200"), ("x" * 201, "1 to 200"), ("others", "reserved"), ("|*<>", "name")],
+)
+def test_phrases_that_cannot_be_asked(client: Client, phrase: str, says: str):
+    with pytest.raises(AppError, match=says):
+        client.predict(handle_file(CATS), phrase, api_name="/segment")
+
+
+def test_a_list_of_too_many_names_and_an_empty_batch(client: Client):
+    with pytest.raises(AppError, match="at most 64"):
+        client.predict(handle_file(CATS), ", ".join(f"thing {i}" for i in range(65)), api_name="/segment_classes")
+    with pytest.raises(AppError, match="at least one photo"):
+        client.predict([], "cat", api_name="/batch")
+    with pytest.raises(AppError, match="no photo"):
+        client.predict(None, "cat", api_name="/segment")
+
+
+def test_a_phrase_with_html_stays_text(client: Client):
+    phrase = "<img src=x onerror=alert(1)>"
+    text = client.predict(handle_file(CATS), phrase, api_name="/segment")[0]
+    assert "<" not in text  # a label holds no angle brackets
+    with pytest.raises(AppError) as told:  # a toast renders HTML: what people typed is escaped in it
+        client.predict(handle_file(CATS), "cat", "<img src=x onerror=alert(1)>", api_name="/segment")
+    assert "<" not in str(told.value)
+
+
+def test_a_hundred_kilobytes_of_nonsense(client: Client):
+    nonsense = ("<b>others *3| \x00 *| cat *-1\n" * 4000)[:100_000]
+    _, read = client.predict(nonsense, 64, 64, api_name="/decode_text")
+    assert not read["valid"] and len(read["rows"]) == 64
+    view, _ = page.read_text(nonsense, (64, 64), "rows")
+    assert len(view["faults"]) <= page.SHOWN_FAULTS + 1
+    with pytest.raises(AppError, match="at most 200,000"):
+        client.predict("x" * 200_001, 16, 16, api_name="/decode_text")
+    with pytest.raises(AppError, match="1 to 64"):
+        client.predict("others *1\n", 0, 16, api_name="/decode_text")
+
+
+# --- what the model is asked --------------------------------------------------------------------------
+
+
+def test_a_photo_is_encoded_once_and_a_refiner_asks_nothing():
+    segmenter = stand_in.StandIn()
+    model = app._model(segmenter)
+    *_, first = model.write(str(CATS), "cat", "smooth", "fast")
+    assert segmenter.encoded == segmenter.asked == 1
+    list(model.write(str(CATS), "toilet", "smooth", "fast"))
+    assert (segmenter.encoded, segmenter.asked) == (1, 2)  # the second phrase finds the photo encoded
+    again = model.refine(str(CATS), first, "none")
+    assert (segmenter.encoded, segmenter.asked) == (1, 2)
+    expected = refine.refine("none", np.asarray(open_photo(CATS)), first.grid, first.confidence)["cat"]
+    assert again.grid == first.grid and (again.mask == expected).all() and (again.mask != first.mask).any()
+    ys, xs = np.nonzero(again.mask)
+    assert again.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+
+
+def test_encoded_photos_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(app, "ENCODED_BYTES", 2_500_000)  # the stand-in says a million bytes a photo
+    segmenter = stand_in.StandIn()
+    encode = app._encoder(segmenter)
+    for path in (CATS, RIDERS, CATS, EXAMPLES / "gull.jpg", CATS, RIDERS):
+        encode(str(path))
+    assert segmenter.encoded == 4  # the riders went when the gull came: they had not been asked for the longest
+
+
+def _in_a_fork(function, arguments: bytes, pipe) -> None:
+    pipe.send_bytes(pickle.dumps(list(function(*pickle.loads(arguments)))))
+
+
+def test_gpu_functions_work_in_a_process_of_their_own():
+    """As on ZeroGPU: the model is inherited by a fork; arguments and results are pickled."""
+    model = app._model(stand_in.StandIn())
+    answer = model.write_all(str(CATS), ["cat"], "smooth")[0]
+    calls = [
+        (model.write, (str(CATS), "cat", "smooth", "fast")),
+        (model.write_all, (str(CATS), ["cat", "toilet"], "smooth")),
+        (lambda *given: [model.refine(*given)], (str(CATS), answer, "guided")),
+    ]
+    context = multiprocessing.get_context("fork")
+    for function, arguments in calls:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_in_a_fork, args=(function, pickle.dumps(arguments), there))
+        process.start()
+        assert here.poll(60), "the forked process gave no answer"
+        results = pickle.loads(here.recv_bytes())
+        process.join(10)
+        assert results and all(isinstance(each, Prediction) for each in results)
+        assert (results[-1].mask.shape == answer.mask.shape) and results[0].grid.shape == (16, 16)
+
+
+def _ask_for(seconds: float, clients: int, address: str) -> list[str]:
+    """Clients that each ask for their own photos and phrases; → what was mixed up or failed."""
+    photos = sorted(EXAMPLES.glob("*.jpg"))
+    wrong: list[str] = []
+    until = time.monotonic() + seconds
+
+    def one(number: int) -> None:
+        try:
+            own, turn = Client(address, verbose=False), number
+            while True:
+                photo, phrase = photos[turn % len(photos)], f"thing{'x' * (turn % 5)} {number}"
+                text, _, mask, result = own.predict(handle_file(photo), phrase, api_name="/segment")
+                if result["query"] != phrase or Image.open(mask).size != Image.open(photo).size:
+                    wrong.append(f"{photo.name}, {phrase}: {result['query']}")
+                turn += 3
+                if time.monotonic() > until:
+                    return
+        except AppError as error:
+            wrong.append(str(error))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds + 120)
+        if thread.is_alive():
+            wrong.append("a client hangs")
+    return wrong
+
+
+def test_clients_at_once_get_their_own_answers(address: str):
+    assert _ask_for(0, 4, address) == []
+
+
+@pytest.mark.long
+def test_sixteen_clients_for_a_minute(address: str):
+    def resident() -> int:
+        return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+    _ask_for(5, 16, address)
+    before = resident()
+    assert _ask_for(60, 16, address) == []
+    assert resident() - before < 200_000  # kB; the encoded photos and Gradio's files are bounded
+
+
+# --- what the page is told ----------------------------------------------------------------------------
+
+PIECES = st.lists(
+    st.sampled_from(["others *3", "dog *2", " *4", "dog", "| ", "|", "\n ", "\n", "*", "3", "😀 *1", " "])
+)
+
+
+@given(PIECES.map("".join), st.sampled_from(codec.LAYOUTS))
+def test_runs_are_the_text_to_the_letter_and_never_leave_the_grid(text: str, layout: str):
+    found = page.runs(text, ("others", "dog", "😀"), (4, 5), layout)
+    assert "".join(run["text"] for run in found) == text
+    for run in found:
+        assert run["label"] is None or (run["count"] == 0 or 0 <= run["at"] and run["at"] + run["count"] <= 20)
+
+
+@pytest.mark.parametrize("layout", codec.LAYOUTS)
+def test_runs_cover_every_cell_with_its_label(layout: str):
+    ids = np.random.default_rng(3).integers(0, 3, (5, 7))
+    grid = codec.DescriptorGrid(ids, ("others", "dog", "red cat"))
+    painted = np.full(35, -1)
+    for run in page.runs(codec.encode(grid, layout), grid.labels, grid.shape, layout):
+        if run["label"] is not None:
+            assert (painted[run["at"] : run["at"] + run["count"]] == -1).all()
+            painted[run["at"] : run["at"] + run["count"]] = run["label"]
+    assert (painted == ids.ravel()).all()
+
+
+def test_the_view_is_json_and_says_absence_in_words(segmenter: stand_in.StandIn):
+    absent = segmenter(CATS, "elephant")
+    view = page.finished_view(absent, "data:,", "rows", "smooth")
+    assert json.loads(json.dumps(view)) == json.loads(json.dumps(view, allow_nan=False))
+    assert view["kind"] == "absent" and "“elephant” is not in this photo" in view["message"]
+    assert page.verdict(segmenter.classes(CATS, ["cow", "sheep"]))[1].startswith("None of the 2 names is in this photo")
+    growing = next(segmenter.stream(CATS, "cat"))
+    view = page.growing_view(growing, "data:,", "rows")
+    assert view["running"] and view["written"] == 16 and view["mask"] is None and not view["faults"]
+
+
+def test_captions_are_escaped(segmenter: stand_in.StandIn):
+    made = page.figures([(Image.new("RGB", (4, 4)), "<script>alert(1)</script>")])
+    assert "<script>" not in made and "&lt;script&gt;" in made
+
+
+def test_the_story_replays_the_text(segmenter: stand_in.StandIn):
+    answer = segmenter(CATS, "cat")
+    parts = story.drafts(answer.text, answer.grid.shape, answer.grid.labels)
+    assert "".join(text for text, _ in parts) == answer.text
+    assert sum(own for _, own in parts) < answer.text.count("*")  # fewer passes than runs
+    assert len(story.pictures(open_photo(CATS), answer)) == 5
+
+
+@pytest.mark.parametrize("kind", parcel.FILES)
+def test_every_download_opens_in_its_tool(segmenter: stand_in.StandIn, tmp_path: Path, kind: str):
+    answer = segmenter.classes(RIDERS, ["horse", "person"])
+    name, data = parcel.make(kind, answer, str(RIDERS))
+    (tmp_path / name).write_bytes(data)
+    assert name.startswith("riders.")
+    if kind == "mask":
+        assert ((np.asarray(Image.open(tmp_path / name)) > 0) == answer.mask).all()
+    elif kind == "cutout":
+        assert ((np.asarray(Image.open(tmp_path / name))[..., 3] > 0) == answer.mask).all()
+    elif kind == "coco":
+        dataset = COCO(tmp_path / name)
+        for each in dataset.anns.values():
+            label = dataset.cats[each["category_id"]]["name"]
+            assert (dataset.annToMask(each).astype(bool) == answer.masks[label]).all()
+    elif kind == "svg":
+        assert len(ElementTree.fromstring(data).findall("{http://www.w3.org/2000/svg}path")) == 2
+    elif kind == "text":
+        assert codec.decode(data.decode()) == answer.grid
+    else:
+        assert json.loads(data)
+
+
+def test_names_in_a_parcel_are_plain_and_its_table_runs_no_formula(segmenter: stand_in.StandIn, tmp_path: Path):
+    box = parcel.Parcel(tmp_path / "box.zip")
+    answer = segmenter(CATS, "=cmd()")
+    box.add("../../etc/passwd.jpg", [answer])
+    box.add("passwd.jpg", [answer])
+    box.fail("@x.jpg", "broken")
+    with zipfile.ZipFile(box.close()) as written:
+        names = [name for name in written.namelist() if name.startswith("masks/")]
+        table = written.read("results.csv").decode("utf-8-sig")
+    assert names == ["masks/passwd__cmd.png", "masks/passwd__cmd-2.png"]
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["phrase"] for row in rows[:2]] == ["'=cmd()"] * 2 and rows[2]["file"] == "'@x.jpg"
+
+
+def test_saving_before_there_is_an_answer_says_what_to_do():
+    import gradio as gr
+
+    with pytest.raises(gr.Error, match="segment a photo first"):
+        app._save("mask", None, None)
+    with pytest.raises(QueryError, match="paste less"):
+        page.read_text("x" * 200_001, (16, 16), "rows")
+
+
+# --- the embedded checkpoint --------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_two_cats_with_the_embedded_checkpoint(true_masks):
+    from t4s import Segmenter
+
+    blocks = app.build(Segmenter.from_pretrained(device="cpu")).queue()
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)
+    try:
+        text, _, mask, result = Client(url, verbose=False).predict(handle_file(CATS), "cat", api_name="/segment")
+    finally:
+        blocks.close()
+    codec.decode(text, (16, 16))
+    found, true = _mask(mask) > 0, true_masks["two_cats.jpg"]["cat"]
+    assert result["present"] and (found & true).sum() / (found | true).sum() >= 0.5

@@ -1,0 +1,334 @@
+"""The app as people see it: a real Chromium on a running app, with a stand-in for the model that writes slowly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stand_in
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+import app
+from t4s import codec
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples"
+CATS, RIDERS = EXAMPLES / "two_cats.jpg", EXAMPLES / "riders.jpg"
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PATIENCE = 25_000  # milliseconds; a loaded machine is slow, and nothing here sleeps
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> stand_in.StandIn:
+    return stand_in.StandIn(pause=0.05)
+
+
+@pytest.fixture(scope="module")
+def address(segmenter: stand_in.StandIn) -> Iterator[str]:
+    blocks = app.build(segmenter).queue(max_size=64)
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)
+    yield url
+    blocks.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield running
+        running.close()
+
+
+class Visit:
+    """A page of the app and what went wrong on it: errors of its scripts, calls to other machines."""
+
+    def __init__(self, browser: Browser, address: str, width: int = 1440, height: int = 900, dark: bool = False):
+        self.page: Page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
+        self.page.set_default_timeout(PATIENCE)
+        self.wrong: list[str] = []
+        self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("request", lambda request: self._watch(request.url, address))
+        self.page.goto(address + ("?__theme=dark" if dark else ""))
+        expect(self.page.locator("#phrase textarea")).to_be_visible(timeout=PATIENCE)
+
+    def _watch(self, url: str, address: str) -> None:
+        if not url.startswith((address.rstrip("/"), "data:", "blob:")):
+            self.wrong.append(f"a call to {url}")
+
+    def upload(self, photo: Path, field: str = "#photo") -> None:
+        if self.page.locator(f"{field} button[aria-label='Remove Image'], {field} button[aria-label='Clear']").count():
+            self.page.locator(f"{field} button[aria-label='Remove Image'], {field} button[aria-label='Clear']").click()
+        self.page.set_input_files(f"{field} input[type=file]", photo)
+        expect(self.page.locator(f"{field} img")).to_be_visible(timeout=PATIENCE)
+
+    def ask(self, phrase: str) -> None:
+        self.page.fill("#phrase textarea", phrase)
+        self.page.click("#go")
+
+    def finished(self, panels: str = "#panels") -> None:
+        expect(self.page.locator(f"{panels} .t4s[data-state=done]")).to_be_visible(timeout=PATIENCE)
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name).click()
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Browser, address: str) -> Iterator[Visit]:
+    """One page for the tests that follow a user through a session; they run in the order of this file."""
+    made = Visit(browser, address)
+    yield made
+    made.page.close()
+
+
+def test_a_photo_and_a_phrase_fill_three_panels_as_the_text_streams(visit: Visit):
+    page = visit.page
+    visit.upload(CATS)
+    expect(page.locator("#panels .t4s[data-state=ready]")).to_be_visible(timeout=PATIENCE)
+    tall = page.locator("#panels .t4s-panels").bounding_box()["height"]
+    page.evaluate("""() => { window.seen = [];
+        new MutationObserver(() => { const root = document.querySelector("#panels .t4s");
+            window.seen.push([root.dataset.state, document.querySelectorAll("#panels .cell:not(.waiting)").length,
+                              document.querySelector("#panels .t4s-panels").getBoundingClientRect().height]); })
+        .observe(document.querySelector("#panels .t4s-text pre"), { childList: true }); }""")
+    visit.ask("cat")
+    visit.finished()
+    seen = page.evaluate("() => window.seen")
+    growing = [cells for state, cells, _ in seen if state == "running"]
+    assert len({*growing}) >= 3 and growing == sorted(growing) and 0 < growing[-1] < 256  # seen before the end
+    assert max(abs(height - tall) for *_, height in seen) <= 1  # and nothing jumped
+    text = page.locator("#panels pre").text_content()
+    grid = codec.decode(text, (16, 16))
+    filled = page.locator("#panels .cell.filled").evaluate_all("cells => cells.map(cell => Number(cell.dataset.cell))")
+    assert filled == np.flatnonzero(grid.ids).tolist()
+    painted = page.locator("#panels canvas").evaluate(
+        """canvas => { const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+                       let n = 0; for (let i = 3; i < data.length; i += 4) n += data[i] > 0;
+                       return n / (canvas.width * canvas.height); }"""
+    )
+    assert abs(painted - (grid.ids > 0).mean()) < 0.05
+    expect(page.locator("#panels .t4s-said")).to_contain_text("Found “cat”")
+    expect(page.locator("#panels .t4s-facts")).to_contain_text("passes saved")
+    assert visit.wrong == []
+
+
+def test_a_run_lights_its_cells_and_pixels_and_a_cell_its_run(visit: Visit):
+    page = visit.page
+    run = page.locator("#panels pre [data-run]:not(.others)").first
+    run.hover()
+    lit = page.locator("#panels .cell.lit")
+    expect(lit).to_have_count(1 + run.evaluate("span => span.textContent.match(/\\d+/)[0] - 1"))
+    expect(page.locator("#panels .t4s-rects div")).to_have_count(1)
+    cell = page.locator("#panels .cell.filled").nth(30)
+    cell.hover()
+    expect(page.locator("#panels pre .lit")).to_have_count(1)
+    expect(page.locator("#panels .t4s-readout")).to_contain_text("cat")
+    page.locator("#panels .t4s-mask .t4s-frame").hover(position={"x": 5, "y": 5})
+    expect(page.locator("#panels .t4s-readout")).to_contain_text("row 1, column 1: others, run of 16")
+
+
+def test_the_grid_is_reached_and_walked_by_keyboard(visit: Visit):
+    page = visit.page
+    first = page.locator("#panels .cell[tabindex='0']")
+    expect(first).to_have_count(1)
+    first.focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowUp", "ArrowDown"):
+        page.keyboard.press(key)
+    focused = page.evaluate("() => document.activeElement.getAttribute('aria-label')")
+    assert focused.startswith("row 2, column 3: others")
+    page.locator("#panels .cell.filled").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#panels .chip[aria-pressed=true]")).to_have_count(1)
+    expect(page.locator("#panels .cell.dim").first).to_be_attached()
+    page.keyboard.press("Escape")
+    expect(page.locator("#panels .cell.dim")).to_have_count(0)
+
+
+def test_views_and_refiners_never_ask_the_model(visit: Visit, segmenter: stand_in.StandIn):
+    page, asked = visit.page, segmenter.asked
+    for button in (
+        "[data-grid=plain]",
+        "[data-sure]",
+        "[data-mask=outline]",
+        "[data-mask=cutout]",
+        "[data-mask=compare]",
+    ):
+        page.click(f"#panels {button}")
+        expect(page.locator(f"#panels {button}")).to_have_attribute("aria-pressed", "true")
+    page.click("#panels [data-mask=overlay]")
+    page.get_by_role("button", name="Options").first.click()
+    page.locator("#refiner").get_by_label("none").check()
+    expect(page.locator("#panels .t4s-facts")).to_contain_text("refine (none)")
+    assert segmenter.asked == asked and visit.wrong == []
+
+
+def test_a_second_phrase_finds_the_photo_encoded_and_absence_is_said(visit: Visit, segmenter: stand_in.StandIn):
+    encoded = segmenter.encoded
+    visit.page.fill("#phrase textarea", "elephant")
+    visit.page.press("#phrase textarea", "Enter")
+    expect(visit.page.locator("#panels .t4s-said")).to_contain_text("“elephant” is not in this photo", timeout=PATIENCE)
+    assert visit.page.locator("#panels .cell.filled").count() == 0
+    assert segmenter.encoded == encoded and visit.wrong == []
+
+
+def test_an_empty_phrase_is_told_beside_its_field(visit: Visit):
+    visit.ask("")
+    expect(visit.page.get_by_text("Write what to find, in 1 to 200 characters")).to_be_visible()
+    visit.wrong.clear()  # the refused call itself: Gradio answers it with status 422
+
+
+def test_markup_in_a_phrase_and_in_a_text_stays_text(visit: Visit):
+    page = visit.page
+    page.evaluate("() => { window.hacked = false; }")
+    visit.ask("<img src=x onerror='window.hacked = true'> cat ${window.hacked = true} {{1}}")
+    expect(page.locator("#panels .t4s-said")).to_contain_text("${window.hacked", timeout=PATIENCE)
+    visit.tab("Text ↔ mask")
+    page.fill(
+        "#rle textarea", "<img src=x onerror='window.hacked = true'> *3| </span><script>window.hacked = true</script>\n"
+    )
+    page.click("#decode")
+    expect(page.locator("#panels-text pre")).to_contain_text("<script>", timeout=PATIENCE)
+    assert page.evaluate("() => window.hacked") is False
+    visit.tab("Segment")
+
+
+def test_stop_leaves_what_was_written(visit: Visit, segmenter: stand_in.StandIn):
+    page = visit.page
+    segmenter.pause = 0.6
+    try:
+        visit.ask("cat")
+        expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached(
+            timeout=PATIENCE
+        )
+        page.click("#stop-go")
+        expect(page.locator("#panels .t4s-said")).to_contain_text("Stopped after", timeout=PATIENCE)
+    finally:
+        segmenter.pause = 0.05
+    assert page.locator("#panels .cell.waiting").count() > 0
+    visit.ask("cat")
+    visit.finished()
+
+
+def test_downloads_are_the_answer_in_other_words(visit: Visit, segmenter: stand_in.StandIn, tmp_path: Path):
+    answer = segmenter(CATS, "cat")
+    for kind in ("mask", "text", "labelme"):
+        with visit.page.expect_download() as coming:
+            visit.page.click(f"#save-{kind}")
+        coming.value.save_as(tmp_path / coming.value.suggested_filename)
+    assert (np.asarray(Image.open(tmp_path / "two_cats.mask.png")) > 0).any()
+    assert (tmp_path / "two_cats.seg.txt").read_text() == answer.text
+    assert json.loads((tmp_path / "two_cats.json").read_text())["imagePath"] == "two_cats.jpg"
+
+
+@pytest.mark.long
+def test_everything_shows_all_names_and_isolates_one(visit: Visit):
+    page = visit.page
+    visit.tab("Everything")
+    page.locator("#preset").get_by_label("animals").check()
+    page.locator("#examples-all button").nth(1).click()
+    visit.finished("#panels-all")
+    chips = page.locator("#panels-all .chip")
+    expect(chips).to_have_count(2)
+    chips.filter(has_text="horse").click()
+    expect(page.locator("#panels-all .cell.filled.dim").first).to_be_attached()
+    expect(page.locator("#panels-all .t4s-said")).to_contain_text("Found 2 of 10 names")
+
+
+@pytest.mark.long
+def test_text_and_mask_both_ways_without_a_model(visit: Visit, segmenter: stand_in.StandIn, tmp_path: Path):
+    page, asked = visit.page, segmenter.asked
+    visit.tab("Text ↔ mask")
+    page.fill("#rle textarea", "others *16\n others *8| dog *4\n" + " others *16\n" * 14)
+    page.click("#decode")
+    expect(page.locator("#panels-text .t4s-faults li")).to_contain_text("Row 2", timeout=PATIENCE)
+    expect(page.locator("#panels-text .cell.mended")).to_have_count(1)
+    expect(page.locator("#panels-text pre .fault")).to_contain_text("dog *4")
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:48, 16:32] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    visit.upload(tmp_path / "mask.png", "#mask")
+    page.fill("#labels textarea, #labels input", "door")
+    page.click("#encode")
+    expect(page.locator("#panels-text .t4s-facts")).to_contain_text("tokens", timeout=PATIENCE)
+    text = page.input_value("#rle textarea")
+    assert codec.decode(text, (16, 16)) == codec.grid_from_mask(mask > 0, "door")
+    assert segmenter.asked == asked
+
+
+@pytest.mark.long
+def test_a_batch_shows_its_pictures_and_its_bad_file(visit: Visit, tmp_path: Path):
+    page = visit.page
+    (tmp_path / "broken.jpg").write_text("no image")
+    visit.tab("Batch")
+    page.set_input_files("#batch-files input[type=file]", [RIDERS, tmp_path / "broken.jpg"])
+    page.fill("#batch-phrases textarea", "person\nhorse")
+    expect(page.locator("#batch-files")).to_contain_text(".jpg")
+    page.click("#go-batch")
+    expect(page.locator("#batch-zip")).to_contain_text("text4seg.zip", timeout=PATIENCE)
+    expect(page.locator("#batch-gallery img")).to_have_count(2)
+    expect(page.locator("#batch-table")).to_contain_text("is no image file")
+
+
+@pytest.mark.long
+def test_about_tells_the_story_in_five_pictures(visit: Visit):
+    visit.tab("About")
+    expect(visit.page.locator("#story figure")).to_have_count(5, timeout=PATIENCE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1920])
+def test_it_fits_and_can_be_read(browser: Browser, address: str, width: int, dark: bool):
+    visit = Visit(browser, address, width, 900, dark)
+    page = visit.page
+    page.locator("#examples button").nth(0).click()
+    visit.finished()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    boxes = [page.locator(f"#panels .{name}").bounding_box() for name in ("t4s-text", "t4s-grid", "t4s-mask")]
+    if width > 1000:
+        assert len({round(box["y"]) for box in boxes}) == 1 and boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
+    else:
+        assert boxes[0]["y"] < boxes[1]["y"] < boxes[2]["y"] and len({round(box["x"]) for box in boxes}) == 1
+    ink, sheet = page.locator("#panels pre .run:not(.others)").first.evaluate(
+        "span => [getComputedStyle(span).color, getComputedStyle(span.closest('pre')).backgroundColor]"
+    )
+    assert _contrast(ink, sheet) >= 7
+    assert visit.wrong == []
+    page.close()
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2's contrast ratio of two CSS colours "rgb(r, g, b)"."""
+
+    def light(colour: str) -> float:
+        values = [int(value) / 255 for value in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.long
+def test_the_embedded_model_fills_three_panels(browser: Browser):
+    from t4s import Segmenter
+
+    blocks = app.build(Segmenter.from_pretrained(device="cpu")).queue()
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)
+    visit = Visit(browser, url)
+    try:
+        visit.upload(CATS)
+        visit.ask("cat")
+        visit.finished()
+        codec.decode(visit.page.locator("#panels pre").text_content(), (16, 16))
+        assert visit.page.locator("#panels .cell.filled").count() > 20
+        assert visit.wrong == []
+    finally:
+        visit.page.close()
+        blocks.close()
