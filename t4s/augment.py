@@ -40,7 +40,8 @@ def augment(samples: tuple[Sample, ...], rng: np.random.Generator, size: int) ->
     image = recolour(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image, rng, keep_hue=coloured)
     step = -1 if flip else 1
     return tuple(
-        _reworded(replace(s, image=image, class_map=s.class_map[y : y + h, x : x + w][:, ::step]), flip) for s in samples
+        _reworded(replace(s, image=image, class_map=s.class_map[y : y + h, x : x + w][:, ::step]), flip)
+        for s in samples
     )
 
 
@@ -48,7 +49,9 @@ def _reworded(sample: Sample, flip: bool) -> Sample:
     if not flip or not isinstance(sample.query, str):
         return sample
     query = swap_sides(sample.query)
-    return replace(sample, query=query, labels=tuple(query if label == sample.query else label for label in sample.labels))
+    return replace(
+        sample, query=query, labels=tuple(query if label == sample.query else label for label in sample.labels)
+    )
 
 
 def _box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -34,6 +34,7 @@ FORMAT_VERSION = 1
 FORMAT_FILE = "t4s.json"
 EMBEDDED = "t4s-tiny"
 POSITIONS = ("sequence", "cells")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DOWNLOAD = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
 
@@ -58,8 +59,14 @@ class Format:
     def __post_init__(self) -> None:
         rows, columns = self.grid
         problems = [
-            (self.format_version != FORMAT_VERSION, f"format_version {self.format_version}, this t4s reads {FORMAT_VERSION}"),
-            (not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE), f"grid {self.grid}, allowed are 1 to {MAX_SIDE}"),
+            (
+                self.format_version != FORMAT_VERSION,
+                f"format_version {self.format_version}, this t4s reads {FORMAT_VERSION}",
+            ),
+            (
+                not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE),
+                f"grid {self.grid}, allowed are 1 to {MAX_SIDE}",
+            ),
             (self.positions not in POSITIONS, f"positions {self.positions!r}, allowed are {POSITIONS}"),
             ("{query}" not in self.question or "{query}" not in self.class_question, "a question without {query}"),
             (not self.answer.partition("{body}")[0].endswith("<seg>"), "an answer without <seg>{body}</seg>"),
@@ -155,7 +162,7 @@ class Backbone:
     def suffix(self, question: str) -> list[int]:
         """The tokens behind the photo: the question and the generation prompt."""
         ids = self.tokenizer(self.chat(question), add_special_tokens=False)["input_ids"]
-        return ids[len(ids) - ids[::-1].index(self.image_token):]
+        return ids[len(ids) - ids[::-1].index(self.image_token) :]
 
     def look(self, image: Image.Image) -> tuple[dict[str, torch.Tensor], list[int]]:
         """A photo → (the processor's tensors, the prefix's tokens). The photo is squashed to the model's square."""
@@ -167,7 +174,7 @@ class Backbone:
         for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
             inputs.pop(name, None)
         suffix = self.suffix(question)
-        if ids[-len(suffix):] != suffix:
+        if ids[-len(suffix) :] != suffix:
             raise CheckpointError("This model's chat template puts text that depends on the photo behind it.")
         return inputs, ids[: -len(suffix)]
 
@@ -184,7 +191,7 @@ class Backbone:
         return self._pieces[token]
 
     def prefix_positions(self, ids: Sequence[int]) -> list[int]:
-        """"cells": image token k has position k, anything else of the prefix lies out of the way."""
+        """ "cells": image token k has position k, anything else of the prefix lies out of the way."""
         if self.format.positions == "sequence":
             return list(range(len(ids)))
         image, other, positions = 0, 4 * self.cells, []
@@ -246,7 +253,8 @@ class Writing:
     def _pass(self, ids: Sequence[int], positions: Sequence[int], past: int, keep: int) -> torch.Tensor:
         device = self.backbone.device
         output = self.backbone.model(
-            input_ids=torch.tensor([list(ids)], device=device), position_ids=torch.tensor([list(positions)], device=device),
+            input_ids=torch.tensor([list(ids)], device=device),
+            position_ids=torch.tensor([list(positions)], device=device),
             attention_mask=torch.ones(1, past + len(ids), dtype=torch.long, device=device),
             past_key_values=self.cache, use_cache=True, logits_to_keep=keep,
         )  # fmt: skip
@@ -254,7 +262,7 @@ class Writing:
 
     def feed(self, ids: Sequence[int]) -> torch.Tensor:
         """One pass; (len(ids), V) float32 logits, row i follows ids[i]."""
-        positions = self.backbone.answer_positions([*self.opening, *self.fed, *ids], self.start)[-len(ids):]
+        positions = self.backbone.answer_positions([*self.opening, *self.fed, *ids], self.start)[-len(ids) :]
         logits = self._pass(ids, positions, self.length + len(self.fed), keep=0)
         self.fed += ids
         self.forwards += 1
@@ -275,14 +283,21 @@ def find(source: str | Path | None, revision: str | None = None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=DOWNLOAD))
     except HFValidationError as error:
         raise CheckpointError(f"{source} is neither a folder nor a Hub id such as user/model.") from error
     except RepositoryNotFoundError as error:
-        raise CheckpointError(f"{source} is not on the Hub, or it is private: check the id, or run `hf auth login`.") from error
+        raise CheckpointError(
+            f"{source} is not on the Hub, or it is private: check the id, or run `hf auth login`."
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CheckpointError(f"{source} could not be fetched from the Hub: {error}") from error
 
@@ -294,9 +309,9 @@ def load(source: str | Path | None = None, revision: str | None = None, device: 
     form = Format.read(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
-        dtype = getattr(torch, dtype, None)
-        if not isinstance(dtype, torch.dtype):
-            raise CheckpointError("dtype is float32, float16 or bfloat16.")
+        if dtype not in DTYPES:
+            raise CheckpointError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}.")
+        dtype = getattr(torch, dtype)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32)
     model = load_model(folder, form, dtype, device, quantize)
     processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)

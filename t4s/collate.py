@@ -80,7 +80,13 @@ class Collator:
     """Draws, augments and lays out: a list of draw numbers → a batch. Draw n is a pure function of (seed, n)."""
 
     def __init__(self, backbone: Backbone, mixture: Mixture, queries: int, seed: int, augmented: bool = True):
-        self.backbone, self.mixture, self.queries, self.seed, self.augmented = backbone, mixture, queries, seed, augmented
+        self.backbone, self.mixture, self.queries, self.seed, self.augmented = (
+            backbone,
+            mixture,
+            queries,
+            seed,
+            augmented,
+        )
 
     def samples(self, number: int) -> tuple[Sample, ...]:
         rng = np.random.default_rng([self.seed, number])

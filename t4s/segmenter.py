@@ -121,7 +121,7 @@ class _Answer:
 
 
 def read(text: str, format: Format) -> tuple[codec.DescriptorGrid, tuple[codec.Fault, ...]]:
-    """The model's text → its grid and what had to be mended. Layouts other than rows are read strictly or not at all."""
+    """The model's text → its grid, and what had to be mended. Layouts other than rows are not mended."""
     if format.layout == "rows":
         return codec.repair(text, format.grid)
     try:

