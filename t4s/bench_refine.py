@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageFilter
 
+from t4s.baselines import covers
 from t4s.codec import DescriptorGrid
 from t4s.corpora import open_corpus
 from t4s.metrics import Overlap, overlap
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", nargs="+", type=int, default=[16, 24, 32], help="cells a side of the true grids")
     parser.add_argument("--checkpoint", help="take the grids from this model ('embedded', a folder or a Hub id)")
     parser.add_argument("--groups", nargs="+", default=[], help="sources per table, such as voc+msrc; all by default")
-    parser.add_argument("--smallest", type=float, default=0.01, help="leave out masks below this part of the photo")
+    parser.add_argument("--smallest", type=float, default=0.01, help="leave out masks below this part of the known pixels")
     parser.add_argument("--limit", type=int, help="at most this many photos")
     parser.add_argument("--no-times", action="store_true", help="leave out the milliseconds")
 
@@ -80,7 +81,7 @@ def samples(spec: str, smallest: float, limit: int | None) -> Iterator[Sample]:
     for index in range(len(corpus) if limit is None else min(limit, len(corpus))):
         if index % 100 == 99:
             print(f"{index + 1} photos", file=sys.stderr)
-        yield from (sample for sample in corpus[index] if (sample.class_map > 0).mean() >= smallest)
+        yield from (sample for sample in corpus[index] if not sample.absent and covers(sample, smallest))
 
 
 def cases(sample: Sample, sides: list[int], checkpoint: str | None) -> Iterator[tuple[str, Case]]:

@@ -241,9 +241,9 @@ def test_the_oracle_agrees_with_the_bench(photos, tmp_path, refiner):
     """Two programs, one figure: `bench refine` counts the same true grids in code of its own."""
     from t4s.bench_refine import Score, add, samples
 
-    got = run(photos, tmp_path / "out", "--oracle", "grid", "--refine", refiner)
+    got = run(photos, tmp_path / "out", "--oracle", "grid", "--refine", refiner, "--min-cover", "0.01")
     benched = Score()
-    for sample in samples(f"folder:{photos}@val", 0.0, None):
+    for sample in samples(f"folder:{photos}@val", 0.01, None):
         add(benched, sample, refine(refiner, np.asarray(sample.image), sample.grid((16, 16))))
     mean, pooled, _ = benched.figures()
     assert got["phrases"]["repaired"]["target_miou"] == pytest.approx(mean, abs=1e-9)
