@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", nargs="+", type=int, default=[16, 24, 32], help="cells a side of the true grids")
     parser.add_argument("--checkpoint", help="take the grids from this model ('embedded', a folder or a Hub id)")
     parser.add_argument("--groups", nargs="+", default=[], help="sources per table, such as voc+msrc; all by default")
-    parser.add_argument("--smallest", type=float, default=0.01, help="leave out masks below this part of the known pixels")
+    parser.add_argument("--smallest", type=float, default=0.01, help="leave out masks below this share of known pixels")
     parser.add_argument("--limit", type=int, help="at most this many photos")
     parser.add_argument("--no-times", action="store_true", help="leave out the milliseconds")
 
