@@ -1,0 +1,150 @@
+"""To the Hub and back: a checkpoint is pushed to the stand-in, and app, library and card find it there."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t4s import codec, hub
+from tests.hub_server import HubServer
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 180  # seconds that an app may take to start on a busy machine
+ID = "tester/cells"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """An untrained model of the embedded architecture with a 4×4 grid, as a checkpoint folder with a card."""
+    import torch
+
+    from t4s import tiny
+    from t4s.backbone import Format
+
+    folder, grid = tmp_path_factory.mktemp("checkpoint"), (4, 4)
+    processor = tiny.processor(["dog", "cat"], grid)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = tiny.model(processor, grid, width=64, layers=1, heads=2, tower_width=32)
+    model.half().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    Format(grid=grid, image_size=64, question=tiny.QUESTION, class_question=tiny.CLASS_QUESTION, answer=tiny.ANSWER,
+           positions="cells", refiner="smooth").write(folder)  # fmt: skip
+    hub.write_card(folder, ID, ["synthetic"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint, tmp_path_factory) -> Iterator[HubServer]:
+    """The stand-in, with the checkpoint pushed to it."""
+    with HubServer(tmp_path_factory.mktemp("hub")) as running:
+        run(running, "-m", "t4s.hub", str(checkpoint), ID)
+        yield running
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    return tmp_path / "photo.jpg"
+
+
+def run(server: HubServer, *command: str, cwd: Path = ROOT, cache: str = "cache") -> str:
+    """Python in a process that takes the stand-in for the Hub → what it printed."""
+    environment = {**server.environment(cache=cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@contextmanager
+def serving(server: HubServer, checkpoint: str) -> Iterator[str]:
+    """app.py as a Space starts it, with an empty cache → its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**server.environment(cache="app-cache"), "T4S_CHECKPOINT": checkpoint, "OMP_NUM_THREADS": "1",
+                   "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}  # fmt: skip
+    app = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    try:
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and app.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        else:
+            app.kill()
+            raise AssertionError(f"the app did not start: {app.communicate()[0]}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        app.terminate()
+        app.communicate()
+
+
+def test_the_app_pulls_a_pushed_checkpoint_and_segments(server, photo):
+    from gradio_client import Client, handle_file
+
+    with serving(server, ID) as address:
+        *_, result = Client(address, verbose=False).predict(handle_file(photo), "dog", api_name="/segment")
+    assert f"GET /api/models/{ID}/revision/main" in server.log, "it came from the Hub"
+    result = json.loads(result) if isinstance(result, str) else result
+    assert codec.decode(result["text"], (4, 4)).shape == (4, 4)
+    assert result["coco_rle"] and not result["faults"]
+
+
+def test_the_cards_code_runs_as_it_stands(server, photo):
+    card = server.repos[ID].commits[-1].files["README.md"].decode()
+    (code,) = re.findall("```python\n(.*?)```", card, re.S)
+    out = run(server, "-c", code + "\nprint(prediction.mask.shape)", cwd=photo.parent, cache="card-cache")
+    assert out.strip().endswith("(60, 90)")
+
+
+PULL = """import json, sys
+from t4s.backbone import load
+from t4s.errors import CheckpointError
+
+for source, revision in json.loads(sys.argv[1]):
+    try:
+        print(json.dumps(load(source, revision).format.answer))
+    except CheckpointError as error:
+        print(json.dumps(f"refused: {error}"))
+"""
+BROKEN = {
+    "tester/nothing": (None, "is not on the Hub, or it is private"),
+    "tester/foreign": ({"config.json": b"{}", "model.safetensors": b""}, "has no t4s.json"),
+    "tester/pickled": ({"t4s.json": b'{"grid": [4, 4]}', "pytorch_model.bin": b""}, "no .safetensors weights"),
+    "tester/orphan": ({"t4s.json": b'{"grid": [4, 4], "base_model": "acme/gone"}', "adapter_config.json": b"{}",
+                       "adapter_model.safetensors": b""}, "acme/gone is not on the Hub"),
+    "tester/baseless": ({"t4s.json": b'{"grid": [4, 4]}', "adapter_config.json": b"{}",
+                         "adapter_model.safetensors": b""}, "names no base_model"),
+}  # fmt: skip
+
+
+def test_revisions_are_pinned_and_what_cannot_be_pulled_is_refused_in_a_sentence(server):
+    """All in one process: it takes seconds to start."""
+    repo = server.repos[ID]
+    old = repo.commits[-1]
+    form = json.loads(old.files["t4s.json"])
+    repo.add("later", {**old.files, "t4s.json": json.dumps({**form, "answer": "Here: <seg>{body}</seg>"}).encode()})
+    for source, (files, _) in BROKEN.items():
+        if files is not None:
+            server.repo(source, files)
+    asked = [(ID, old.oid), (ID, None), *((source, None) for source in BROKEN)]
+    first, second, *refused = map(json.loads, run(server, "-c", PULL, json.dumps(asked)).splitlines())
+    repo.commits.pop()
+    assert (first, second) == (form["answer"], "Here: <seg>{body}</seg>")
+    for answer, (_, said) in zip(refused, BROKEN.values(), strict=True):
+        assert answer.startswith("refused: ") and said in answer and len(answer) < 500
