@@ -3,6 +3,7 @@
     python -m t4s.bench refine                                            # synthetic scenes, true grids
     python -m t4s.bench refine --corpus folder:PHOTOS@val --groups voc+msrc+horses camvid+ccp
     python -m t4s.bench refine --corpus folder:PHOTOS@val --checkpoint embedded      # the model's own grids
+    python -m t4s.bench refine --sheet refiners.jpg                       # and no table: a picture of the examples
 
 With true grids the scores are oracles: what is lost is lost by the grid and the refiner alone. Per mask: IoU on the
 known pixels (its mean, mIoU, and all pixels together, cIoU) and the F-score of the boundary (Perazzi et al., DAVIS,
@@ -12,11 +13,14 @@ CVPR 2016: pixels of one boundary that lie within 0.8 % of the diagonal of the o
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -57,11 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--groups", nargs="+", default=[], help="sources per table, such as voc+msrc; all by default")
     parser.add_argument("--smallest", type=float, default=0.01, help="leave out masks below this share of known pixels")
     parser.add_argument("--limit", type=int, help="at most this many photos")
+    parser.add_argument("--sheet", type=Path, help="draw the example photos, refined, into this file instead")
     parser.add_argument("--no-times", action="store_true", help="leave out the milliseconds")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print one Markdown table a group of sources."""
+    """Print one Markdown table a group of sources, or draw the sheet."""
+    if options.sheet:
+        example_sheet(options.refiners).save(options.sheet, quality=82)
+        return
     scores: dict[tuple[str, str, str], Score] = defaultdict(Score)
     sources = set()
     for sample in samples(options.corpus, options.smallest, options.limit):
@@ -95,12 +103,11 @@ def cases(sample: Sample, sides: list[int], checkpoint: str | None) -> Iterator[
     yield "the model's grids", (answer.grid, answer.confidence)
 
 
-def _segmenter(checkpoint: str, loaded: dict = {}):  # noqa: B006  the model is loaded once
-    if checkpoint not in loaded:
-        from t4s import Segmenter
+@cache
+def _segmenter(checkpoint: str):
+    from t4s import Segmenter
 
-        loaded[checkpoint] = Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint)
-    return loaded[checkpoint]
+    return Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint)
 
 
 def add(score: Score, sample: Sample, masks: dict[str, np.ndarray]) -> None:
@@ -112,6 +119,41 @@ def add(score: Score, sample: Sample, masks: dict[str, np.ndarray]) -> None:
         drawn = masks.get(label, np.zeros_like(truth))
         score.counts.append(overlap(drawn, truth, known))
         score.edges.append(boundary_f(drawn & known, truth))
+
+
+def example_sheet(names: list[str], side: int = 16) -> Image.Image:
+    """The example photos: true grid, each refiner's mask with its IoU, and the truth. One row a photo."""
+    from t4s import render
+    from t4s.codec import grid_from_mask
+
+    rows = []
+    for file, label, truth in example_masks():
+        photo = Image.open(file).convert("RGB")
+        grid, row = grid_from_mask(truth, label, (side, side)), [(label, photo)]
+        row.append((f"grid, {side} cells a side", render.grid_picture(grid, photo)))
+        for name in names:
+            mask = refine(name, np.asarray(photo), grid)[label]
+            row.append((f"{name}: IoU {100 * overlap(mask, truth).iou:.1f}", render.overlay(photo, {label: mask})))
+        rows.append([*row, ("truth", render.overlay(photo, {label: truth}))])
+    return render.sheet(rows, tile=(120, 160), font_size=11)
+
+
+def example_masks() -> Iterator[tuple[Path, str, np.ndarray]]:
+    """(photo's file, category, (h, w) bool) of the example photos: all things of the category that covers most."""
+    from t4s.assets import asset
+    from t4s.corpora.annotations import annotation_mask
+
+    folder = asset("examples")
+    known = json.loads((folder / "instances.json").read_text(encoding="utf-8"))
+    names = {category["id"]: category["name"] for category in known["categories"]}
+    for photo in known["images"]:
+        masks: dict[str, np.ndarray] = {}
+        for one in (one for one in known["annotations"] if one["image_id"] == photo["id"]):
+            mask = annotation_mask(one["segmentation"], photo["height"], photo["width"])
+            name = names[one["category_id"]]
+            masks[name] = masks.get(name, False) | mask
+        label = max(masks, key=lambda name: masks[name].sum())
+        yield folder / photo["file_name"], label, masks[label]
 
 
 def boundary_f(drawn: np.ndarray, truth: np.ndarray) -> float:

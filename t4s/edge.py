@@ -3,7 +3,7 @@
     features = net.look(photo)                 # (B, 3, s, t) in [0, 1] → what any number of labels share
     logits = net.draw(features, coarse)        # (N, 2, s, t) → (N, 1, s, t); N a multiple of B, photo by photo
 
-s and t are multiples of 32. `coarse` holds the label's share of every pixel twice: smoothed (bicubic) and as flat
+s and t are multiples of 16. `coarse` holds the label's share of every pixel twice: smoothed (bicubic) and as flat
 cells, both in [0, 1]; from the two the network can tell where the cells lie. `look` is the beginning of an
 EfficientNet-Lite0 (Tan and Le, arXiv 1905.11946) up to stride 16 with its batch normalisation folded away; `draw`
 goes back up in residual steps at strides 16, 8, 4 and 2 and ends with a pixel shuffle. 0.7 M parameters.
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from t4s.assets import asset
 from t4s.errors import CheckpointError
 
-SIDE = 256  # pixels of the longer side of what the network sees
-STRIDE = 32  # its sides are multiples of this
+SIDE = 192  # pixels of the longer side of what the network sees
+STRIDE = 16  # its sides are multiples of this
 # (repeats, kernel, stride, expansion, channels) per stage of the encoder
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80))
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255  # what the ImageNet weights were trained with
@@ -154,8 +154,8 @@ def load(folder: str | Path | None = None) -> EdgeNet:
     if not (config.is_file() and weights.is_file()):
         raise CheckpointError(f"{folder} holds no edge refiner: it needs config.json and model.safetensors, as "
                               "t4s/train_edge.py writes them.")  # fmt: skip
-    settings = json.loads(config.read_text(encoding="utf-8"))
     try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
         net = EdgeNet(tuple(settings["widths"]), tuple(settings["depths"]))
         net.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

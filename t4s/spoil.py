@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-SIDES = {16: 0.5, 24: 0.2, 32: 0.12, 0: 0.18}  # cells a side and how often; 0: any two numbers from 8 to 32
-TRUE_SHARE, CONFIDENT_SHARE = 0.55, 0.5
+SIDES = {16: 0.55, 24: 0.17, 32: 0.12, 0: 0.16}  # cells a side and how often; 0: any two numbers from 8 to 32
+TRUE_SHARE, CONFIDENT_SHARE = 0.6, 0.4
 
 
 def draw_shape(rng: np.random.Generator) -> tuple[int, int]:

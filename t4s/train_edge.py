@@ -17,8 +17,12 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from t4s.samples import Sample
 
 SMALLEST = 0.003  # of the photo's known pixels: masks below are not trained on
 PART_SHARE, UNION_SHARE, REST_SHARE = 0.2, 0.1, 0.1
@@ -29,14 +33,14 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", nargs="+", required=True, help="NAME[:PATH][@SPLIT], as t4s.corpora reads them")
     parser.add_argument("--validate", help="a corpus to report mean IoU on")
-    parser.add_argument("--side", type=int, default=256, help="pixels of the longer side; small first is quicker")
+    parser.add_argument("--side", type=int, default=192, help="pixels of the longer side")
     parser.add_argument("--without", nargs="*", default=[], help="sources to leave out, such as weakly labelled ones")
     parser.add_argument("--limit", type=int, help="use at most this many photos of each corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder for config.json, model.safetensors, state.pt")
     parser.add_argument("--minutes", type=float, default=45, help="of training, all resumed runs together")
-    parser.add_argument("--batch", type=int, default=4, help="photos a step")
+    parser.add_argument("--batch", type=int, default=2, help="photos a step")
     parser.add_argument("--masks", type=int, default=3, help="masks a photo")
-    parser.add_argument("--lr", type=float, default=2e-3, help="highest; the encoder gets a fifth of it")
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="highest; the encoder gets a fifth of it")
     parser.add_argument("--widths", type=int, nargs=4, default=(96, 48, 32, 16))
     parser.add_argument("--depths", type=int, nargs=4, default=(4, 2, 2, 0))
     parser.add_argument("--start", type=Path, help="begin with the weights in this folder instead of ImageNet's")
@@ -61,34 +65,46 @@ class Shot:
         return np.unpackbits(packed, count=rows * columns).reshape(rows, columns).astype(bool)
 
 
-def load_shots(spec: str, side: int, without: list[str], limit: int | None, smallest: float = SMALLEST) -> list[Shot]:
-    """Every photo of a corpus with its masks, decoded once and kept in memory (about 200 kB each at side 256)."""
-    from PIL import Image
+class Shots:
+    """The photos of some corpora, each decoded when it is first asked for and then kept (about 100 kB each)."""
 
-    from t4s.corpora import open_corpus
-    from t4s.edge import STRIDE
-    from t4s.guided import resized
-    from t4s.samples import IGNORED
+    def __init__(self, specs: list[str], side: int, without: list[str], limit: int | None, smallest: float = SMALLEST):
+        from t4s.corpora import open_corpus
 
-    corpus, shots = open_corpus(spec), []
-    for index in range(len(corpus)):
-        if len(shots) == limit:
-            break
-        samples = [sample for sample in corpus[index] if sample.source not in without]
+        self.corpora = [open_corpus(spec) for spec in specs]
+        self.places = [(corpus, i) for corpus in self.corpora for i in range(min(len(corpus), limit or len(corpus)))]
+        self.side, self.without, self.smallest = side, without, smallest
+        self.kept: dict[int, Shot | None] = {}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Shot | None:
+        """None for a photo that is left out, or that has no mask large enough."""
+        if index not in self.kept:
+            corpus, place = self.places[index]
+            self.kept[index] = self._load([s for s in corpus[place] if s.source not in self.without])
+        return self.kept[index]
+
+    def _load(self, samples: list[Sample]) -> Shot | None:
+        from PIL import Image
+
+        from t4s.edge import STRIDE
+        from t4s.guided import resized
+        from t4s.samples import IGNORED
+
         if not samples:
-            continue
-        photo = resized(np.asarray(samples[0].image.convert("RGB")), side, STRIDE)
-        size, masks, known = photo.shape[1::-1], {}, None
+            return None
+        photo = resized(np.asarray(samples[0].image.convert("RGB")), self.side, STRIDE)
+        size, masks, known = photo.shape[1::-1], {}, np.ones(photo.shape[:2], bool)
         for sample in samples:
             ids = Image.fromarray(sample.class_map.astype(np.int32))
             classes = np.asarray(ids.resize(size, Image.Resampling.NEAREST))
-            known = classes != IGNORED if known is None else known & (classes != IGNORED)
+            known &= classes != IGNORED
             for label in range(1, len(sample.labels)):
                 masks[sample.labels[label]] = classes == label
-        kept = [np.packbits(mask) for mask in masks.values() if (mask & known).sum() > smallest * known.sum()]
-        if kept:
-            shots.append(Shot(photo, tuple(kept), np.packbits(known), samples[0].source))
-    return shots
+        kept = [np.packbits(mask) for mask in masks.values() if (mask & known).sum() > self.smallest * known.sum()]
+        return Shot(photo, tuple(kept), np.packbits(known), samples[0].source) if kept else None
 
 
 def draw_mask(shot: Shot, rng: np.random.Generator) -> np.ndarray:
@@ -147,15 +163,18 @@ def example(shot: Shot, masks: int, rng: np.random.Generator) -> tuple[np.ndarra
     return tuple(part[..., ::-1] for part in parts) if rng.random() < 0.5 else parts
 
 
-def batches(shots: list[Shot], size: int, masks: int, rng: np.random.Generator):
+def batches(shots: Shots, size: int, masks: int, rng: np.random.Generator):
     """Endless batches of photos of one shape, each photo once a round; tensors with masks flattened over photos."""
     import torch
 
+    groups: dict[tuple[int, ...], list[Shot]] = {}
     while True:
-        groups: dict[tuple[int, ...], list[Shot]] = {}
         for index in rng.permutation(len(shots)):
-            group = groups.setdefault(shots[index].photo.shape, [])
-            group.append(shots[index])
+            shot = shots[index]
+            if shot is None:
+                continue
+            group = groups.setdefault(shot.photo.shape, [])
+            group.append(shot)
             if len(group) == size:
                 parts = zip(*(example(shot, masks, rng) for shot in group), strict=True)
                 photo, coarse, truth, known = (torch.from_numpy(np.stack(part).astype(np.float32)) for part in parts)
@@ -175,14 +194,14 @@ def loss_of(logits, truth, known):
     return (cross + 1 - (both + 1) / ((shown + truth).sum((1, 2)) - both + 1)).mean()
 
 
-def validate(net, shots: list[Shot], side: int = 16) -> dict[str, tuple[float, float, int]]:
+def validate(net, shots: Shots, side: int = 16) -> dict[str, tuple[float, float, int]]:
     """{source: (mean IoU of `smooth`, mean IoU of the network, masks)} on true grids, at the working size."""
     import torch
 
     from t4s.spoil import coverage
 
     found: dict[str, list[tuple[float, float]]] = {}
-    for shot in shots:
+    for shot in filter(None, (shots[i] for i in range(len(shots)))):
         known = shot.bits(shot.known)
         truths = [shot.bits(mask) for mask in shot.masks]
         cells = [(cover > 0.5) | (cover == cover.max()) for cover in (coverage(t, known, (side, side)) for t in truths)]
@@ -215,9 +234,9 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.manual_seed(options.seed)
     data = options.side, options.without, options.limit
-    shots = [shot for spec in options.corpus for shot in load_shots(spec, *data)]
-    held = load_shots(options.validate, *data, 0.01) if options.validate else []
-    print(f"{len(shots)} photos to train on, {len(held)} to validate on", flush=True)
+    shots = Shots(options.corpus, *data)
+    held = Shots([options.validate], *data, 0.01) if options.validate else None
+    print(f"{len(shots)} photos to train on, {len(held or ())} to validate on", flush=True)
     net = EdgeNet(tuple(options.widths), tuple(options.depths)).to(memory_format=torch.channels_last)
     mean = EdgeNet(tuple(options.widths), tuple(options.depths)).to(memory_format=torch.channels_last)
     encoder = [*net.stem.parameters(), *net.stages.parameters()]
@@ -256,8 +275,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            for old, new in zip(mean.parameters(), net.parameters(), strict=True):
-                old.lerp_(new, 1 - min(AVERAGE, (step + 1) / (step + 10)))
+            share = 1 - min(AVERAGE, (step + 1) / (step + 10))
+            torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), share)
         losses.append(loss.item())
         step, spent = step + 1, spent + time.monotonic() - began
         if step % 50 == 0:
