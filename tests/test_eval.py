@@ -380,6 +380,8 @@ def test_several_processes_give_the_same_as_one(photos, model, tmp_path, monkeyp
         monkeypatch.setenv("RANK", str(rank))
         evaluation.main(["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "out")])
     assert results(tmp_path / "out") == whole
+    lines = [len(file.read_text().splitlines()) for file in sorted((tmp_path / "out").glob("records-*.jsonl"))]
+    assert lines == [6 // world] * world  # each did its share, and no more
 
 
 def test_a_run_begun_by_several_is_finished_by_one(photos, model, tmp_path, monkeypatch):
@@ -444,6 +446,22 @@ def test_saved_predictions_open_in_pycocotools(photos, model, tmp_path):
         assert line["text"] == answer.text
     with Image.open(tmp_path / "saved" / "sheet.png") as sheet:
         assert sheet.width > 300
+
+
+def test_the_sheet_shows_best_median_and_worst_in_order(photos, model, tmp_path, monkeypatch):
+    """Chosen by score over the whole run: a sheet of the first photos, or of nice ones, proves nothing."""
+    from t4s import report
+
+    shown: list = []
+    monkeypatch.setattr(report.render, "sheet", lambda tiles, title: shown.extend(tiles) or Image.new("RGB", (9, 9)))
+    run(photos, tmp_path / "out", "--save", str(tmp_path / "saved"))
+    lines = [json.loads(line)[1] for line in (tmp_path / "out" / "records-0.jsonl").read_text().splitlines()]
+    counts = [record["mask"] for line in lines for record in line["answers"] if record["mask"][1]]
+    ious = sorted((round(100 * both / (p + t - both)) for p, t, both in counts), reverse=True)
+    best, median, worst = ([int(caption.split()[0]) for caption, _ in row[::2]] for row in shown)
+    assert best == ious[:3] and worst == ious[-3:]
+    middle = len(ious) // 2
+    assert median == ious[middle - 1 : middle + 2]
 
 
 def test_the_tables_name_sources_classes_and_baselines(photos, model, tmp_path, capsys):
@@ -561,6 +579,13 @@ def test_a_damaged_record_is_named_with_its_line(tmp_path):
     (tmp_path / "settings.json").write_text('{"cut o')
     with pytest.raises(DataError, match="settings.json is damaged"):
         Journal(tmp_path, {})
+
+
+def test_a_line_that_another_process_is_still_writing_is_not_read(tmp_path):
+    journal = Journal(tmp_path, {}, rank=0)
+    journal.append(0, "a")
+    (tmp_path / "records-1.jsonl").write_text('[1, "b"]\n[3, "c')
+    assert Journal(tmp_path, {}, rank=0).done() == {0, 1}
 
 
 def test_a_process_that_ended_early_is_noticed(tmp_path):
