@@ -30,7 +30,7 @@ polygons = st.lists(coordinates, min_size=3, max_size=12).flatmap(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(polygons, min_size=1, max_size=3), st.integers(5, 40), st.integers(5, 40))
 def test_polygons_are_drawn_as_coco_draws_them(parts, height, width):
     """Self-crossing, half outside, with repeated points, with many parts: the same pixels as pycocotools."""

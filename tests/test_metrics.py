@@ -91,7 +91,7 @@ def masks(draw) -> np.ndarray:
 cases = st.lists(st.tuples(masks(), masks(), masks(), st.booleans()), max_size=8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases)
 def test_phrase_measures_agree_with_a_computation_over_sets_of_pixels(drawn):
     assert_same(score(drawn).figures(), by_hand(drawn))
@@ -233,7 +233,7 @@ def classes_by_hand(drawn: list) -> dict:
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(st.tuples(maps.map(lambda m: np.maximum(m, 0)), maps, st.booleans()), max_size=5), st.integers(1, 3))
 def test_class_measures_agree_and_merge(drawn, processes):
     """Others stays out of the mean; void pixels are out whatever was predicted there, whole void photos too."""
