@@ -126,6 +126,11 @@ class Encoded:
     positions: torch.Tensor
     next_position: int
 
+    @property
+    def nbytes(self) -> int:
+        """What keeping it costs, in bytes."""
+        return self.photo.nbytes + sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
+
 
 class Backbone:
     """Processor, model and format of one checkpoint."""
