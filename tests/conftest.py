@@ -80,10 +80,10 @@ def fresh_backbone():
     torch.manual_seed(0)
     model = tiny.model(processor, grid, width=64, layers=2, heads=2, tower_width=32).eval().requires_grad_(False)
     for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):  # the usual small weights would hide one photo's difference from another
+        if isinstance(module, torch.nn.Conv2d):  # with the usual small weights all photos would look alike
             torch.nn.init.kaiming_normal_(module.weight)
-    form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION,
-                  class_question=tiny.CLASS_QUESTION, answer=tiny.ANSWER, positions="cells", refiner="none")  # fmt: skip
+    form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION, answer=tiny.ANSWER,
+                  class_question=tiny.CLASS_QUESTION, positions="cells", refiner="none")  # fmt: skip
     return Backbone(model, processor, form)
 
 

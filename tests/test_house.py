@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("constrain", "confidence", "tiny", "backbone"),
     ),
     ("decoding", "collate", "baselines", "scoring", "hub", "report", "page", "parcel", "story"),
-    ("segmenter", "bench_refine"),
+    ("segmenter", "bench_tokenizers", "bench_decoding", "bench_refine"),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),
 )
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
