@@ -6,7 +6,7 @@
 s and t are multiples of 16. `coarse` holds the label's share of every pixel twice: smoothed (bicubic) and as flat
 cells, both in [0, 1]; from the two the network can tell where the cells lie. `look` is the beginning of an
 EfficientNet-Lite0 (Tan and Le, arXiv 1905.11946) up to stride 16 with its batch normalisation folded away; `draw`
-goes back up in residual steps at strides 16, 8, 4 and 2 and ends with a pixel shuffle. 0.7 M parameters.
+goes back up in residual steps at strides 16, 8, 4 and 2 and ends with a pixel shuffle. 0.6 M parameters.
 """
 
 from __future__ import annotations
