@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 QUESTIONS = {
     "decoding": "tokens, passes and seconds a mask: layouts, loops and tokenizers side by side",
@@ -34,4 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if not __package__:  # run as a script: t4s/ itself is first on the path, where the package cannot be found
+        sys.path[0] = str(Path(__file__).resolve().parent.parent)
     sys.exit(main())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,4 +291,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if not __package__:  # run as a script: t4s/ itself is first on the path, where the package cannot be found
+        sys.path[0] = str(Path(__file__).resolve().parent.parent)
     main()

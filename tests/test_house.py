@@ -240,6 +240,7 @@ def test_every_command_has_its_module():
 def test_a_script_opens_from_anywhere(door: str):
     """--help must work from the root, from inside t4s/ and from /, and must not wait for torch."""
     script = PACKAGE / door
+    assert "sys.path[0] = " in script.read_text(), "--help would work, and the first import of t4s after it fail"
     for cwd, path in ((ROOT, f"t4s/{door}"), (PACKAGE, door), (Path("/"), str(script))):
         done = _python("-X", "importtime", path, "--help", cwd=cwd)
         assert "usage:" in done.stdout.lower()
