@@ -258,7 +258,8 @@ class Model:
     """The functions that need the model. On ZeroGPU each call is a process of its own, so arguments and results
     pickle: photos are paths, answers are `Prediction`s; the model itself is inherited and never sent.
 
-    write(path, query, refiner, decoding) → Predictions that grow; query is a phrase or a list of names
+    write(path, query, refiner, decoding, flag) → Predictions that grow; query is a phrase or a list of names;
+        it stops as soon as there is a file `flag` (a file, because another process cannot see a variable)
     write_all(path, phrases, refiner) → one Prediction a phrase
     refine(path, prediction, refiner) → the same answer with other masks; the language model is not asked
     """
@@ -302,12 +303,18 @@ def _model(segmenter: Segmenter) -> Model:
 
     @spaces.GPU(duration=_seconds)
     @_told
-    def write(path: str, query: str | list[str], refiner: str, decoding: str) -> Iterator[Prediction]:
-        rows, shown = -1, 0.0
-        for prediction in segmenter.stream(encode(path), query, refine=refiner, decoding=decoding):
+    def write(path: str, query: str | list[str], refiner: str, decoding: str, flag: str = "") -> Iterator[Prediction]:
+        def stop() -> bool:
+            return bool(flag) and os.path.exists(flag)
+
+        rows, shown, started = -1, 0.0, time.perf_counter()
+        encoded = encode(path)
+        seconds = time.perf_counter() - started
+        for prediction in segmenter.stream(encoded, query, refine=refiner, decoding=decoding, stop=stop):
             done = prediction.text.count("\n")
             if prediction.stats["ended"] or done > rows or time.monotonic() - shown > DRAW_EVERY:
                 rows, shown = done, time.monotonic()
+                prediction.stats["encode_seconds"] = seconds
                 yield prediction
 
     @spaces.GPU(duration=_seconds)
@@ -439,15 +446,23 @@ def _wire(model, photo, query, refiner, decoding, panels, answer, triggers, take
         return page.photo_view(*_preview(path), model.shape) if path else None
 
     @_told
-    def ask(path: str, query: str, refiner: str, decoding: str) -> Iterator[tuple[Any, Any]]:
+    def begin(path: str, *_: str) -> tuple[Any, ...]:
+        waiting = {"running": True, "kind": "running", "message": "Looking at the photo …"}
+        return look(path) | waiting, None, str(_scratch_file("stop"))
+
+    @_told
+    def ask(path: str, query: str, refiner: str, decoding: str, flag: str) -> Iterator[tuple[Any, Any]]:
         url, _ = _preview(path)
-        yield look(path) | {"running": True, "kind": "running", "message": "Looking at the photo …"}, None
         wanted = page.names(query) if check is _check_names else query
-        for prediction in model.write(path, wanted, refiner, decoding):
+        for prediction in model.write(path, wanted, refiner, decoding, flag):
             if prediction.stats["ended"]:
                 yield page.finished_view(prediction, url, model.layout, refiner), prediction
             else:
                 yield page.growing_view(prediction, url, model.layout), gr.skip()
+
+    def halt(flag: str | None) -> None:
+        if flag and Path(flag).parent.is_dir():
+            Path(flag).touch()
 
     @_told
     def refine_again(path: str | None, answer: Prediction | None, refiner: str) -> tuple[Any, Any]:
@@ -456,13 +471,16 @@ def _wire(model, photo, query, refiner, decoding, panels, answer, triggers, take
         answer = model.refine(path, answer, refiner)
         return page.finished_view(answer, _preview(path)[0], model.layout, refiner), answer
 
+    flag = gr.State(None)
     asked, shown = [photo, query, refiner, decoding], [panels, answer]
-    photo.change(look, photo, panels, queue=False, show_progress="hidden", **PRIVATE)
-    running = gr.on(triggers, ask, asked, shown, validator=check, show_progress="hidden", **ONE_AT_A_TIME, **PRIVATE)
-    taking = taken.then(ask, asked, shown, show_progress="hidden", **ONE_AT_A_TIME, **PRIVATE)
-    stop.click(
-        page.stopped_view, panels, panels, queue=False, cancels=[running, taking], show_progress="hidden", **PRIVATE
-    )
+    quiet: dict[str, Any] = {"show_progress": "hidden"} | PRIVATE
+    photo.change(look, photo, panels, queue=False, **quiet)
+    for start in (
+        gr.on(triggers, begin, asked, [*shown, flag], validator=check, **QUICK, **quiet),
+        taken.then(begin, asked, [*shown, flag], **QUICK, **quiet),
+    ):
+        start.success(ask, [*asked, flag], shown, **ONE_AT_A_TIME, **quiet)
+    stop.click(halt, flag, queue=False, **quiet)
     refiner.input(refine_again, [photo, answer, refiner], shown, show_progress="hidden", **QUICK, **PRIVATE)
 
 

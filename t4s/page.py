@@ -122,22 +122,17 @@ def growing_view(prediction: Prediction, url: str, layout: str) -> dict[str, Any
 def finished_view(prediction: Prediction, url: str, layout: str, refiner: str) -> dict[str, Any]:
     """A whole answer: text, grid, mask, and what it took."""
     kind, message = verdict(prediction)
-    size = prediction.mask.shape
+    size, stopped = prediction.mask.shape, kind == "stopped"
+    faults = () if stopped else prediction.faults  # rows that nobody waited for are no fault
     view = _view(prediction.grid, prediction.text, size, url, layout, prediction.confidence, prediction.masks)
-    return _marked(view, prediction.faults) | {
+    return _marked(view, faults) | {
+        "written": written(prediction.text, prediction.grid.shape) if stopped else view["written"],
         "kind": kind,
         "message": message,
         "facts": facts(prediction, refiner),
         "count": f"{len(prediction.text)} characters, {prediction.stats.get('tokens', 0)} tokens",
-        "faults": _fault_lines(prediction.faults),
+        "faults": _fault_lines(faults),
     }
-
-
-def stopped_view(view: Mapping[str, Any]) -> dict[str, Any]:
-    """What was on the page when Stop was pressed, at rest."""
-    rows = view["written"] // view["shape"][1]
-    message = f"Stopped after {rows} of {view['shape'][0]} rows."
-    return dict(view) | {"running": False, "kind": "stopped", "message": message}
 
 
 def text_view(
@@ -212,6 +207,9 @@ def names(text: str) -> list[str]:
 def verdict(prediction: Prediction) -> tuple[str, str]:
     """(kind, sentence): what the model said, in words. Absence is an answer and no error."""
     sure = f"{round(100 * prediction.score)} % sure"
+    if prediction.stats.get("ended") == "stopped":
+        rows = written(prediction.text, prediction.grid.shape) // prediction.grid.shape[1]
+        return "stopped", f"Stopped after {rows} of {prediction.grid.shape[0]} rows."
     if prediction.stats.get("ended") == "truncated":
         return "fault", "The text broke off; what could be kept is shown."
     one = isinstance(prediction.query, str)
@@ -237,10 +235,11 @@ def facts(prediction: Prediction, refiner: str) -> list[tuple[str, str]]:
     stats = prediction.stats
     tokens, forwards = int(stats.get("tokens", 0)), int(stats.get("forwards", 0))
     line = [("tokens", str(tokens)), ("passes", str(forwards)), ("passes saved", str(max(0, tokens - forwards)))]
-    for name in ("prefill", "decode", "refine"):
-        if f"{name}_seconds" in stats:
-            what = f"refine ({refiner})" if name == "refine" else "look" if name == "prefill" else "write"
-            line.append((what, f"{stats[f'{name}_seconds']:.2f} s"))
+    look = stats.get("encode_seconds", 0.0) + stats.get("prefill_seconds", 0.0)
+    for name, seconds in (("look", look), ("write", stats.get("decode_seconds")),
+                          (f"refine ({refiner})", stats.get("refine_seconds"))):  # fmt: skip
+        if seconds is not None:
+            line.append((name, f"{seconds:.2f} s"))
     return [*line, ("score", f"{prediction.score:.2f}")]
 
 

@@ -72,8 +72,10 @@ class StandIn:
         for done in range(1, len(rows)):
             time.sleep(self.pause)
             part = "\n".join(rows[:done]) + "\n"
-            ended = "complete" if done == len(rows) - 1 else ""
+            ended = "complete" if done == len(rows) - 1 else "stopped" if stop and stop() else ""
             yield self.predict(photo, query if isinstance(query, str) else tuple(labels), part, refine, done, ended)
+            if ended:
+                return
 
     def predict(
         self, photo: np.ndarray, query: Any, text: str, refiner: str | None, passes: int, ended: str

@@ -477,6 +477,23 @@ def test_saving_before_there_is_an_answer_says_what_to_do():
 
 
 @pytest.mark.long
+def test_a_row_within_a_second_and_a_mask_within_two():
+    """Medians over the examples, model loaded. In CPU seconds, so that other work on the machine does not count."""
+    from t4s import Segmenter
+
+    model = app._model(Segmenter.from_pretrained(device="cpu"))
+    rows, masks = [], []
+    for name, phrase in app.EXAMPLES:
+        started, row = time.process_time(), None
+        for answer in model.write(str(EXAMPLES / name), phrase, model.refiner, "fast"):
+            if row is None and "\n" in answer.text:
+                row = time.process_time() - started
+        rows.append(row)
+        masks.append(time.process_time() - started)
+    assert np.median(rows) < 1 and np.median(masks) < 2
+
+
+@pytest.mark.long
 def test_two_cats_with_the_embedded_checkpoint(true_masks):
     from t4s import Segmenter
 
