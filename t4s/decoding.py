@@ -25,6 +25,7 @@ from t4s.grammar import State
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 Mode = Literal["fast", "constrained", "free"]
 MODES: tuple[Mode, ...] = ("fast", "constrained", "free")
@@ -82,7 +83,7 @@ class Step:
 def decode(
     mode: Mode,
     continuation: Continuation,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     shape: tuple[int, int],
     labels: Sequence[str],
     *,
@@ -94,14 +95,9 @@ def decode(
     """Writes the body of one answer: a grid of `shape` (H, W) with `labels`, labels[0] == "others".
 
     `draft_rows` limits how far `fast` drafts ahead (None: what pays on the device). `stop` is asked between
-    passes. Raises `QueryError` before any pass: an unknown mode, a layout without a grammar, a shape or labels
-    that cannot be, a label that the tokenizer cannot spell.
+    passes. Raises `QueryError` before any pass, as `check` does.
     """
-    if mode not in MODES:
-        raise QueryError(f"There is no decoding {mode!r}: choose one of {', '.join(MODES)}.")
-    if mode != "free" and layout != "rows":
-        raise QueryError(f"A checkpoint of layout {layout!r} has no grammar: use decoding='free', not {mode!r}.")
-    constraint = Constraint(vocabulary(tokenizer), shape, labels)
+    constraint = check(mode, tokenizer, shape, labels, layout)
     if mode == "free":
         return free(continuation, constraint, layout=layout, eos=eos, stop=stop)
     if mode == "constrained":
@@ -109,6 +105,21 @@ def decode(
     if draft_rows is None:
         draft_rows = DRAFT_ROWS.get(continuation.last.device.type, DRAFT_ROWS_ELSEWHERE)
     return fast(continuation, constraint, draft_rows=draft_rows, stop=stop)
+
+
+def check(
+    mode: Mode, tokenizer: PreTrainedTokenizerBase, shape: tuple[int, int], labels: Sequence[str], layout: str = "rows"
+) -> Constraint:
+    """What the loops write by, or a `QueryError`; call it before the photo and the question are run.
+
+    Refused are an unknown mode, a layout without a grammar (but by `free`), a shape outside 1 … 64 per side, no
+    labels, labels that cannot be or are given twice, and a label that the tokenizer cannot spell.
+    """
+    if mode not in MODES:
+        raise QueryError(f"There is no decoding {mode!r}: choose one of {', '.join(MODES)}.")
+    if mode != "free" and layout != "rows":
+        raise QueryError(f"A checkpoint of layout {layout!r} has no grammar: use decoding='free', not {mode!r}.")
+    return Constraint(vocabulary(tokenizer), shape, labels)
 
 
 def free(

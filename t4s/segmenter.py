@@ -75,6 +75,7 @@ class Segmenter:
         backbone, form, started = self.backbone, self.backbone.format, time.perf_counter()
         asked, labels = check_query(query)
         check_refiner(refine or form.refiner)
+        decoding.check(mode, backbone.tokenizer, form.grid, labels, form.layout)
         encoded = self.encode(image)
         writing = backbone.begin(encoded, asked)
         steps = decoding.decode(mode, writing, backbone.tokenizer, form.grid, labels, layout=form.layout,
