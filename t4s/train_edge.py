@@ -39,6 +39,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="use at most this many photos of each corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder for config.json, model.safetensors, state.pt")
     parser.add_argument("--minutes", type=float, default=45, help="of training, all resumed runs together")
+    parser.add_argument("--steps", type=int, help="stop after this many, all resumed runs together, whatever the clock")
     parser.add_argument("--batch", type=int, default=2, help="photos a step")
     parser.add_argument("--masks", type=int, default=3, help="masks a photo")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="highest; the encoder gets a fifth of it")
@@ -264,7 +265,7 @@ def main(argv: list[str] | None = None) -> None:
 
     saved_at, losses, rng = spent, [], np.random.default_rng([options.seed, step])
     feed = batches(shots, options.batch, options.masks, rng)
-    while (done := spent / (60 * options.minutes)) < 1:
+    while (done := spent / (60 * options.minutes)) < 1 and step != options.steps:
         began = time.monotonic()
         for group in optimizer.param_groups:
             warm = min(1, (step + 1) / 100)
