@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
 from t4s import prompts, tower  # noqa: F401 (tower registers itself with the Auto classes)
 from t4s.assets import asset
@@ -123,8 +123,8 @@ class Encoded:
     photo: np.ndarray
     ids: tuple[int, ...]
     cache: DynamicCache
-    positions: torch.Tensor
     next_position: int
+    features: dict[str, Any] = field(default_factory=dict)  # for a prompt that attends both ways, in place of the cache
 
     @property
     def nbytes(self) -> int:
@@ -139,6 +139,9 @@ class Backbone:
         self.model, self.processor, self.format = model, processor, format
         self.tokenizer = processor.tokenizer
         self.image_token = model.config.image_token_id
+        self.both_ways = model.config.model_type == "paligemma"  # photo and question see each other: no prefix to keep
+        tiles = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
+        self.one_tile = {name: False for name in tiles if hasattr(processor.image_processor, name)}
         self._pieces: dict[int, str] = {}
         self._suffixes: dict[str, list[int]] = {}
 
@@ -158,6 +161,8 @@ class Backbone:
 
     def chat(self, question: str) -> str:
         """The prompt as text: one photo, the question, and the turn handed to the model."""
+        if self.both_ways:  # no chat template: its processor adds what stands between photo and answer
+            return f"{self.processor.image_token}{self.tokenizer.bos_token}{question}\n"
         content = [{"type": "image"}, {"type": "text", "text": question}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
@@ -174,9 +179,10 @@ class Backbone:
         size = self.format.image_size
         square = image.resize((size, size), Image.Resampling.BICUBIC)
         question = self.question("others")
-        inputs = dict(self.processor(images=[square], text=[self.chat(question)], return_tensors="pt"))
+        text = self.processor.image_token + question if self.both_ways else self.chat(question)
+        inputs = dict(self.processor(images=[square], text=[text], return_tensors="pt", **self.one_tile))
         ids = inputs.pop("input_ids")[0].tolist()
-        for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+        for name in ("attention_mask", "token_type_ids", "mm_token_type_ids", "labels"):
             inputs.pop(name, None)
         suffix = self.suffix(question)
         if ids[-len(suffix) :] != suffix:
@@ -223,17 +229,33 @@ class Backbone:
         """Runs the prefix through the model once."""
         inputs, ids = self.look(image)
         cache = DynamicCache()
-        positions = torch.tensor([self.prefix_positions(ids)], device=self.device)
         inputs = {
             name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
+        if self.both_ways:
+            seen = self.model.get_image_features(inputs["pixel_values"])
+            return Encoded(np.asarray(image), tuple(ids), cache, 1, {"mm_encoder_outputs": {"image": seen}})
+        positions, after = self.rotary(ids, inputs)
+        positions = positions[..., None, :].to(self.device)
         self.model(
             input_ids=torch.tensor([ids], device=self.device), position_ids=positions, past_key_values=cache,
             attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.device), use_cache=True,
             logits_to_keep=1, **inputs,
         )  # fmt: skip
-        return Encoded(np.asarray(image), tuple(ids), cache, positions, len(ids))
+        return Encoded(np.asarray(image), tuple(ids), cache, after)
+
+    def rotary(self, ids: Sequence[int], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+        """The prefix's position ids (n,), or (3, n) where a family has time, row and column; and the next one."""
+        if self.both_ways:  # counted from 1
+            return torch.arange(1, len(ids) + 1), len(ids) + 1
+        of_family = getattr(self.model.model, "get_rope_index", None)
+        if of_family is None:
+            return torch.tensor(self.prefix_positions(ids)), len(ids)
+        tokens = torch.tensor([ids])
+        kinds = (tokens == self.image_token).int()
+        positions, _ = of_family(tokens, mm_token_type_ids=kinds, image_grid_thw=inputs["image_grid_thw"].cpu())
+        return positions[:, 0], int(positions.max()) + 1
 
     def begin(self, encoded: Encoded, query: str | tuple[str, ...]) -> Writing:
         """The question and the answer's opening go in with one pass; the body comes next."""
@@ -246,22 +268,26 @@ class Writing:
     def __init__(self, backbone: Backbone, encoded: Encoded, suffix: list[int], opening: list[int]):
         self.backbone, self.opening = backbone, opening
         self.cache = copy.deepcopy(encoded.cache)
-        self.start = encoded.next_position + len(suffix)
-        self.length = len(encoded.ids) + len(suffix) + len(opening)
+        prefix = [*encoded.ids] if encoded.features else []  # what is not in the cache yet
+        prompt, self.length = [*prefix, *suffix], len(encoded.ids) + len(suffix) + len(opening)
+        self.start = encoded.next_position + len(prompt)
         self.fed: list[int] = []
         self.forwards = 0
-        positions = [*backbone.suffix_positions(len(suffix), encoded.next_position),
+        positions = [*backbone.suffix_positions(len(prompt), encoded.next_position),
                      *backbone.answer_positions(opening, self.start)]  # fmt: skip
-        self.last = self._pass([*suffix, *opening], positions, len(encoded.ids), keep=1)[-1]
+        more = dict(encoded.features)
+        if more:  # the prompt attends both ways (0), the answer's opening only backwards (1)
+            more["token_type_ids"] = torch.tensor([[0] * len(prompt) + [1] * len(opening)], device=backbone.device)
+        self.last = self._pass([*prompt, *opening], positions, len(encoded.ids) - len(prefix), keep=1, **more)[-1]
 
     @torch.inference_mode()
-    def _pass(self, ids: Sequence[int], positions: Sequence[int], past: int, keep: int) -> torch.Tensor:
+    def _pass(self, ids: Sequence[int], positions: Sequence[int], past: int, keep: int, **more: Any) -> torch.Tensor:
         device = self.backbone.device
         output = self.backbone.model(
             input_ids=torch.tensor([list(ids)], device=device),
             position_ids=torch.tensor([list(positions)], device=device),
             attention_mask=torch.ones(1, past + len(ids), dtype=torch.long, device=device),
-            past_key_values=self.cache, use_cache=True, logits_to_keep=keep,
+            past_key_values=self.cache, use_cache=True, logits_to_keep=keep, **more,
         )  # fmt: skip
         return output.logits[0].float()
 
@@ -319,8 +345,26 @@ def load(source: str | Path | None = None, revision: str | None = None, device: 
         dtype = getattr(torch, dtype)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32)
     model = load_model(folder, form, dtype, device, quantize)
-    processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    return Backbone(model.eval().requires_grad_(False), processor, form)
+    return Backbone(model.eval().requires_grad_(False), load_processor(folder), form)
+
+
+def load_processor(folder: Path):
+    """The processor of a folder, with PIL for its photos, so that they look the same with or without torchvision.
+
+    Raises CheckpointError if it needs a package that is not there: processors that take video too need torchvision.
+    """
+    try:
+        return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    except ImportError:  # there is no PIL version of what handles video
+        pass
+    try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    except ImportError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"The processor of {folder} needs packages that are not installed; run "
+                              f"`pip install 't4s[families]'`. It says: {detail}") from error  # fmt: skip
+    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    return processor
 
 
 def load_model(folder: Path, form: Format, dtype: torch.dtype, device: str, quantize: str | None = None):

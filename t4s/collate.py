@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from t4s import codec
 from t4s.augment import augment
@@ -24,43 +25,97 @@ from t4s.errors import DataError
 from t4s.samples import Sample
 
 IGNORE = -100  # a label that the loss leaves out
+SPOILT = 0.5  # of training answers are read with wrong rows
 MULTIPLE = 16  # rows are padded to a multiple of this
 
 
 @dataclass(frozen=True)
 class Row:
-    """One photo with its questions. `segments`: 0 for the prefix, then the question's number."""
+    """One photo with its questions. `positions`: (T,), or (3, T) where a family has time, row and column.
+
+    `segments`: 0 for the prefix, then the question's number. `both_ways`: segment 0 attends to all of itself.
+    """
 
     inputs: dict[str, torch.Tensor]
     ids: list[int]
     labels: list[int]
-    positions: list[int]
+    positions: torch.Tensor
     segments: list[int]
+    both_ways: bool = False
 
 
-def row(backbone: Backbone, samples: Sequence[Sample]) -> Row:
-    """The samples of one photo → a row. DataError if it is longer than the model's context."""
+def spoil(grid: codec.DescriptorGrid, rng: np.random.Generator) -> tuple[codec.DescriptorGrid, np.ndarray]:
+    """Some rows of a true grid made wrong, and which (H,) bool: left empty, moved sideways, or the row above again.
+
+    The model reads them and is not taught to write them. It learns to look at the photo where the rows above mislead:
+    taught on true rows alone it copies the row above, and an object whose first row it missed is never written.
+    """
+    ids, height = grid.ids.copy(), grid.shape[0]
+    wrong = rng.random(height) < rng.uniform(0, 0.5)
+    top = int(np.argmax((ids > 0).any(1)))
+    if rng.random() < 0.5:
+        wrong[top : top + int(rng.integers(1, 6))] = True  # the object begins too late
+    for at in np.flatnonzero(wrong):
+        kind = rng.random()
+        if kind < 0.6:
+            ids[at] = 0
+        elif kind < 0.8:
+            ids[at] = np.roll(ids[at], int(rng.integers(-2, 3)))
+        elif at:
+            ids[at] = ids[at - 1]
+    return codec.DescriptorGrid(ids, grid.labels), wrong
+
+
+def answer(backbone: Backbone, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], list[int]]:
+    """The true answer's tokens and their labels; with `rng`, every second answer is read with spoilt rows."""
     form = backbone.format
+    grid, wrong = sample.grid(form.grid), None
+    if rng is not None and form.layout == "rows" and rng.random() < SPOILT:
+        grid, wrong = spoil(grid, rng)
+    before, body, after = backbone.answer_ids(codec.encode(grid, form.layout))
+    labels = list(body)
+    if wrong is not None:
+        at = 0
+        for i, token in enumerate(body):
+            piece = backbone.piece(token)
+            if wrong[at : at + piece[:-1].count("\n") + 1].any():
+                labels[i] = IGNORE
+            at += piece.count("\n")
+    return before + body + after, before + labels + after
+
+
+def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Row:
+    """The samples of one photo → a row; `rng` spoils what is read (`spoil`).
+
+    Raises DataError if it is longer than the model's context.
+    """
     inputs, ids = backbone.look(samples[0].image)
-    start, labels, segments = len(ids), [IGNORE] * len(ids), [0] * len(ids)
-    positions = backbone.prefix_positions(ids)
+    if backbone.both_ways and len(samples) > 1:
+        raise DataError(f"In this model the photo sees the question, so {len(samples)} questions cannot share it; "
+                        "train it with --queries-per-image 1.")  # fmt: skip
+    labels, segments = [IGNORE] * len(ids), [0] * len(ids)
+    photo, start = backbone.rotary(ids, inputs)
+    positions: list[int] = []
     for number, sample in enumerate(samples, 1):
         suffix = backbone.suffix(backbone.question(sample.query))
-        answer = sum(backbone.answer_ids(codec.encode(sample.grid(form.grid), form.layout)), [])
-        ids = ids + suffix + answer
-        labels += [IGNORE] * len(suffix) + answer
+        read, learnt = answer(backbone, sample, rng)
+        ids = ids + suffix + read
+        labels += [IGNORE] * len(suffix) + learnt
         positions = positions + backbone.suffix_positions(len(suffix), start)
-        positions = positions + backbone.answer_positions(answer, start + len(suffix))
-        segments += [number] * (len(suffix) + len(answer))
+        positions = positions + backbone.answer_positions(read, start + len(suffix))
+        segments += [0 if backbone.both_ways else number] * len(suffix) + [number] * len(read)
     context = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
-    if context and max(positions) >= context:
+    text = torch.tensor(positions, dtype=photo.dtype).expand(*photo.shape[:-1], -1)
+    whole = torch.cat([photo, text], -1)
+    if context and int(whole.max()) >= context:
         raise DataError(f"{samples[0].id}: its question and answer take {len(ids)} tokens, the model's context is "
                         f"{context}: use a smaller --grid or fewer --queries-per-image.")  # fmt: skip
-    return Row(inputs, ids, labels, positions, segments)
+    return Row(inputs, ids, labels, whole, segments, backbone.both_ways)
 
 
 def batch(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
-    """Rows → `input_ids`, `labels`, `position_ids` (B, T), `attention_mask` (B, 1, T, T) bool, and the photos."""
+    """Rows → `input_ids`, `labels` (B, T), `position_ids` (B, T) or (3, B, T), `attention_mask` (B, 1, T, T) bool, and
+    the photos."""
     length = -(-max(len(r.ids) for r in rows) // MULTIPLE) * MULTIPLE
 
     def padded(name: str, value: int) -> torch.Tensor:
@@ -68,10 +123,14 @@ def batch(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
 
     segments = padded("segments", -1)
     same = segments[:, :, None] == segments[:, None, :]
-    mask = (same | (segments == 0)[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
+    prefix = (segments == 0)[:, None, :]
+    mask = (same | prefix) & torch.ones(length, length, dtype=torch.bool).tril()
+    if rows[0].both_ways:
+        mask |= prefix & prefix.mT
+    positions = [F.pad(r.positions, (0, length - len(r.ids))) for r in rows]
     photos = {name: torch.cat([r.inputs[name] for r in rows]) for name in rows[0].inputs}
     return {
-        "input_ids": padded("ids", pad), "labels": padded("labels", IGNORE), "position_ids": padded("positions", 0),
+        "input_ids": padded("ids", pad), "labels": padded("labels", IGNORE), "position_ids": torch.stack(positions, -2),
         "attention_mask": mask[:, None], **photos,
     }  # fmt: skip
 
@@ -94,5 +153,8 @@ class Collator:
         return augment(samples, rng, self.backbone.format.image_size) if self.augmented else samples
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = [row(self.backbone, self.samples(number)) for number in numbers]
+        rows = [
+            row(self.backbone, self.samples(number), np.random.default_rng([self.seed, number, 1]))
+            for number in numbers
+        ]
         return batch(rows, self.backbone.tokenizer.pad_token_id)

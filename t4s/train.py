@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+FULL_ROW = 0.2  # weight of a run as wide as the grid in the loss of the embedded model
 EVAL_QUERIES = 64  # phrases of --validate that are answered at each evaluation
 
 
@@ -36,6 +37,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=float, default=0.03, help="share of the steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-steps", type=int, default=250)
+    parser.add_argument("--stop-after", type=int, help="end after this many steps; --resume goes on from there")
     parser.add_argument("--resume", action="store_true", help="go on from the last state in --out")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0: as torch chooses")
     return parser
@@ -61,6 +63,41 @@ def fresh(options: argparse.Namespace, mixture):
     return Backbone(model, processor, form)
 
 
+def balanced_loss(backbone):
+    """Cross-entropy in which ending a row with a full-width run counts `FULL_ROW`.
+
+    Where a model is unsure, the place of an object's edge is spread over many counts and its absence is a single one:
+    a greedy choice would call absent what is probably there.
+    """
+    import torch
+
+    width = backbone.format.grid[1]
+    full_row = backbone.text_ids(f"others *{width}\n")[-1]
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        logits, targets = outputs.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+        learnt = targets != -100
+        losses = torch.nn.functional.cross_entropy(logits[learnt], targets[learnt], reduction="none")
+        losses = torch.where(targets[learnt] == full_row, losses * FULL_ROW, losses)
+        return losses.sum() / (learnt.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+def restore(backbone, states: Path) -> None:
+    """Put the last state's weights into the model. Trainer alone would not: models whose saved names differ from
+    their own (LLaVA's do) are resumed with their starting weights and a warning."""
+    from transformers import AutoModelForImageTextToText
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from t4s.errors import DataError
+
+    last = get_last_checkpoint(str(states)) if states.is_dir() else None
+    if last is None:
+        raise DataError(f"{states} holds no state to resume: leave --resume out.")
+    backbone.model = AutoModelForImageTextToText.from_pretrained(last)
+
+
 def save(backbone, folder: Path) -> None:
     """A checkpoint folder: weights (fp16 safetensors), processor, t4s.json."""
     import copy
@@ -84,6 +121,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     mixture = Mixture.open(options.corpus)
     backbone = backbones.load(options.base) if options.base else fresh(options, mixture)
+    if options.resume:
+        restore(backbone, options.out / "state")
     model = backbone.model.float().requires_grad_(True)
     tower = model.model.vision_tower
     if options.freeze_tower:
@@ -96,7 +135,11 @@ def main(argv: list[str] | None = None) -> None:
         remove_unused_columns=False, max_grad_norm=1.0, use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
 
-    class Validate(TrainerCallback):
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == options.stop_after:
+                control.should_save = control.should_training_stop = True
+
         def on_save(self, args, state, control, **_):
             save(backbone, options.out)
             if options.validate:
@@ -109,7 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     trainer = Trainer(
         model, settings, train_dataset=range(options.steps * options.batch),
         data_collator=Collator(backbone, mixture, options.queries_per_image, options.seed),
-        optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.98)), None), callbacks=[Validate()],
+        compute_loss_func=balanced_loss(backbone) if backbone.format.positions == "cells" else None,
+        optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.98)), None), callbacks=[Watch()],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=options.resume)
     save(backbone, options.out)

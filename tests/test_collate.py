@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from t4s.collate import IGNORE, Collator, batch, row
+from t4s import codec
+from t4s.collate import IGNORE, Collator, answer, batch, row, spoil
 from t4s.corpora import Mixture
 from t4s.errors import DataError
 from t4s.samples import Sample
@@ -76,3 +77,23 @@ def test_a_draw_is_a_pure_function_of_its_number(fresh_backbone):
     assert all(torch.equal(one[name], two[name]) for name in one)
     other = Collator(fresh_backbone, mixture, 2, seed=4)([5, 6])
     assert one["input_ids"].shape != other["input_ids"].shape or not torch.equal(one["input_ids"], other["input_ids"])
+
+
+def test_spoilt_rows_are_read_but_not_learnt(fresh_backbone):
+    """Without them the model copies the row above, and an object whose first row it missed is never written."""
+    whole = sample("dog")
+    true, seen = whole.grid(fresh_backbone.format.grid), set()
+    for seed in range(40):
+        wrong_grid, wrong = spoil(true, np.random.default_rng(seed))
+        assert np.array_equal(wrong_grid.ids[~wrong], true.ids[~wrong])
+        seen.add(int(wrong.sum()))
+        read, learnt = answer(fresh_backbone, whole, np.random.default_rng(seed))
+        assert len(read) == len(learnt)
+        text = fresh_backbone.tokenizer.decode([token for token in read[:-1]])
+        rows = codec.decode(text.removeprefix("<seg>").removesuffix("</seg>"), fresh_backbone.format.grid)
+        line = 0
+        for token, label in zip(read[1:-2], learnt[1:-2], strict=True):
+            differs = not np.array_equal(rows.ids[line] > 0, true.ids[line] > 0)
+            assert label in (token, IGNORE) and not (differs and label != IGNORE)
+            line += fresh_backbone.piece(token).count("\n")
+    assert len(seen) > 2
