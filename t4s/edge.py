@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from t4s.assets import asset
 from t4s.errors import CheckpointError
 
-SIDE = 192  # pixels of the longer side of what the network sees
+SIDE = 256  # pixels of the longer side of what the network sees
 STRIDE = 16  # its sides are multiples of this
 # (repeats, kernel, stride, expansion, channels) per stage of the encoder
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80))

@@ -10,7 +10,7 @@ with the highest value (the earlier one in a tie), so masks have no gaps and no 
     smooth   bicubic interpolation                                                          numpy
     guided   guided filter: `smooth` made to follow the photo                               torch, working size 256
     crf      dense CRF, the paper's other refiner; needs the package pydensecrf2            working size 256
-    edge     the small learned network of `edge.py` (default)                               torch, working size 192
+    edge     the small learned network of `edge.py` (default)                               torch, working size 256
     sam      SAM, SAM-HQ or SAM 2 through transformers (`sam.py`); "sam:SOURCE" names a Hub id or folder
 
 Time is that of the working size plus some 10 to 40 ns for each pixel of the photo and label; `bench refine`

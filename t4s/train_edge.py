@@ -34,7 +34,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", nargs="+", required=True, help="NAME[:PATH][@SPLIT], as t4s.corpora reads them")
     parser.add_argument("--validate", help="a corpus to report mean IoU on")
-    parser.add_argument("--side", type=int, default=192, help="pixels of the longer side")
+    parser.add_argument("--side", type=int, default=256, help="pixels of the longer side")
     parser.add_argument("--without", nargs="*", default=[], help="sources to leave out, such as weakly labelled ones")
     parser.add_argument("--limit", type=int, help="use at most this many photos of each corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder for config.json, model.safetensors, state.pt")
