@@ -51,10 +51,11 @@ def run(options: argparse.Namespace) -> None:
     """Print Markdown tables; both parts in one run."""
     samples = list(masks(options.corpus, options.smallest, options.limit))
     print(f"{options.corpus}: {len(samples)} masks of at least {options.smallest:.1%} of their photo\n")
-    replayed = [row for name in options.tokenizers for row in replay(name, samples, options.cells, options.draft_rows)]
-    if replayed:
-        print(table(replayed), end="\n\n")
-    report: Row = {"corpus": options.corpus, "masks": len(samples), "replay": replayed}
+    report: Row = {"corpus": options.corpus, "masks": len(samples), "replay": []}
+    for name in options.tokenizers:
+        rows = replay(name, samples, options.cells, options.draft_rows)
+        report["replay"] += rows
+        print(table(rows), end="\n\n", flush=True)
     if options.checkpoint:
         report["checkpoint"] = ask(options.checkpoint, samples, options.pairs)
         print(table(report["checkpoint"].pop("loops")), end="\n\n")
@@ -85,7 +86,7 @@ class TrueText:
     def __init__(self, tokens: int):
         import torch
 
-        self._buffer = torch.zeros(4096, tokens)
+        self._buffer = torch.zeros(1024, tokens)
         self._set: list[tuple[int, int]] = []
 
     def begin(self, ids: Sequence[int]) -> TrueText:
