@@ -2,6 +2,7 @@
 
     python t4s/train_edge.py --corpus folder:PHOTOS@train --without caltech --validate folder:PHOTOS@val --out runs/edge
     python t4s/train_edge.py ... --resume                      # goes on where it was stopped
+    python t4s/train_edge.py ... --side 160 --minutes 12       # then --resume with 192 and 256: quicker
 
 Every step takes a few photos and several masks of each: a class, one connected part of it, two classes together, or
 everything else. Each mask becomes a coarse grid, half of the time with errors such as models make (`spoil.py`).
