@@ -202,6 +202,16 @@ def test_requirements_agree():
     assert not [line for line in app if line.startswith("torchvision")], "PyPI's torchvision breaks CPU torch"
 
 
+def test_what_the_library_imports_is_declared():
+    """tqdm was there only because something else asks for it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {re.split(r"[\[<>=]", line)[0] for lines in (project["dependencies"], *extras.values()) for line in lines}
+    called = {"PIL": "pillow", "pydensecrf": "pydensecrf2"}  # imported under another name
+    found = {name.split(".")[0] for file in _modules() for name in _imports(file)} - {"t4s", *sys.stdlib_module_names}
+    assert {called.get(name, name) for name in found} <= declared
+
+
 def test_ruff_has_nothing_to_say():
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "-q", "."], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
