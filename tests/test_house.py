@@ -208,7 +208,8 @@ def test_what_the_library_imports_is_declared():
     extras = project["optional-dependencies"]
     declared = {re.split(r"[\[<>=]", line)[0] for lines in (project["dependencies"], *extras.values()) for line in lines}
     called = {"PIL": "pillow", "pydensecrf": "pydensecrf2"}  # imported under another name
-    found = {name.split(".")[0] for file in _modules() for name in _imports(file)} - {"t4s", *sys.stdlib_module_names}
+    found = {name.split(".")[0] for file in _modules() for name in _imports(file)}
+    found -= {"t4s", *sys.stdlib_module_names}
     assert {called.get(name, name) for name in found} <= declared
 
 
