@@ -90,6 +90,9 @@ THEME = gr.themes.Base(
     body_text_color_subdued_dark="#a0a8b6", block_shadow="none", button_primary_shadow="none",
     button_primary_background_fill="#3d5bd9", button_primary_background_fill_hover="#3049b8",
     button_primary_background_fill_dark="#4a67e4", button_primary_background_fill_hover_dark="#5d78ee",
+    button_secondary_background_fill="#ece8df", button_secondary_background_fill_hover="#e2ddd1",
+    button_secondary_background_fill_dark="#2b303a", button_secondary_background_fill_hover_dark="#363c48",
+    checkbox_label_background_fill="#f1eee7", checkbox_label_background_fill_dark="#2b303a",
     button_primary_text_color="#ffffff", button_primary_text_color_dark="#ffffff",
 )  # fmt: skip
 

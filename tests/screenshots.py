@@ -24,7 +24,7 @@ def segment(page: Page) -> None:
     page.locator("#examples button").first.click()
     page.wait_for_selector("#panels .t4s[data-state=done][data-mask=fine]")
     page.locator("#panels pre").evaluate("text => { text.scrollTop = 0; }")
-    page.locator("#panels .cell.filled").nth(20).hover()
+    page.locator("#panels .cell").nth(5 * 16 + 5).hover()
 
 
 def everything(page: Page) -> None:
