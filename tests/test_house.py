@@ -206,7 +206,8 @@ def test_what_the_library_imports_is_declared():
     """tqdm was there only because something else asks for it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = {re.split(r"[\[<>=]", line)[0] for lines in (project["dependencies"], *extras.values()) for line in lines}
+    lines = [line for lines in (project["dependencies"], *extras.values()) for line in lines]
+    declared = {re.split(r"[\[<>=]", line)[0] for line in lines}
     called = {"PIL": "pillow", "pydensecrf": "pydensecrf2"}  # imported under another name
     found = {name.split(".")[0] for file in _modules() for name in _imports(file)}
     found -= {"t4s", *sys.stdlib_module_names}
