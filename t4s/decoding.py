@@ -234,7 +234,8 @@ class _Path:
         """
         if CLOSING not in self.data[-len(CLOSING) - len(self.constraint.vocabulary.latin1(self.ids[-1:])) :]:
             return False
-        size, self.data = len(self.data), self.data[: self.data.rfind(CLOSING)].removesuffix(self.constraint.vocabulary.lead)
+        size, lead = len(self.data), self.constraint.vocabulary.lead
+        self.data = self.data[: self.data.rfind(CLOSING)].removesuffix(lead)
         while self.ids and size > len(self.data):
             size -= len(self.constraint.vocabulary.latin1([self.ids.pop()]))
         return True
