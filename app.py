@@ -41,8 +41,8 @@ from t4s.segmenter import check_query
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 EXAMPLES = (
-    ("two_cats.jpg", "cat"), ("riders.jpg", "horse"), ("elephant.jpg", "elephant"), ("gull.jpg", "bird"),
-    ("buses.jpg", "bus"), ("motorcycle.jpg", "motorcycle"), ("man_on_wall.jpg", "person"), ("car_and_man.jpg", "car"),
+    ("two_cats.jpg", "cat"), ("riders.jpg", "horse"), ("motorcycle.jpg", "motorcycle"), ("elephant.jpg", "person"),
+    ("gull.jpg", "bird"), ("buses.jpg", "bus"), ("man_on_wall.jpg", "person"), ("car_and_man.jpg", "car"),
 )  # fmt: skip
 PRESETS = {
     "animals": "cat, dog, horse, cow, sheep, bird, elephant, person, grass, sky",
