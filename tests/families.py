@@ -29,14 +29,14 @@ IMAGE_SIZE = {"llava": 32, "idefics3": 64, "paligemma": 32, "deepseek_vl": 32, "
 HOOK = """import importlib.abc, sys
 
 class Operators(importlib.abc.MetaPathFinder):
-    library = None
+    defined = None
 
     def find_spec(self, name, path=None, target=None):
-        if name == "torchvision" and self.library is None:
+        if name == "torchvision" and self.defined is None:
             import torch
-            self.library = torch.library.Library("torchvision", "DEF")
+            self.defined = torch.library.Library("torchvision", "DEF")
             for operator in ("nms", "qnms"):
-                self.library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                self.defined.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return None
 
 sys.meta_path.insert(0, Operators())
