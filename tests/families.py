@@ -33,8 +33,8 @@ class Operators(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name, path=None, target=None):
         if name == "torchvision" and self.defined is None:
-            import torch
-            self.defined = torch.library.Library("torchvision", "DEF")
+            from torch import library
+            self.defined = library.Library("torchvision", "DEF")
             for operator in ("nms", "qnms"):
                 self.defined.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return None
