@@ -25,8 +25,8 @@ import numpy as np
 from t4s.errors import DataError
 from t4s.samples import Sample
 
-NAMES = ("synthetic", "scenes", "folder", "jsonl", "hub", "refcoco", "refcoco+", "refcocog", "grefcoco", "ade20k",
-         "pc59", "voc20", "cocostuff")  # fmt: skip
+NAMES = ("synthetic", "scenes", "places", "folder", "jsonl", "hub", "refcoco", "refcoco+", "refcocog", "grefcoco",
+         "ade20k", "pc59", "voc20", "cocostuff")  # fmt: skip
 PATHLESS = ("synthetic",)
 FORM = "NAME[:PATH][@SPLIT][*WEIGHT]"
 
@@ -109,6 +109,10 @@ def _open(spec: CorpusSpec, split: str, seed: int) -> Corpus:
             from t4s.corpora.scenes import SceneCorpus
 
             return SceneCorpus(spec.path, split, seed)
+        case "places":
+            from t4s.corpora.places import PlacesCorpus
+
+            return PlacesCorpus(spec.path, split)
         case "folder":
             from t4s.corpora.folder import FolderCorpus
 

@@ -7,6 +7,7 @@ size singles out one thing by a clear margin (`APART`, `BIGGER`), and "the star"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ BIGGER = 1.6  # times the area: how much bigger the biggest must be
 LEFT, RIGHT = 0.45, 0.55  # "on the left" ends here, "on the right" begins there; so for top and bottom
 MIDDLE = 0.17  # farthest that "in the middle" may be from the middle
 ABSENT = 0.22  # of the phrases drawn mean nothing in the picture
+
+PLACE_KINDS = ("left", "right", "top", "bottom", "middle", "corner", "size")
+_PLACE_WORD = re.compile(r"\b(?:left(?:most)?|right(?:most)?|top|bottom|middle|(?:bigg|larg|small)(?:er|est))\b")
 
 Phrase = tuple[str, tuple[int, ...]]
 
@@ -49,7 +53,8 @@ def draw_phrase(things: Sequence[Thing], vocabulary: Sequence[str], rng: np.rand
     """One random phrase. `vocabulary`: names that may be said of what is not there; `complete`: the picture shows
     nothing else, so that "everything" has a meaning."""
     if rng.random() < ABSENT:
-        kinds: list[Kind] = [_absent_colour, _absent_name] if rng.random() < 0.6 else [_absent_name, _absent_colour]
+        first = (_absent_colour, _absent_name, _absent_place)[int(rng.choice(3, p=(0.5, 0.35, 0.15)))]
+        kinds: list[Kind] = [first, _absent_name, _absent_colour]
     else:
         kinds = [PRESENT[i] for i in rng.choice(len(PRESENT), len(PRESENT), replace=False, p=PRESENT_WEIGHTS)]
         kinds = [kind for kind in kinds if complete or kind is not _everything]
@@ -68,6 +73,27 @@ def evaluation_phrases(things: Sequence[Thing], vocabulary: Sequence[str], rng: 
         if choices:
             phrases.append(choices[int(rng.integers(len(choices)))])
     return phrases
+
+
+def placed_phrases(things: Sequence[Thing]) -> list[Phrase]:
+    """Every phrase that singles out one of several things by its place or its size."""
+    return [*_places(things, ()), *_sizes(things, ())]
+
+
+def misplaced_phrases(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    """The like for what is not there at all: "the cat on the left" among dogs."""
+    return _absent_place(things, vocabulary)
+
+
+def place_kind(text: str) -> str:
+    """Which of `PLACE_KINDS` a placed phrase is of: "the leftmost dog" → "left"."""
+    if "corner" in text:
+        return "corner"
+    found = _PLACE_WORD.search(text)
+    if found is None:
+        raise ValueError(f"{text!r} names no place and no size")
+    word = found[0].removesuffix("most")
+    return word if word in PLACE_KINDS else "size"
 
 
 def draw_class_list(things: Sequence[Thing], vocabulary: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
@@ -207,6 +233,13 @@ def _absent_colour(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[P
     return [(text, ()) for colour in dict.fromkeys(thing.colour for thing in things)
             for name in dict.fromkeys(thing.name for thing in things) if (colour, name) not in there
             for text in (f"{colour} {name}", f"the {colour} {name}")]  # fmt: skip
+
+
+def _absent_place(things: Sequence[Thing], vocabulary: Sequence[str]) -> list[Phrase]:
+    there = {thing.name for thing in things}
+    return [(text, ()) for name in vocabulary if name not in there
+            for text in (f"the {name} on the left", f"the {name} on the right", f"the {name} in the middle",
+                         f"the bigger {name}", f"the smaller {name}")]  # fmt: skip
 
 
 PRESENT: tuple[Kind, ...] = (_names, _colours, _places, _sizes, _pairs, _everything)

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from t4s import prompts
 from t4s.corpora.folder import WEAK_SHARE, FolderCorpus
 from t4s.corpora.phrasing import Thing
-from t4s.corpora.staging import SPLITS, Scene, behind, evaluation_samples, training_sample
+from t4s.corpora.staging import SPLITS, Scene, behind, evaluation_samples, in_other_words, training_sample
 from t4s.errors import DataError
 from t4s.samples import Sample
 
@@ -76,7 +75,7 @@ class SceneCorpus:
         """`count` random questions about scene `index`, now and then in other words for the names."""
         scene, samples = self.scene(index), []
         for _ in range(count):
-            asked = _in_other_words(scene, rng) if rng.random() < SYNONYM_SHARE else scene
+            asked = in_other_words(scene, rng) if rng.random() < SYNONYM_SHARE else scene
             samples.append(training_sample(asked, f"{self.name}/{index}", "scenes", rng))
         return tuple(samples)
 
@@ -234,16 +233,3 @@ def _resized(piece: CutOut, size: tuple[int, int], mirrored: bool) -> tuple[np.n
     cover = cover.filter(ImageFilter.GaussianBlur(0.5))
     arrays = np.asarray(pixels, np.float32), np.asarray(cover, np.float32) / 255
     return tuple(array[:, ::-1] for array in arrays) if mirrored else arrays
-
-
-def _in_other_words(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene with another word for each name that has one: a dog is asked for as "puppy"."""
-    spoken = {}
-    for thing in scene.things:
-        words = prompts.SYNONYMS.get(thing.name)
-        if words and thing.name not in spoken:
-            word = str(rng.choice(words))
-            if word not in scene.absent and word not in spoken.values():
-                spoken[thing.name] = word
-    things = tuple(replace(thing, name=spoken.get(thing.name, thing.name)) for thing in scene.things)
-    return replace(scene, things=things)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
+from t4s import prompts
 from t4s.corpora.phrasing import Thing, draw_class_list, draw_phrase, evaluation_phrases
 from t4s.samples import Sample
 
@@ -41,7 +42,7 @@ def behind(seen: Sequence[np.ndarray], wholes: Sequence[np.ndarray], mask: np.nd
 def evaluation_samples(scene: Scene, place: str, source: str, rng: np.random.Generator) -> tuple[Sample, ...]:
     """Every name, one phrase of each other kind that the scene allows, one class list; ids begin with `place`."""
     phrases = evaluation_phrases(scene.things, scene.absent, rng)
-    asked = [_phrase_sample(scene, place, source, *phrase) for phrase in phrases]
+    asked = [phrase_sample(scene, place, source, *phrase) for phrase in phrases]
     return (*asked, _list_sample(scene, place, source, draw_class_list(scene.things, scene.absent, rng)))
 
 
@@ -49,12 +50,26 @@ def training_sample(scene: Scene, place: str, source: str, rng: np.random.Genera
     """One random question: any kind of phrase, or a class list."""
     if rng.random() < LIST_SHARE:
         return _list_sample(scene, place, source, draw_class_list(scene.things, scene.absent, rng))
-    return _phrase_sample(scene, place, source, *draw_phrase(scene.things, scene.absent, rng, scene.complete))
+    return phrase_sample(scene, place, source, *draw_phrase(scene.things, scene.absent, rng, scene.complete))
 
 
-def _phrase_sample(scene: Scene, place: str, source: str, phrase: str, meant: Sequence[int]) -> Sample:
+def phrase_sample(scene: Scene, place: str, source: str, phrase: str, meant: Sequence[int]) -> Sample:
+    """The question `phrase`, its answer the things `meant` (none: not there); its id is place/phrase."""
     classes = scene.masks[list(meant)].any(0).astype(np.int16)
     return Sample(f"{place}/{phrase}", source, scene.image, phrase, ("others", phrase), classes)
+
+
+def in_other_words(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same scene with another word for each name that has one: a dog is asked for as "puppy"."""
+    spoken = {}
+    for thing in scene.things:
+        words = prompts.SYNONYMS.get(thing.name)
+        if words and thing.name not in spoken:
+            word = str(rng.choice(words))
+            if word not in scene.absent and word not in spoken.values():
+                spoken[thing.name] = word
+    things = tuple(replace(thing, name=spoken.get(thing.name, thing.name)) for thing in scene.things)
+    return replace(scene, things=things)
 
 
 def _list_sample(scene: Scene, place: str, source: str, names: tuple[str, ...]) -> Sample:
