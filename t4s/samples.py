@@ -69,3 +69,45 @@ class Prediction:
     box: tuple[int, int, int, int] | None
     faults: tuple[Fault, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """One `<seg>…</seg>` of a free answer, read as a grid.
+
+    start, end  where in `Answer.text` it is, marks included: text[start:end]
+    text        what stands between the marks
+    grid        the descriptor grid (H, W) of the checkpoint's size
+    mask        (h, w) bool at the photo's size: every pixel that is not "others"
+    masks       {label: (h, w) bool}, "others" left out
+    box         (x0, y0, x1, y1) in pixels of `mask`, x1 and y1 exclusive, or None
+    faults      what was wrong with the text, a missing `</seg>` included, and how it was mended
+    """
+
+    start: int
+    end: int
+    text: str
+    grid: DescriptorGrid
+    mask: np.ndarray
+    masks: dict[str, np.ndarray]
+    box: tuple[int, int, int, int] | None
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A free answer to a question about a photo: its text, and every grid in it. numpy and plain Python only.
+
+    stats  tokens, forwards (passes after the prefill), prefill_seconds, decode_seconds, refine_seconds, and ended:
+           "complete", or "truncated" at the limit
+    """
+
+    question: str
+    text: str
+    spans: tuple[Span, ...]
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Those of all spans, in order."""
+        return tuple(fault for span in self.spans for fault in span.faults)

@@ -79,7 +79,9 @@ def invalidity(prediction: Prediction, sample: Sample, layout: str) -> str | Non
     foreign = [label for label in prediction.grid.labels[1:] if label not in asked]
     if foreign:
         return f"it names {foreign[0]!r}, which was not asked for"
-    if not prediction.faults:
+    if wrong := prediction.stats.get("invalid_parts"):
+        return f"{wrong} of {prediction.stats['parts']} parts of the list are not valid"
+    if not prediction.faults or "parts" in prediction.stats:
         return None
     try:
         codec.decode(prediction.text, prediction.grid.shape, layout)

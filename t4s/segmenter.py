@@ -1,7 +1,8 @@
-"""The front door: a photo and a query in, a `Prediction` out."""
+"""The front door: a photo and a query in, a `Prediction` out; or a question to a model that chats, and an `Answer`."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from t4s import answering, codec, decoding, lists
 from t4s import backbone as backbones
-from t4s import codec, decoding
-from t4s.backbone import Backbone, Encoded, Format
-from t4s.errors import CodecError, QueryError
-from t4s.limits import MAX_QUERY
+from t4s.backbone import Backbone, Encoded, Format, Writing
+from t4s.constrain import vocabulary
+from t4s.errors import CheckpointError, QueryError
+from t4s.limits import MAX_ANSWER, MAX_QUERY
+from t4s.outcomes import read, told, whole
 from t4s.photo import open_photo
-from t4s.refine import check_refiner, disagreements
+from t4s.refine import check_refiner
 from t4s.refine import refine as refine_grid
-from t4s.samples import Prediction
+from t4s.samples import Answer, Prediction
 
 Photo = str | Path | Image.Image | np.ndarray | Encoded
 
@@ -48,13 +51,93 @@ class Segmenter:
         """Segments what the phrase means. `refine` None: the checkpoint's own choice."""
         return self._answer(image, query, refine, decoding)
 
-    def classes(self, image: Photo, names: Sequence[str], refine: str | None = None,
-                decoding: str = "fast") -> Prediction:  # fmt: skip
-        """Open-vocabulary semantic segmentation: each pixel gets one of the names, or "others"."""
-        return self._answer(image, tuple(names), refine, decoding)
+    def classes(self, image: Photo, names: Sequence[str], refine: str | None = None, decoding: str = "fast",
+                at_once: int | None = None) -> Prediction:  # fmt: skip
+        """Open-vocabulary semantic segmentation: each pixel gets one of the names, or "others".
 
-    def _answer(self, image: Photo, query: str | Sequence[str], refine: str | None, mode: str) -> Prediction:
-        steps, answer = self._begin(image, query, refine, mode)
+        A list of any length: names are asked `at_once`, or None: as many as the model's context takes. What is
+        asked in parts is merged by confidence, cell by cell, as `lists` says; the photo is encoded once. `text` is
+        then the merged grid's, and `stats` has `parts` and `invalid_parts` (whose own text was not valid).
+        """
+        encoded, parts, spent = self._parts(image, names, refine, decoding, at_once)
+        if len(parts) == 1:
+            return self._answer(encoded, parts[0], refine, decoding, spent)
+        answers = [self._answer(encoded, part, "none", decoding) for part in parts]
+        return lists.joined(encoded.photo, answers, refine or self.backbone.format.refiner, spent)
+
+    def _parts(self, image: Photo, names: Sequence[str], refine: str | None, mode: str, at_once: int | None = None
+               ) -> tuple[Encoded, list[tuple[str, ...]], float]:  # fmt: skip
+        """The photo, the class list cut so that each part can be asked, and the seconds that the photo took."""
+        form = self.backbone.format
+        asked, labels = check_query(tuple(names))
+        check_refiner(refine or form.refiner)
+        decoding.check(mode, self.backbone.tokenizer, form.grid, labels, form.layout)
+        if at_once is not None and at_once < 1:
+            raise QueryError(f"at_once is {at_once}; it is how many names are asked in one question, 1 or more.")
+        started = time.perf_counter()
+        encoded = self.encode(image)
+        spent = time.perf_counter() - started
+        if at_once is not None:
+            return encoded, lists.parts(asked, lambda part: len(part) <= at_once), spent
+        return encoded, lists.parts(asked, lambda part: self._fits(encoded, part, mode)), spent
+
+    def _fits(self, encoded: Encoded, names: Sequence[str], mode: str) -> bool:
+        """True if the question and the answer to it stay within the positions that the model knows."""
+        backbone, form = self.backbone, self.backbone.format
+        suffix = backbone.suffix(backbone.question(tuple(names)))
+        if form.positions == "cells":  # its answers lie apart from its questions, and their room is fixed
+            return backbone.suffix_positions(len(suffix), encoded.next_position)[-1] < self._context
+        constraint = decoding.check(mode, backbone.tokenizer, form.grid, ("others", *names), form.layout)
+        answer = len(backbone.answer_ids()[0]) + lists.DENSEST * decoding.token_limit(constraint, form.layout)
+        return self._prompt(encoded, suffix) + answer <= self._context
+
+    @property
+    def _context(self) -> float:
+        """How many positions the language model knows; infinite where it does not say."""
+        config = self.backbone.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or math.inf
+
+    def _prompt(self, encoded: Encoded, suffix: Sequence[int]) -> int:
+        """The positions that photo and question take."""
+        return encoded.next_position + len(suffix) + (len(encoded.ids) if encoded.features else 0)
+
+    def ask(self, image: Photo, question: str, refine: str | None = None, limit: int = MAX_ANSWER) -> Answer:
+        """A question in free words to a checkpoint that chats; the answer may hold any number of grids.
+
+        Every `<seg>` of the answer is read as a grid of the checkpoint's size and refined; what is unfinished or
+        faulty is mended and said in the span's `faults`. The answer is plain greedy text of at most `limit` tokens,
+        or as many as the model's context leaves. Raises CheckpointError for a checkpoint that does not chat, which
+        its positions tell: an answer token that stands for a cell of one grid has no place in a sentence.
+        """
+        backbone, form, started = self.backbone, self.backbone.format, time.perf_counter()
+        if form.positions == "cells":
+            raise CheckpointError(f"This checkpoint does not chat: its {backbones.FORMAT_FILE} says positions 'cells': "
+                                  "it writes one grid and nothing else. Ask it for a phrase or for classes, or load "
+                                  "a checkpoint that was fine-tuned from a chat model.")  # fmt: skip
+        asked = answering.check_question(question, backbone)
+        check_refiner(refine or form.refiner)
+        if limit < 1:
+            raise QueryError(f"limit is {limit}; it is how many tokens an answer may have, 1 or more.")
+        encoded, suffix = self.encode(image), backbone.suffix(asked)
+        room = self._context - self._prompt(encoded, suffix)
+        if room < 1:
+            raise QueryError(f"The question takes {len(suffix)} tokens and leaves no room for an answer; shorten it.")
+        writing, words = Writing(backbone, encoded, suffix, []), vocabulary(backbone.tokenizer)
+        began = time.perf_counter()
+        reply = answering.write(writing, words, form.grid, limit=int(min(limit, room)),
+                                eos=answering.end_tokens(backbone),
+                                hidden=answering.special_tokens(backbone))  # fmt: skip
+        written = time.perf_counter()
+        spans = tuple(answering.span(encoded.photo, reply.text, place, backbone, refine or form.refiner)
+                      for place in answering.places(reply.text))  # fmt: skip
+        return Answer(asked, reply.text, spans, {
+            "tokens": len(reply.ids), "forwards": reply.forwards, "prefill_seconds": began - started,
+            "decode_seconds": written - began, "refine_seconds": time.perf_counter() - written, "ended": reply.ended,
+        })  # fmt: skip
+
+    def _answer(self, image: Photo, query: str | Sequence[str], refine: str | None, mode: str,
+                spent: float = 0.0) -> Prediction:  # fmt: skip
+        steps, answer = self._begin(image, query, refine, mode, spent=spent)
         *_, last = steps
         return answer.prediction(last)
 
@@ -63,15 +146,34 @@ class Segmenter:
         """Predictions that grow as text is accepted; `stop` is asked between passes.
 
         Partial ones are painted cell by cell, their missing rows are "others" and have confidence 0; the last one
-        is refined. `stats["ended"]` is "" until then.
+        is refined. `stats["ended"]` is "" until then. Of a class list in parts, each is merged with those before it.
         """
-        steps, answer = self._begin(image, query, refine, decoding, stop)
-        for step in steps:
-            yield answer.prediction(step)
+        parts, spent = [query], 0.0
+        if not isinstance(query, str):
+            image, parts, spent = self._parts(image, query, refine, decoding)
+        if len(parts) == 1:
+            steps, answer = self._begin(image, parts[0], refine, decoding, stop, spent)
+            yield from map(answer.prediction, steps)
+            return
+        answers: list[Prediction] = []
+        for part in parts:
+            steps, answer = self._begin(image, part, "none", decoding, stop)
+            for step in steps:
+                last = answer.prediction(step)
+                if not last.stats["ended"]:
+                    yield lists.joined(image.photo, [*answers, last], "none", spent)
+            answers.append(last)
+            if last.stats["ended"] == "stopped":
+                break
+        yield lists.joined(image.photo, answers, refine or self.backbone.format.refiner, spent)
 
     def _begin(self, image: Photo, query: str | Sequence[str], refine: str | None, mode: str,
-               stop: Callable[[], bool] = lambda: False) -> tuple[Iterator[decoding.Step], _Answer]:  # fmt: skip
-        """Everything is checked, photo and question go in; → the loop that will write the body."""
+               stop: Callable[[], bool] = lambda: False, spent: float = 0.0,
+               ) -> tuple[Iterator[decoding.Step], _UnderWay]:  # fmt: skip
+        """Everything is checked, photo and question go in; → the loop that will write the body.
+
+        `spent`: seconds that the photo took before.
+        """
         backbone, form, started = self.backbone, self.backbone.format, time.perf_counter()
         asked, labels = check_query(query)
         check_refiner(refine or form.refiner)
@@ -81,11 +183,11 @@ class Segmenter:
         steps = decoding.decode(mode, writing, backbone.tokenizer, form.grid, labels, layout=form.layout,
                                 eos=(backbone.tokenizer.eos_token_id,), stop=stop)  # fmt: skip
         began = time.perf_counter()
-        return steps, _Answer(encoded.photo, asked, form, refine or form.refiner, began, began - started)
+        return steps, _UnderWay(encoded.photo, asked, form, refine or form.refiner, began, began - started + spent)
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _UnderWay:
     """An answer under way: everything about it but the text."""
 
     photo: np.ndarray
@@ -108,34 +210,8 @@ class _Answer:
             "decode_seconds": written - self.began, "refine_seconds": time.perf_counter() - started,
             "ended": step.ended, "refiner": refiner,
         }  # fmt: skip
-        if not step.ended:
-            faults = ()
-        elif refiner.partition(":")[0] == "sam":
-            faults += disagreements(grid, masks)
-        mask = np.zeros(self.photo.shape[:2], bool)
-        for one in masks.values():
-            mask |= one
-        target = grid.ids > 0
-        score = float(confidence[target].mean() if target.any() else confidence.mean())
-        return Prediction(self.query, step.text, grid, mask, masks, confidence, bool(target.any()), score, box_of(mask),
-                          faults, stats)  # fmt: skip
-
-
-def read(text: str, format: Format) -> tuple[codec.DescriptorGrid, tuple[codec.Fault, ...]]:
-    """The model's text → its grid, and what had to be mended. Layouts other than rows are not mended."""
-    if format.layout == "rows":
-        return codec.repair(text, format.grid)
-    try:
-        return codec.decode(text, format.grid, format.layout), ()
-    except CodecError as error:
-        empty = codec.DescriptorGrid(np.zeros(format.grid, int), ("others",))
-        return empty, (codec.Fault(error.row or 0, error.column or 0, f"unreadable, nothing kept: {error.reason}"),)
-
-
-def box_of(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """(h, w) bool → (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None if it is empty."""
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1) if len(xs) else None
+        faults = faults + told(refiner, grid, masks) if step.ended else ()
+        return whole(self.query, step.text, grid, masks, confidence, self.photo.shape[:2], faults, stats)
 
 
 def check_query(query: str | Sequence[str]) -> tuple[str | tuple[str, ...], tuple[str, ...]]:

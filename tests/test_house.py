@@ -25,10 +25,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("samples", "grammar", "drafting", "edge", "tower"),
     (
         *("guided", "export", "render", "sam", "refine", "corpora", "augment"),
-        *("constrain", "confidence", "tiny", "backbone"),
+        *("constrain", "confidence", "tiny", "alignment", "backbone"),
     ),
-    ("decoding", "collate", "baselines", "scoring", "hub", "report", "page", "parcel", "story"),
-    ("segmenter", "bench_tokenizers", "bench_decoding", "bench_refine"),
+    ("outcomes", "decoding", "answering", "lists", "collate", "baselines", "scoring", "hub", "report", "page",
+     "parcel", "story", "showcase"),
+    ("segmenter", "desk", "endpoints", "bench_tokenizers", "bench_decoding", "bench_refine"),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),
 )
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}

@@ -12,7 +12,8 @@ from PIL import Image
 
 from t4s import QueryError, codec
 from t4s.limits import MAX_QUERY
-from t4s.segmenter import box_of, check_query
+from t4s.outcomes import box_of
+from t4s.segmenter import check_query
 
 
 def iou(one: np.ndarray, two: np.ndarray) -> float:
