@@ -14,9 +14,11 @@ embedded model: every answer token has a constant distance from the image token 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ EMBEDDED = "t4s-tiny"
 POSITIONS = ("sequence", "cells")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+FILES = "files:"  # a base_revision that is not the Hub's: what the base's files are
+ADAPTER = "adapter_config.json"
+KEPT_WHOLE = ("lm_head", "vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "aligner")
 DOWNLOAD = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
 
 
@@ -189,9 +194,9 @@ class Backbone:
             raise CheckpointError("This model's chat template puts text that depends on the photo behind it.")
         return inputs, ids[: -len(suffix)]
 
-    def answer_ids(self, body: str = "") -> tuple[list[int], list[int], list[int]]:
+    def answer_ids(self, body: str = "", template: str | None = None) -> tuple[list[int], list[int], list[int]]:
         """The answer's tokens before, inside and after the body, each tokenised on its own; the end token closes it."""
-        before, after = prompts.split_answer(self.format.answer)
+        before, after = prompts.split_answer(template or self.format.answer)
         return self.text_ids(before), self.text_ids(body), [*self.text_ids(after), self.tokenizer.eos_token_id]
 
     # Positions
@@ -319,6 +324,7 @@ def find(source: str | Path | None, revision: str | None = None) -> Path:
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
@@ -329,8 +335,11 @@ def find(source: str | Path | None, revision: str | None = None) -> Path:
         raise CheckpointError(
             f"{source} is not on the Hub, or it is private: check the id, or run `hf auth login`."
         ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{source} has no revision {revision!r}; name a branch, tag or commit.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{source} could not be fetched from the Hub: {error}") from error
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{source} could not be fetched from the Hub: {detail}") from error
 
 
 def load(source: str | Path | None = None, revision: str | None = None, device: str | None = None,
@@ -370,30 +379,64 @@ def load_processor(folder: Path):
 def load_model(folder: Path, form: Format, dtype: torch.dtype, device: str, quantize: str | None = None):
     """The model of a folder: a full one, or a LoRA adapter on the base that t4s.json names."""
     check_weights(folder)
-    extra: dict[str, Any] = {}
-    if quantize is not None:
-        if quantize not in ("4bit", "8bit"):
-            raise CheckpointError(f"quantize is '4bit' or '8bit', not {quantize!r}.")
-        if not device.startswith("cuda"):
-            raise CheckpointError(f"quantize={quantize!r} needs a CUDA device; this one is {device}: leave it out.")
-        from transformers import BitsAndBytesConfig
-
-        extra["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=quantize == "4bit", load_in_8bit=quantize == "8bit", bnb_4bit_compute_dtype=dtype
+    extra = {} if quantize is None else _quantized(quantize, dtype, device)
+    if (folder / ADAPTER).is_file():
+        base = base_of(folder, form)
+        own = Format.read(base) if (base / ADAPTER).is_file() else form  # an adapter may be trained on another one
+        return _adapted(load_model(base, own, dtype, device, quantize), folder)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extra
         )
-    adapter = (folder / "adapter_config.json").is_file()
-    where = folder
-    if adapter:
-        if not form.base_model:
-            raise CheckpointError(f"{folder} is an adapter, but its {FORMAT_FILE} names no base_model.")
-        where = find(None if form.base_model == EMBEDDED else form.base_model, form.base_revision)
-        check_weights(where)
-    model = AutoModelForImageTextToText.from_pretrained(
-        where, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extra
-    )
-    if quantize is None:
-        model = model.to(device)
-    return _adapted(model, folder) if adapter else model
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{folder} cannot be loaded as an image-text-to-text model: {detail}") from error
+    return model if quantize else model.to(device)
+
+
+def _quantized(quantize: str, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """What makes `from_pretrained` keep the language model in fewer bits; the rest stays whole. CheckpointError."""
+    if quantize not in ("4bit", "8bit"):
+        raise CheckpointError(f"quantize is '4bit' or '8bit', not {quantize!r}.")
+    if not device.startswith("cuda"):
+        raise CheckpointError(f"quantize={quantize!r} needs a CUDA device; this one is {device}: leave it out.")
+    if find_spec("bitsandbytes") is None:
+        raise CheckpointError(f"quantize={quantize!r} needs a package: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=quantize == "4bit", load_in_8bit=quantize == "8bit", bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(KEPT_WHOLE),
+    )  # fmt: skip
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def base_of(folder: Path, form: Format) -> Path:
+    """Where an adapter's base is. CheckpointError if it is named nowhere, missing, or not the one trained on."""
+    if not form.base_model:
+        raise CheckpointError(f"{folder} is an adapter, but its {FORMAT_FILE} names no base_model.")
+    embedded, revision = form.base_model == EMBEDDED, form.base_revision
+    by_files = revision is not None and revision.startswith(FILES)
+    try:
+        base = find(None if embedded else form.base_model, None if by_files else revision)
+    except CheckpointError as error:
+        raise CheckpointError(f"The adapter {folder} needs its base model, {form.base_model}: {error}") from error
+    if by_files and fingerprint(base) != revision:
+        raise CheckpointError(f"The adapter {folder} was trained on another {form.base_model} than the one that is "
+                              "here; give it that one back, or train it again.")  # fmt: skip
+    check_weights(base)
+    return base
+
+
+def fingerprint(folder: Path) -> str:
+    """ "files:…", which changes when a folder's weights do: sizes and last mebibytes of its safetensors."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            opened.seek(max(0, size - 2**20))
+            digest.update(f"{file.name} {size} ".encode() + opened.read())
+    return FILES + digest.hexdigest()[:16]
 
 
 def check_weights(folder: Path) -> None:
@@ -412,7 +455,11 @@ def _adapted(model, folder: Path):
     from peft import PeftModel
     from safetensors import safe_open
 
-    adapted = PeftModel.from_pretrained(model, folder, is_trainable=False, use_safetensors=True)
+    try:
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=False, use_safetensors=True)
+    except (RuntimeError, ValueError) as error:  # other shapes, other layers
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{folder} does not fit its base model: {detail}") from error
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
     from peft import get_peft_model_state_dict

@@ -19,14 +19,20 @@ import torch.nn.functional as F
 
 from t4s import codec
 from t4s.augment import augment
-from t4s.backbone import Backbone
+from t4s.backbone import Backbone, Format
 from t4s.corpora import Mixture
 from t4s.errors import DataError
+from t4s.prompts import ANSWERS, CLASS_QUESTIONS, QUESTIONS, question
 from t4s.samples import Sample
 
 IGNORE = -100  # a label that the loss leaves out
 SPOILT = 0.5  # of training answers are read with wrong rows
 MULTIPLE = 16  # rows are padded to a multiple of this
+TRIES = 20  # draws for one row of the batch, until one is short enough
+
+
+class TooLong(DataError):
+    """No question of the row fits into the model's context."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,14 @@ def spoil(grid: codec.DescriptorGrid, rng: np.random.Generator) -> tuple[codec.D
     return codec.DescriptorGrid(ids, grid.labels), wrong
 
 
-def answer(backbone: Backbone, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], list[int]]:
+def answer(backbone: Backbone, sample: Sample, rng: np.random.Generator | None,
+           template: str | None = None) -> tuple[list[int], list[int]]:  # fmt: skip
     """The true answer's tokens and their labels; with `rng`, every second answer is read with spoilt rows."""
     form = backbone.format
     grid, wrong = sample.grid(form.grid), None
     if rng is not None and form.layout == "rows" and rng.random() < SPOILT:
         grid, wrong = spoil(grid, rng)
-    before, body, after = backbone.answer_ids(codec.encode(grid, form.layout))
+    before, body, after = backbone.answer_ids(codec.encode(grid, form.layout), template)
     labels = list(body)
     if wrong is not None:
         at = 0
@@ -84,10 +91,22 @@ def answer(backbone: Backbone, sample: Sample, rng: np.random.Generator | None) 
     return before + body + after, before + labels + after
 
 
-def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Row:
-    """The samples of one photo → a row; `rng` spoils what is read (`spoil`).
+def wording(form: Format, query: str | tuple[str, ...], rng: np.random.Generator | None) -> tuple[str, str | None]:
+    """The question and the answer's template: the checkpoint's own, or, if it has the first of `prompts`, any there."""
 
-    Raises DataError if it is longer than the model's context.
+    def drawn(own: str, templates: Sequence[str]) -> str:
+        return str(rng.choice(templates)) if rng is not None and own == templates[0] else own
+
+    one = isinstance(query, str)
+    template = drawn(form.question, QUESTIONS) if one else drawn(form.class_question, CLASS_QUESTIONS)
+    return question(template, query), drawn(form.answer, ANSWERS)
+
+
+def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator | None = None,
+        words: np.random.Generator | None = None) -> Row:  # fmt: skip
+    """The samples of one photo → a row; `rng` spoils what is read (`spoil`), `words` draws templates (`wording`).
+
+    A question that is too long for the model's context is left out. TooLong (a DataError) if none remains.
     """
     inputs, ids = backbone.look(samples[0].image)
     if backbone.both_ways and len(samples) > 1:
@@ -95,22 +114,26 @@ def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator 
                         "train it with --queries-per-image 1.")  # fmt: skip
     labels, segments = [IGNORE] * len(ids), [0] * len(ids)
     photo, start = backbone.rotary(ids, inputs)
-    positions: list[int] = []
-    for number, sample in enumerate(samples, 1):
-        suffix = backbone.suffix(backbone.question(sample.query))
-        read, learnt = answer(backbone, sample, rng)
-        ids = ids + suffix + read
-        labels += [IGNORE] * len(suffix) + learnt
-        positions = positions + backbone.suffix_positions(len(suffix), start)
-        positions = positions + backbone.answer_positions(read, start + len(suffix))
-        segments += [0 if backbone.both_ways else number] * len(suffix) + [number] * len(read)
     context = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
+    positions: list[int] = []
+    longest = 0
+    for sample in samples:
+        asked, template = wording(backbone.format, sample.query, words)
+        suffix = backbone.suffix(asked)
+        read, learnt = answer(backbone, sample, rng, template)
+        own = backbone.suffix_positions(len(suffix), start) + backbone.answer_positions(read, start + len(suffix))
+        if context and max(own) >= context:
+            longest = max(longest, start + len(suffix) + len(read))
+            continue
+        number = segments[-1] + 1
+        ids, positions = ids + suffix + read, positions + own
+        labels += [IGNORE] * len(suffix) + learnt
+        segments += [0 if backbone.both_ways else number] * len(suffix) + [number] * len(read)
+    if not positions:
+        raise TooLong(f"{samples[0].id}: its question and answer take {longest} tokens, the model's context is "
+                      f"{context}: use a smaller --grid or --image-size.")  # fmt: skip
     text = torch.tensor(positions, dtype=photo.dtype).expand(*photo.shape[:-1], -1)
-    whole = torch.cat([photo, text], -1)
-    if context and int(whole.max()) >= context:
-        raise DataError(f"{samples[0].id}: its question and answer take {len(ids)} tokens, the model's context is "
-                        f"{context}: use a smaller --grid or fewer --queries-per-image.")  # fmt: skip
-    return Row(inputs, ids, labels, whole, segments, backbone.both_ways)
+    return Row(inputs, ids, labels, torch.cat([photo, text], -1), segments, backbone.both_ways)
 
 
 def batch(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
@@ -139,22 +162,40 @@ class Collator:
     """Draws, augments and lays out: a list of draw numbers → a batch. Draw n is a pure function of (seed, n)."""
 
     def __init__(self, backbone: Backbone, mixture: Mixture, queries: int, seed: int, augmented: bool = True):
-        self.backbone, self.mixture, self.queries, self.seed, self.augmented = (
-            backbone,
-            mixture,
-            queries,
-            seed,
-            augmented,
-        )
+        self.backbone, self.mixture, self.queries = backbone, mixture, queries
+        self.seed, self.augmented = seed, augmented
 
-    def samples(self, number: int) -> tuple[Sample, ...]:
-        rng = np.random.default_rng([self.seed, number])
+    def samples(self, *number: int) -> tuple[Sample, ...]:
+        """Different questions about one photo, at most `queries`."""
+        rng = np.random.default_rng([self.seed, *number])
         samples = self.mixture.draw(rng, self.queries)
-        return augment(samples, rng, self.backbone.format.image_size) if self.augmented else samples
+        different = tuple({sample.query: sample for sample in samples}.values())
+        return augment(different, rng, self.backbone.format.image_size) if self.augmented else different
+
+    def row(self, number: int) -> Row:
+        """Draw `number`, or, if it is too long for the model, what is drawn in its place.
+
+        DataError if TRIES draws are too long, one after the other.
+        """
+        cells = self.backbone.format.positions == "cells"
+        for attempt in range(TRIES):
+            draw = (number, *([attempt] if attempt else []))
+            spoilt = np.random.default_rng([self.seed, *draw, 1]) if cells else None
+            try:
+                return row(self.backbone, self.samples(*draw), spoilt, np.random.default_rng([self.seed, *draw, 2]))
+            except TooLong as error:
+                last = error
+        raise DataError(f"{TRIES} samples of {TRIES} drawn are too long for the model, the last is {last}")
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = [
-            row(self.backbone, self.samples(number), np.random.default_rng([self.seed, number, 1]))
-            for number in numbers
-        ]
-        return batch(rows, self.backbone.tokenizer.pad_token_id)
+        return batch([self.row(number) for number in numbers], self.backbone.tokenizer.pad_token_id)
+
+    def refused(self, numbers: Sequence[int]) -> int:
+        """How many of these draws are too long for the model, so that others stand in for them."""
+        count = 0
+        for number in numbers:
+            try:
+                row(self.backbone, self.samples(number))
+            except TooLong:
+                count += 1
+        return count

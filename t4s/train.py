@@ -1,210 +1,303 @@
-"""Teach an image-text-to-text model to write masks as text.
+"""Teach an image-text-to-text model to write masks as text, and publish what it has learnt.
 
-The embedded checkpoint, from its trained tower:
+    python t4s/train.py --base ID --corpus jsonl:data.jsonl --out runs/mine --push-to-hub # LoRA on a pretrained model
+    python t4s/train.py --base t4s-tiny --corpus jsonl:data.jsonl --out runs/mine         # on the embedded checkpoint
+    python t4s/train.py --corpus synthetic --out runs/tiny                                # a fresh embedded model
+    torchrun --nproc_per_node 4 t4s/train.py …                                            # or: accelerate launch
 
-    python t4s/train.py --corpus folder:PHOTOS --corpus synthetic --tower runs/tower --out runs/tiny
-
-Without --base a fresh model of the embedded architecture is trained in full.
+--dry-run prints what would be done. There are three kinds of training, each with its own defaults: a model of the
+embedded architecture in full (without --base, or with --base and --full), an adapter (--base alone), and any other
+model in full (--base and --full).
 """
 
 from __future__ import annotations
 
-import argparse
+import json
+import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-FULL_ROW = 0.2  # weight of a run as wide as the grid in the loss of the embedded model
-EVAL_QUERIES = 64  # phrases of --validate that are answered at each evaluation
+if TYPE_CHECKING:
+    import argparse
 
+    from t4s.backbone import Backbone
+    from t4s.corpora import Mixture
+    from t4s.validation import Result, Validation
 
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", action="append", required=True, metavar="NAME[:PATH][@SPLIT][*WEIGHT]",
-                        help="what to train on; repeatable")  # fmt: skip
-    parser.add_argument("--validate", metavar="NAME[:PATH][@SPLIT]", help="photos to answer at every --save-steps")
-    parser.add_argument("--base", type=Path, help="a checkpoint folder to go on from; none: a fresh embedded model")
-    parser.add_argument("--tower", type=Path, help="a tower trained by train_tower.py, for a fresh model")
-    parser.add_argument("--freeze-tower", action="store_true", help="train the projector and the language model alone")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--grid", type=int, nargs=2, default=(16, 16), metavar=("ROWS", "COLUMNS"))
-    parser.add_argument("--width", type=int, default=256, help="of a fresh language model")
-    parser.add_argument("--layers", type=int, default=5, help="of a fresh language model")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=8, help="photos a step and process")
-    parser.add_argument("--queries-per-image", type=int, default=6, help="phrases of a photo in one sample")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--tower-lr", type=float, default=1e-4)
-    parser.add_argument("--warmup", type=float, default=0.03, help="share of the steps")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-steps", type=int, default=250)
-    parser.add_argument("--stop-after", type=int, help="end after this many steps; --resume goes on from there")
-    parser.add_argument("--resume", action="store_true", help="go on from the last state in --out")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0: as torch chooses")
-    return parser
+PROBED = 32  # draws that --dry-run looks at for samples that are too long
+SHOWN = 8  # training photos on the card's picture where there is no --validate
+LOGGED = 20  # steps between two lines about the loss, in a long run
 
 
-def fresh(options: argparse.Namespace, mixture):
-    """A new model of the embedded architecture with a tokenizer for the corpora's names."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; returns the exit code: 0, or 2 after one sentence on stderr."""
+    from t4s import recipe
+    from t4s.errors import T4SError
+
+    options = recipe.arguments(__doc__).parse_args(argv)
+    try:
+        recipe.check(options)
+        train(options)
+    except T4SError as error:
+        print(f"t4s train: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(options: argparse.Namespace) -> None:
+    """From the options to a checkpoint in --out, and on the Hub if asked. Raises T4SError."""
     import torch
 
-    from t4s import tiny
-    from t4s.backbone import Backbone, Format
-
-    names = {name for corpus in mixture.corpora for name in getattr(corpus, "names", ())}
-    torch.manual_seed(options.seed)
-    grid = tuple(options.grid)
-    processor = tiny.processor(names, grid)
-    model = tiny.model(processor, grid, width=options.width, layers=options.layers, heads=options.width // 32)
-    if options.tower:
-        tiny.load_tower(model, options.tower)
-    form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION,
-                  class_question=tiny.CLASS_QUESTION,
-                  answer=tiny.ANSWER, positions="cells")  # fmt: skip
-    return Backbone(model, processor, form)
-
-
-def balanced_loss(backbone):
-    """Cross-entropy in which ending a row with a full-width run counts `FULL_ROW`.
-
-    Where a model is unsure, the place of an object's edge is spread over many counts and its absence is a single one:
-    a greedy choice would call absent what is probably there.
-    """
-    import torch
-
-    width = backbone.format.grid[1]
-    full_row = backbone.text_ids(f"others *{width}\n")[-1]
-
-    def loss(outputs, labels, num_items_in_batch=None):
-        logits, targets = outputs.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
-        learnt = targets != -100
-        losses = torch.nn.functional.cross_entropy(logits[learnt], targets[learnt], reduction="none")
-        losses = torch.where(targets[learnt] == full_row, losses * FULL_ROW, losses)
-        return losses.sum() / (learnt.sum() if num_items_in_batch is None else num_items_in_batch)
-
-    return loss
-
-
-def restore(backbone, states: Path) -> None:
-    """Put the last state's weights into the model. Trainer alone would not: models whose saved names differ from
-    their own (LLaVA's do) are resumed with their starting weights and a warning."""
-    from transformers import AutoModelForImageTextToText
-    from transformers.trainer_utils import get_last_checkpoint
-
-    from t4s.errors import DataError
-
-    last = get_last_checkpoint(str(states)) if states.is_dir() else None
-    if last is None:
-        raise DataError(f"{states} holds no state to resume: leave --resume out.")
-    backbone.model = AutoModelForImageTextToText.from_pretrained(last)
-
-
-def save(backbone, folder: Path) -> None:
-    """A checkpoint folder: weights (fp16 safetensors), processor, t4s.json."""
-    import copy
-
-    folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(backbone.model).half().save_pretrained(folder)
-    backbone.processor.save_pretrained(folder)
-    backbone.format.write(folder)
-
-
-def main(argv: list[str] | None = None) -> None:
-    options = arguments().parse_args(argv)
-    import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    from t4s import backbone as backbones
-    from t4s.collate import Collator
-    from t4s.corpora import Mixture, open_corpus
+    from t4s import learning
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    check_reporter(options.report_to)
+    main_process = int(os.environ.get("RANK", 0)) == 0
+    push = options.push_to_hub is not None and not options.dry_run
+    repo_id = repository(options) if push and main_process else options.out.resolve().name
+    session = prepare(options)
+    if options.dry_run:
+        return preview(session)
+    options.out.mkdir(parents=True, exist_ok=True)
+    learning.check_room(options.out, session.trained)
+    learner = learner_of(session)
+    state = learning.to_resume(options.out / "state") if options.resume else None
+    learner.learn(state)
+    result, seen = session.last_result()
+    if main_process:
+        conclude(session, repo_id, result, seen, push)
+
+
+def check_reporter(name: str) -> None:
+    from importlib.util import find_spec
+
+    from t4s.errors import DataError
+
+    if name != "none" and find_spec(name) is None:
+        raise DataError(f"--report-to {name} needs a package that is not installed: pip install {name}")
+
+
+def repository(options: argparse.Namespace) -> str:
+    """The repository to push to, made before anything is trained. CheckpointError if it cannot be."""
+    from t4s import hub
+
+    return hub.create(options.push_to_hub or options.out.resolve().name, options.private)
+
+
+# --- what is trained
+
+
+@dataclass
+class Session:
+    """One run: what learns, from what, and how it is looked at. `adapted` is the PEFT model, None in full training."""
+
+    options: argparse.Namespace
+    kind: str
+    backbone: Backbone
+    adapted: Any
+    mixture: Mixture
+    validation: Validation | None
+    bf16: bool
+    results: dict[int, Result] = field(default_factory=dict)
+    learner: Any = None
+
+    @property
+    def trained(self):
+        """The model whose weights change."""
+        return self.backbone.model if self.adapted is None else self.adapted
+
+    def saved(self, step: int) -> None:
+        """After every state: the checkpoint in --out, and the evaluation."""
+        from t4s import publishing
+
+        if self.options.fsdp:
+            self.learner.save_model(str(self.options.out))
+        elif self.learner.args.should_save:
+            publishing.write(self.backbone, self.adapted, self.options.out)
+        if self.validation is not None:
+            self.evaluate(step)
+
+    def evaluate(self, step: int) -> None:
+        """Figures on the screen, in OUT/validation.jsonl and where --report-to says; OUT/validation/step-….png."""
+        result = self.validation.run(self.backbone, self.bf16, f"{self.options.validate}, step {step}")
+        self.results[step] = result
+        self.learner.log({f"eval_{name}": value for name, value in result.figures.items() if value is not None})
+        if self.learner.args.should_save:
+            print(f"step {step}: {result.line}", flush=True)
+            folder = self.options.out / "validation"
+            folder.mkdir(exist_ok=True)
+            result.sheet.save(folder / f"step-{step:06d}.png")
+            with (self.options.out / "validation.jsonl").open("a", encoding="utf-8") as file:
+                line = {"step": step, "answers": result.answers, "photos": result.photos, **result.figures}
+                file.write(json.dumps(line) + "\n")
+
+    def last_result(self) -> tuple[Result | None, str]:
+        """The evaluation of the finished model for the card, and of what; else a glance at photos it was trained on."""
+        from t4s.validation import Validation
+
+        if self.options.fsdp:
+            return None, ""
+        step = self.learner.state.global_step
+        if self.validation is not None:
+            if step not in self.results:
+                self.evaluate(step)
+            return self.results[step], self.options.validate
+        shown = Validation(self.mixture.corpora[0], SHOWN, glance=True)
+        return shown.run(self.backbone, self.bf16), f"{self.options.corpus[0]}, which it was trained on"
+
+
+def prepare(options: argparse.Namespace) -> Session:
+    """Corpora and model, opened; every option resolved."""
+    import torch
+
+    from t4s import learning, lora, recipe
+    from t4s.corpora import Mixture, open_corpus
+    from t4s.validation import Validation
+
     mixture = Mixture.open(options.corpus)
-    backbone = backbones.load(options.base) if options.base else fresh(options, mixture)
-    if options.resume:
-        restore(backbone, options.out / "state")
-    model = backbone.model.float().requires_grad_(True)
-    tower = model.model.vision_tower
-    if options.freeze_tower:
-        tower.requires_grad_(False)
-    groups = parameter_groups(model, tower, options)
+    validation = None
+    if options.validate:
+        validation = Validation(open_corpus(options.validate, "val"), options.validate_photos)
+    bf16 = mixed(options)
+    torch.manual_seed(options.seed)
+    backbone = starting_point(options, mixture, bf16)
+    form, model = backbone.format, backbone.model
+    kind = recipe.kind(options, form.positions == "cells")
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    recipe.resolve(options, kind, model.config.model_type, len(mixture), not backbone.both_ways, world)
+    adapted = None
+    if kind == "lora":
+        adapted = lora.attach(backbone, options.lora_rank, options.lora_alpha, options.lora_dropout,
+                              options.gradient_checkpointing)  # fmt: skip
+    else:
+        if options.resume and not options.fsdp:
+            restore(backbone, learning.to_resume(options.out / "state"))
+        backbone.model.float().requires_grad_(True)
+        if options.freeze_tower:
+            backbone.model.get_encoder("image").requires_grad_(False)
+    return Session(options, kind, backbone, adapted, mixture, validation, bf16)
+
+
+def mixed(options: argparse.Namespace) -> bool:
+    """Whether to compute in bfloat16."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return options.precision == "bf16" or (options.precision == "auto" and on_gpu)
+
+
+def starting_point(options: argparse.Namespace, mixture: Mixture, bf16: bool) -> Backbone:
+    import torch
+
+    from t4s import recipe, starting
+
+    grid = tuple(options.grid) if options.grid else None
+    if not options.base:
+        names = {name for corpus in mixture.corpora for name in getattr(corpus, "names", ())}
+        return starting.fresh(names, grid or (16, 16), options.width, options.layers, options.seed, options.tower)
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if bf16 and device != "cpu" and not recipe.in_full(options) else torch.float32
+    return starting.base(options.base, options.base_revision, grid, options.image_size, dtype, device,
+                         options.quantize, options.base_id)  # fmt: skip
+
+
+def restore(backbone: Backbone, state: Path) -> None:
+    """Put a state's weights into the model. Trainer alone would not: models whose saved names differ from
+    their own (LLaVA's do) are resumed with their starting weights and a warning."""
+    from transformers import AutoModelForImageTextToText
+
+    backbone.model = AutoModelForImageTextToText.from_pretrained(state)
+
+
+def learner_of(session: Session):
+    """The Trainer, with the session watching it."""
+    import torch
+    from transformers import TrainingArguments
+
+    from t4s import learning
+    from t4s.collate import Collator
+
+    options, model = session.options, session.trained
     settings = TrainingArguments(
         output_dir=str(options.out / "state"), max_steps=options.steps, per_device_train_batch_size=options.batch,
-        learning_rate=options.lr, lr_scheduler_type="cosine", warmup_steps=int(options.warmup * options.steps),
-        logging_steps=20, save_steps=options.save_steps, save_total_limit=1, seed=options.seed, report_to="none",
-        remove_unused_columns=False, max_grad_norm=1.0, use_cpu=not torch.cuda.is_available(),
+        gradient_accumulation_steps=options.accumulate, learning_rate=options.lr, lr_scheduler_type="cosine",
+        warmup_steps=int(options.warmup * options.steps), logging_steps=max(1, min(LOGGED, options.steps // 10)),
+        save_steps=options.save_steps, save_total_limit=1, seed=options.seed, bf16=session.bf16,
+        report_to=options.report_to, run_name=options.out.resolve().name, remove_unused_columns=False,
+        max_grad_norm=learning.GRADIENT_NORM, use_cpu=not torch.cuda.is_available(),
+        activation_checkpointing=options.gradient_checkpointing, dataloader_num_workers=options.workers,
+        activation_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
+        fsdp=options.fsdp or None,
     )  # fmt: skip
+    tower = None if session.adapted is not None else session.backbone.model.get_encoder("image")
+    groups = learning.parameter_groups(model, tower, options.lr, options.tower_lr, options.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=(learning.BETA1, options.beta2))
+    batches = Collator(session.backbone, session.mixture, options.queries_per_image, options.seed)
+    watch = learning.Watch(session.saved, options.stop_after)
+    session.learner = learning.Learner(session.backbone, model, settings, batches, optimizer, [watch])
+    return session.learner
 
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            if state.global_step == options.stop_after:
-                control.should_save = control.should_training_stop = True
 
-        def on_save(self, args, state, control, **_):
-            save(backbone, options.out)
-            if options.validate:
-                model.eval()
-                print(
-                    f"step {state.global_step}: {validate(backbone, open_corpus(options.validate, 'val'))}", flush=True
-                )
-                model.train()
+# --- before and after
 
-    trainer = Trainer(
-        model, settings, train_dataset=range(options.steps * options.batch),
-        data_collator=Collator(backbone, mixture, options.queries_per_image, options.seed),
-        compute_loss_func=balanced_loss(backbone) if backbone.format.positions == "cells" else None,
-        optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.98)), None), callbacks=[Watch()],
-    )  # fmt: skip
-    trainer.train(resume_from_checkpoint=options.resume)
-    save(backbone, options.out)
+
+def preview(session: Session) -> None:
+    """--dry-run: the resolved settings, what is trained, and one sample as the model reads it."""
+    from t4s import recipe
+    from t4s.collate import IGNORE, Collator
+    from t4s.render import grid_picture
+
+    options, form, backbone = session.options, session.backbone.format, session.backbone
+    weights = list(session.trained.parameters())
+    count, learnt = (sum(w.numel() for w in some) for some in (weights, [w for w in weights if w.requires_grad]))
+    facts = {
+        "corpora": ", ".join(options.corpus), "photos": len(session.mixture), "base": options.base or "fresh",
+        "grid": f"{form.grid[0]}×{form.grid[1]}", "image-size": form.image_size, "positions": form.positions,
+        "precision": "bf16" if session.bf16 else "fp32", "trained": f"{learnt:,} of {count:,} parameters",
+        **recipe.settings(options, session.kind),
+    }  # fmt: skip
+    for name, value in facts.items():
+        print(f"{name:18} {value}")
+    batches = Collator(backbone, session.mixture, options.queries_per_image, options.seed)
+    row, sample = batches.row(0), batches.samples(0)[0]
+    taught = sum(label != IGNORE for label in row.labels)
+    print(f"{'sample':18} {len(row.ids)} tokens, {taught} of them learnt; {batches.refused(range(PROBED))} of "
+          f"{PROBED} drawn are too long\n")  # fmt: skip
+    print(spelled(backbone, row.ids))
+    options.out.mkdir(parents=True, exist_ok=True)
+    grid_picture(sample.grid(form.grid), sample.image).save(options.out / "sample.png")
+    print(f"\n{options.out / 'sample.png'}: its photo and the first answer")
+
+
+def spelled(backbone: Backbone, ids: Sequence[int]) -> str:
+    """Token ids as text, the photo's run of tokens as one word."""
+    runs = [(token, len(list(same))) for token, same in groupby(ids)]
+    parts = [f"{backbone.piece(token)}{f'×{length}' if token == backbone.image_token else ''}"
+             * (1 if token == backbone.image_token else length) for token, length in runs]  # fmt: skip
+    return "".join(parts)
+
+
+def conclude(session: Session, repo_id: str, result: Result | None, seen: str, push: bool) -> None:
+    """Card and picture; the way to the Hub."""
+    from t4s import hub, publishing, recipe
+
+    options = session.options
+    if push and session.adapted is not None and publishing.must_be_merged(session.backbone.format):
+        publishing.merge(options.out)
+    settings = recipe.settings(options, session.kind)
+    publishing.describe(options.out, repo_id, options.corpus, settings, result, seen, session.validation is not None,
+                        options.license)  # fmt: skip
     print(f"Saved {options.out}")
-
-
-def parameter_groups(model, tower, options: argparse.Namespace) -> list[dict]:
-    """The tower learns at its own rate; norms, biases and embeddings are not decayed."""
-    inside = {id(p) for p in tower.parameters()}
-    groups = []
-    for lr, members in ((options.tower_lr, True), (options.lr, False)):
-        for decayed in (True, False):
-            chosen = [p for p in model.parameters() if p.requires_grad and (id(p) in inside) == members
-                      and (p.ndim >= 2) == decayed]  # fmt: skip
-            if chosen:
-                groups.append({"params": chosen, "lr": lr, "weight_decay": 0.05 if decayed else 0.0})
-    return groups
-
-
-def validate(backbone, corpus) -> dict[str, float]:
-    """cIoU and mean IoU of the grids of the first EVAL_QUERIES present phrases, and N-acc, answered freely."""
-    import numpy as np
-
-    from t4s.segmenter import Segmenter
-
-    segmenter = Segmenter(backbone)
-    inter = union = absent = right = 0
-    ious: list[float] = []
-    order = np.random.default_rng(0).permutation(len(corpus))
-    for index in order:
-        samples = corpus[int(index)]
-        encoded = segmenter.encode(samples[0].image)
-        for sample in samples:
-            truth = sample.grid(backbone.format.grid).ids > 0
-            if not truth.any():
-                absent += 1
-            elif truth.mean() < 0.02:
-                continue
-            answer = segmenter(encoded, sample.query, refine="none", decoding="free").grid.ids > 0
-            if not truth.any():
-                right += not answer.any()
-                continue
-            inter, union = inter + (answer & truth).sum(), union + (answer | truth).sum()
-            ious.append((answer & truth).sum() / (answer | truth).sum())
-        if len(ious) >= EVAL_QUERIES:
-            break
-    return {"cIoU": round(float(inter / union), 3), "mIoU": round(float(np.mean(ious)), 3),
-            "N-acc": round(right / max(absent, 1), 3), "n": len(ious), "absent": absent}  # fmt: skip
+    if push:
+        print(hub.push(options.out, repo_id))
 
 
 if __name__ == "__main__":
     if not __package__:  # run as a script: t4s/ itself is first on the path, where the package cannot be found
         sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    main()
+    sys.exit(main())

@@ -20,7 +20,7 @@ DOORS.remove("__main__.py")
 
 # A module imports lower floors, and of its own floor only what stands before it: so arrows only point down.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "limits", "assets", "metrics", "prompts", "journal", "resample", "_outline"),
+    ("errors", "limits", "assets", "metrics", "prompts", "recipe", "journal", "resample", "_outline"),
     ("_labels", "_cells", "_mend", "codec", "photo", "spoil"),
     ("samples", "grammar", "drafting", "edge", "tower"),
     (
@@ -28,8 +28,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("constrain", "confidence", "tiny", "alignment", "backbone"),
     ),
     ("outcomes", "decoding", "answering", "lists", "collate", "baselines", "scoring", "hub", "report", "page",
-     "parcel", "story", "showcase"),
-    ("segmenter", "desk", "endpoints", "bench_tokenizers", "bench_decoding", "bench_refine"),
+     "parcel", "story", "showcase", "lora", "starting", "learning"),
+    ("segmenter", "validation", "publishing", "answerers", "desk", "endpoints", "bench_tokenizers", "bench_decoding",
+     "bench_refine"),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),
 )
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}

@@ -1,0 +1,173 @@
+"""The training itself: the loss, what is trained at which rate, and transformers' Trainer with sentences for failures.
+
+The loss is a mean over the tokens of a step, of all its passes and processes together, never a mean of means: two
+processes with batches of unequal text learn what one process with both would.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from t4s.backbone import Backbone
+from t4s.errors import DataError, T4SError
+
+FULL_ROW = 0.2  # weight of a run as wide as the grid in the loss of the embedded model
+BETA1, GRADIENT_NORM = 0.9, 1.0
+STATE_FILE = "trainer_state.json"  # Trainer writes it last: a state without it is half a state
+TORCH_SAVE = ("PytorchStreamWriter", "inline_container")  # how torch.save says that a file could not be written
+ADAM_BYTES = 12  # of a trained weight in a saved state: itself and two moments, in float32
+
+
+# --- what is learnt
+
+def token_loss(backbone: Backbone) -> Callable[..., torch.Tensor]:
+    """Cross-entropy, summed over the labels that are not ignored and divided by those of the whole step.
+
+    In the embedded model, ending a row with a full-width run counts `FULL_ROW`: where a model is unsure, the place of
+    an object's edge is spread over many counts and its absence is a single one, so a greedy choice would call absent
+    what is probably there.
+    """
+    full_row = None
+    if backbone.format.positions == "cells":
+        full_row = backbone.text_ids(f"others *{backbone.format.grid[1]}\n")[-1]
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+        targets = labels[:, 1:].flatten()
+        learnt = targets != -100
+        logits = outputs.logits[:, :-1].flatten(0, 1)[learnt]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        losses = nn.functional.cross_entropy(logits, targets[learnt], reduction="none")
+        if full_row is not None:
+            losses = torch.where(targets[learnt] == full_row, losses * FULL_ROW, losses)
+        return losses.sum() / (learnt.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+def parameter_groups(model: nn.Module, tower: nn.Module | None, lr: float, tower_lr: float, decay: float) -> list[dict]:
+    """What is trained: the tower at its own rate; norms, biases and embeddings of one dimension are not decayed."""
+    inside = {id(weight) for weight in tower.parameters()} if tower is not None else set()
+    groups = []
+    for rate, members in ((tower_lr, True), (lr, False)):
+        for decayed in (True, False):
+            chosen = [weight for weight in model.parameters() if weight.requires_grad
+                      and (id(weight) in inside) == members and (weight.ndim >= 2) == decayed]  # fmt: skip
+            if chosen:
+                groups.append({"params": chosen, "lr": rate, "weight_decay": decay if decayed else 0.0})
+    return groups
+
+
+# --- the loop
+
+class Learner(Trainer):
+    """Trainer for a backbone whose data set is a range of draw numbers. What stops it leaves a state to go on from."""
+
+    def __init__(self, backbone: Backbone, model: nn.Module, settings: TrainingArguments, batches: Callable,
+                 optimizer: torch.optim.Optimizer, callbacks: Iterable = ()):  # fmt: skip
+        draws = settings.max_steps * settings.train_batch_size * settings.gradient_accumulation_steps
+        super().__init__(
+            model, settings, train_dataset=range(draws * settings.world_size), data_collator=batches,
+            compute_loss_func=token_loss(backbone), optimizers=(optimizer, None), callbacks=list(callbacks),
+        )  # fmt: skip
+
+    def learn(self, state: Path | None = None) -> None:
+        """Train to the end, from `state` if given. T4SError if something stopped it: what, what to do, what is kept."""
+        try:
+            self.train(resume_from_checkpoint=str(state) if state else None)
+        except torch.OutOfMemoryError as error:
+            device = self.args.device
+            raise T4SError(f"Out of memory on {device}: lower --batch (with --total-batch the step stays as it is) or "
+                           "--queries-per-image, or use --gradient-checkpointing or --quantize 4bit. "
+                           + self._kept()) from error  # fmt: skip
+        except T4SError as error:
+            raise type(error)(f"{_last_line(error)} {self._kept()}") from error
+        except KeyboardInterrupt as error:
+            raise T4SError(f"Interrupted. {self._kept()}") from error
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_SAVE):
+                raise
+            detail = " ".join(str(error).split())[:160]
+            raise T4SError(f"A file could not be read or written ({detail}); make room on the disk. "
+                           + self._kept(save=False)) from error  # fmt: skip
+
+    def _kept(self, save: bool = True) -> str:
+        """A sentence on the state to go on from; `save`: steps since the last one are saved first."""
+        folder = Path(self.args.output_dir)
+        here = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if not self.args.should_save:
+            return "The main process says what is kept."
+        if save and self.state.global_step and not is_whole(here):
+            try:
+                self._save_checkpoint(self.model, None)
+            except (OSError, SafetensorError, RuntimeError):
+                save = False
+        if not is_whole(here):
+            shutil.rmtree(here, ignore_errors=True)
+        last = last_state(folder)
+        if last is None:
+            return "No step was finished."
+        step = last.name.rpartition("-")[2]
+        return f"The state of step {step} is kept; the same command with --resume goes on from there."
+
+
+def _last_line(error: BaseException) -> str:
+    """What was said: errors of processes that load photos come with their whole traceback before it."""
+    line = str(error).strip().splitlines()[-1]
+    return line.partition("Error: ")[2] if line.startswith("t4s.") else line
+
+
+# --- states
+
+def is_whole(state: Path) -> bool:
+    """Whether a state was written to its end."""
+    try:
+        return isinstance(json.loads((state / STATE_FILE).read_text(encoding="utf-8")), dict)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return False
+
+
+def last_state(folder: Path) -> Path | None:
+    """The newest whole state in `folder`, or None."""
+    states = [state for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if is_whole(state)]
+    return max(states, key=lambda state: int(state.name.rpartition("-")[2]), default=None)
+
+
+def to_resume(folder: Path) -> Path:
+    """The state that --resume goes on from; DataError if there is none."""
+    last = last_state(folder)
+    if last is None:
+        raise DataError(f"{folder} holds no state to resume: leave --resume out.")
+    return last
+
+
+def check_room(folder: Path, model: nn.Module) -> None:
+    """DataError if the disk has no room for two states of the model: the new one is written before the old one goes."""
+    needed = 2 * ADAM_BYTES * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(f"{folder} has {free / 1e9:.1f} GB left and training writes states of {needed / 1e9:.1f} GB; "
+                        "make room or choose another --out.")  # fmt: skip
+
+
+class Watch(TrainerCallback):
+    """Ends training after `stop_after` steps; calls `on_save` with the step after every state."""
+
+    def __init__(self, on_save: Callable[[int], None], stop_after: int | None = None):
+        self.save, self.stop_after = on_save, stop_after
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.stop_after:
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args, state, control, **_):
+        self.save(state.global_step)

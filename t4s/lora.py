@@ -1,0 +1,81 @@
+"""Adapters: low-rank matrices beside a model's linear layers, and its projector trained whole (LoRA, arXiv 2106.09685).
+
+    adapted = attach(backbone, rank=64, alpha=128, dropout=0.05)    # what is trained and saved; backbone.model goes on
+    save(adapted, backbone, folder)                                 # adapter, processor, t4s.json: a checkpoint
+    merge(folder)                                                   # the same checkpoint as a full model
+
+The backbone keeps its model: the matrices sit inside it, so that what is answered during training is what is learnt.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+
+from t4s.backbone import EMBEDDED, Backbone, Format, load_model
+from t4s.errors import CheckpointError
+
+# Qwen-VL keeps its projector inside the vision tower, under these names; other families beside it.
+WITHIN_TOWER = re.compile(r"(?:^|\.)(?:merger|deepstack_merger_list\.\d+)$")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def targets(model: nn.Module) -> str:
+    """A pattern for every linear layer of the language model, its output layer left out: PEFT's `target_modules`."""
+    decoder = model.get_decoder()
+    (root,) = [name for name, part in model.named_modules() if part is decoder]
+    names = {name.rpartition(".")[2] for name, part in decoder.named_modules() if isinstance(part, nn.Linear)}
+    return rf"{re.escape(root)}\..*\.(?:{'|'.join(sorted(names))})"
+
+
+def projector(model: nn.Module) -> list[str]:
+    """The names of what stands between vision tower and language model. CheckpointError if nothing does."""
+    ends = (model.get_decoder(), model.get_encoder("image"))
+    beside = [f"model.{name}" for name, part in model.model.named_children()
+              if all(part is not end for end in ends) and any(True for _ in part.parameters())]  # fmt: skip
+    found = beside or [name for name, _ in model.named_modules() if WITHIN_TOWER.search(name)]
+    if not found:
+        raise CheckpointError(f"No projector was found in {type(model).__name__}, so LoRA would not train one; train "
+                              "this model with --full.")  # fmt: skip
+    return found
+
+
+def attach(backbone: Backbone, rank: int, alpha: int, dropout: float, checkpointing: bool = False) -> PeftModel:
+    """Put fresh adapters into the backbone's model. What is trained is float32 at least; all else is frozen."""
+    model = backbone.model
+    if getattr(model, "is_quantized", False):
+        kwargs = {"use_reentrant": False}
+        model = prepare_model_for_kbit_training(model, checkpointing, gradient_checkpointing_kwargs=kwargs)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets(model),
+                        modules_to_save=projector(model))  # fmt: skip
+    adapted = get_peft_model(model, config)
+    for weight in adapted.parameters():
+        if weight.requires_grad and weight.dtype in (torch.float16, torch.bfloat16):
+            weight.data = weight.data.float()
+    return adapted
+
+
+def save(adapted: PeftModel, backbone: Backbone, folder: Path) -> None:
+    """The adapter with the name of its base in place of a path, the processor and t4s.json."""
+    form = backbone.format
+    for config in adapted.peft_config.values():
+        config.base_model_name_or_path, config.revision = form.base_model, form.base_revision
+    adapted.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the Hub for the base
+    backbone.processor.save_pretrained(folder)
+    form.write(folder)
+
+
+def merge(folder: Path, dtype: torch.dtype) -> None:
+    """Write the adapter's checkpoint in `folder` as a full model that needs no base."""
+    form = Format.read(folder)
+    model = load_model(folder, form, dtype, "cpu")
+    model.save_pretrained(folder)
+    for name in ADAPTER_FILES:
+        (folder / name).unlink()
+    origin = EMBEDDED if form.base_model == EMBEDDED else None
+    replace(form, base_model=origin, base_revision=None).write(folder)

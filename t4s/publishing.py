@@ -1,0 +1,82 @@
+"""A trained model as a checkpoint folder: written whole or not at all, merged where it must be, with its model card.
+
+What lies in the folder stays as it was until the new files are all there: a disk that runs full in the middle costs
+nothing that was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from t4s import hub, lora
+from t4s.backbone import ADAPTER, EMBEDDED, Backbone, Format
+from t4s.validation import Result
+
+NEW = ".new"  # folder below the checkpoint's, while it is written
+PICTURE = "predictions.png"
+OF_ONE_KIND = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", ADAPTER)
+
+
+def dtype_of(form: Format) -> torch.dtype:
+    """How full models are stored: the embedded kind, which runs on CPUs, as float16; others as bfloat16."""
+    return torch.float16 if form.positions == "cells" else torch.bfloat16
+
+
+def write(backbone: Backbone, adapted, folder: Path) -> None:
+    """A checkpoint: weights (safetensors), processor, t4s.json. `adapted`: the PEFT model, None for a full one."""
+    new = folder / NEW
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    if adapted is not None:
+        lora.save(adapted, backbone, new)
+    else:
+        copy.deepcopy(backbone.model).to(dtype_of(backbone.format)).save_pretrained(new)
+        backbone.processor.save_pretrained(new)
+        backbone.format.write(new)
+    (new / hub.CARD).unlink(missing_ok=True)  # PEFT's own does not fit
+    _move(new, folder)
+
+
+def _move(new: Path, folder: Path) -> None:
+    """Every file of `new` into `folder`; weights and configurations that another kind of checkpoint left there go."""
+    files = [file for file in new.iterdir() if file.is_file()]
+    stale = {file for pattern in OF_ONE_KIND for file in folder.glob(pattern)} - {folder / file.name for file in files}
+    for file in files:
+        os.replace(file, folder / file.name)
+    for file in stale:
+        file.unlink()
+    shutil.rmtree(new)
+
+
+def merge(folder: Path) -> None:
+    """An adapter's checkpoint as a full model, in the same place."""
+    new = folder / NEW
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    for file in folder.iterdir():
+        if file.is_file() and file.name not in (hub.CARD, PICTURE):
+            shutil.copy2(file, new)
+    lora.merge(new, dtype_of(Format.read(new)))
+    _move(new, folder)
+
+
+def must_be_merged(form: Format) -> bool:
+    """Whether an adapter's base is found on this machine alone: a path, or the checkpoint that comes with t4s."""
+    return form.base_model is not None and (form.base_model == EMBEDDED or hub.is_machine_path(form.base_model))
+
+
+def describe(folder: Path, repo_id: str, corpora: Sequence[str], settings: Mapping[str, object], result: Result | None,
+             seen: str, measured: bool, license: str | None) -> None:  # fmt: skip
+    """The model card, with the last evaluation's picture and, if `measured`, its figures. `seen`: of what photos."""
+    figures, notes = (), ""
+    if result is not None:
+        result.sheet.save(folder / PICTURE)
+        notes = f"The picture shows answers about photos of {hub.public(seen)}: left the truth, right the answer."
+        figures = result.card_figures(seen) if measured else ()
+    hub.write_card(folder, repo_id, corpora, settings, figures, PICTURE if result else None, license, notes)
