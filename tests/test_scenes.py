@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from t4s.corpora import open_corpus
+from t4s.corpora.cutouts import CutOut, colour_word, paste
 from t4s.corpora.phrasing import Thing, draw_phrase
-from t4s.corpora.scenes import CutOut, SceneCorpus, colour_word, free_standing, paste
+from t4s.corpora.scenes import SceneCorpus, free_standing
 from t4s.errors import DataError
 
 SIZE = (96, 80)  # width, height
@@ -115,8 +116,8 @@ def test_colours_are_said_only_of_things_of_one_colour():
 
 def test_a_thing_that_finds_no_room_is_left_out():
     below = Image.new("RGB", (60, 60))
-    whole = CutOut("wall", None, np.zeros((50, 50, 3), np.uint8), np.ones((50, 50), bool))
-    thin = CutOut("pole", None, np.zeros((400, 2, 3), np.uint8), np.ones((400, 2), bool))
+    whole = CutOut("wall", None, np.zeros((50, 50, 3), np.uint8), np.full((50, 50), 255, np.uint8))
+    thin = CutOut("pole", None, np.zeros((400, 2, 3), np.uint8), np.full((400, 2), 255, np.uint8))
     assert paste(below, [thin], ("cat",), np.random.default_rng(0)) is None
     scene = paste(below, [thin, whole], ("cat", "pole"), np.random.default_rng(0))
     assert [thing.name for thing in scene.things] == ["wall"] and scene.absent == ("cat", "pole")
@@ -129,6 +130,36 @@ def test_synonyms_are_heard_in_training_alone(photos):
     scored = " ; ".join(str(sample.query) for i in range(20) for sample in corpus[i])
     assert not any(word in scored for word in ("puppy", "doggy", "hound", "kitty", "kitten", "feline"))
     assert "everything" not in trained, "the photo below shows things too"
+
+
+def test_rivals_are_of_one_size_and_asked_for_with_one_that_is_not_there(photos, monkeypatch):
+    """A cat where there is a dog was what the model denied worst."""
+    monkeypatch.setattr("t4s.corpora.scenes.RIVALS", (("dog", "cat"), ("cat", "bird"), ("dog", "bird")))
+    monkeypatch.setattr("t4s.corpora.scenes.ANIMALS", ("dog", "cat", "bird"))
+    corpus, rng, hard = SceneCorpus(photos), np.random.default_rng(0), 0
+    for i in range(60):
+        scene = corpus.scene(i)
+        if scene.rivals:
+            hard += 1
+            first, second = scene.things
+            assert {first.name, second.name} == set(scene.rivals[:2]) and 2 / 3 < first.whole / second.whole < 3 / 2
+            assert set(scene.rivals[2:]) <= set(scene.absent)
+            asked = {sample.query: sample.absent for sample in corpus.draw(i, rng, 40)}
+            assert all(asked[name] == (name in scene.absent) for name in scene.rivals)
+            assert {sample.query for sample in corpus[i]} >= set(scene.rivals)
+    assert 5 <= hard <= 25
+
+
+def test_options_leave_names_out_and_count_scenes(photos):
+    corpus, rng = open_corpus(f"scenes:{photos},-dog,scenes=30"), np.random.default_rng(0)
+    assert len(corpus) == 30 and "dog" not in corpus.names
+    asked = " ; ".join(str(sample.query) for i in range(30) for sample in (*corpus[i], *corpus.draw(i, rng, 3)))
+    assert not any(word in asked for word in ("dog", "puppy", "hound")) and "cat" in asked
+    other = open_corpus(f"scenes:{photos},seed=3")
+    assert other.scene(0).image.tobytes() == SceneCorpus(photos, seed=3).scene(0).image.tobytes()
+    for options, said in (("-unicorn", "cannot leave out unicorn"), ("scenes=0", "scenes=N"), ("seed=x", "seed=N")):
+        with pytest.raises(DataError, match=said):
+            open_corpus(f"scenes:{photos},{options}")
 
 
 def test_a_folder_with_nothing_to_cut_out_says_so(photos, tmp_path):

@@ -7,9 +7,10 @@
     training = Mixture.open(["folder:PHOTOS*3", "synthetic*1"])
     training.draw(np.random.default_rng([0, 41]), 2)    # three times in four from PHOTOS
 
-PATH is a folder or file, a data set's id for `hub`, and options for `synthetic`; SPLIT is "train" unless given;
-WEIGHT is how often a mixture draws from this corpus, relative to the other weights (1 unless given), whatever
-the number of photos. A PATH that ends in `@word` or `*number` needs its SPLIT or WEIGHT spelled out after it.
+PATH is a folder or file, a data set's id for `hub`, and options for `synthetic` (`scenes` and `emoji` take some after
+a comma); SPLIT is "train" unless given; WEIGHT is how often a mixture draws from this corpus, relative to the other
+weights (1 unless given), whatever the number of photos. A PATH that ends in `@word` or `*number` needs its SPLIT or
+WEIGHT spelled out after it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import numpy as np
 from t4s.errors import DataError
 from t4s.samples import Sample
 
-NAMES = ("synthetic", "scenes", "places", "folder", "jsonl", "hub", "refcoco", "refcoco+", "refcocog", "grefcoco",
-         "ade20k", "pc59", "voc20", "cocostuff")  # fmt: skip
+NAMES = ("synthetic", "scenes", "emoji", "places", "folder", "jsonl", "hub", "refcoco", "refcoco+", "refcocog",
+         "grefcoco", "ade20k", "pc59", "voc20", "cocostuff", "vqa")  # fmt: skip
 PATHLESS = ("synthetic",)
 FORM = "NAME[:PATH][@SPLIT][*WEIGHT]"
 
@@ -108,7 +109,11 @@ def _open(spec: CorpusSpec, split: str, seed: int) -> Corpus:
         case "scenes":
             from t4s.corpora.scenes import SceneCorpus
 
-            return SceneCorpus(spec.path, split, seed)
+            return SceneCorpus.from_options(spec.path, split, seed)
+        case "emoji":
+            from t4s.corpora.emoji import EmojiCorpus
+
+            return EmojiCorpus.from_options(spec.path, split, seed)
         case "places":
             from t4s.corpora.places import PlacesCorpus
 
@@ -133,6 +138,9 @@ def _open(spec: CorpusSpec, split: str, seed: int) -> Corpus:
             from t4s.corpora.semantic import SemanticCorpus
 
             return SemanticCorpus(spec.name, spec.path, split)
+        case "vqa":  # its records are no `Sample`
+            raise DataError(f"The corpus vqa:{spec.path} holds questions and no masks; t4s/eval.py alone takes it, to "
+                            "measure how a checkpoint answers them.")  # fmt: skip
         case _:
             raise DataError(f"There is no corpus {spec.name!r}; the names are {', '.join(NAMES)}.")
 

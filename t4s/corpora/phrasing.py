@@ -129,7 +129,10 @@ def _noun(name: str, meant: tuple[int, ...]) -> list[Phrase]:
     if len(meant) > 1:
         many = plural(name)
         return [(name, meant), (many, meant), (f"the {many}", meant), (f"all {many}", meant), (f"every {name}", meant)]
-    return [(name, meant), (f"the {name}", meant), (f"{_a(name)} {name}", meant)]
+    phrases: list[Phrase] = [(name, meant), (f"the {name}", meant)]
+    if not (name.endswith("s") and plural(name) == name):  # "a scissors"
+        phrases.append((f"{_a(name)} {name}", meant))
+    return phrases
 
 
 def _a(name: str) -> str:

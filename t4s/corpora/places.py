@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from t4s.corpora.cutouts import colour_word
 from t4s.corpora.folder import OUTLINE, FolderCorpus, Photo
 from t4s.corpora.phrasing import PLACE_KINDS, Phrase, Thing, misplaced_phrases, place_kind, placed_phrases
 from t4s.corpora.regions import between, components, distance
-from t4s.corpora.scenes import colour_word
 from t4s.corpora.staging import Scene, in_other_words, phrase_sample, training_sample
 from t4s.errors import DataError
 from t4s.photo import open_mask

@@ -22,7 +22,8 @@ class Scene:
     """`image` RGB; `things` and `masks` (n, h, w) bool agree: mask k is what is visible of thing k; none overlap.
 
     `absent`: the names that may be asked for although nothing of them is there. `complete`: the picture shows nothing
-    besides, so that "everything" has a meaning.
+    besides, so that "everything" has a meaning. `rivals`: names that are easily taken for each other, of which one may
+    not be there.
     """
 
     image: Image.Image
@@ -30,6 +31,7 @@ class Scene:
     masks: np.ndarray
     absent: tuple[str, ...]
     complete: bool
+    rivals: tuple[str, ...] = ()
 
 
 def behind(seen: Sequence[np.ndarray], wholes: Sequence[np.ndarray], mask: np.ndarray) -> list[np.ndarray] | None:
@@ -40,8 +42,10 @@ def behind(seen: Sequence[np.ndarray], wholes: Sequence[np.ndarray], mask: np.nd
 
 
 def evaluation_samples(scene: Scene, place: str, source: str, rng: np.random.Generator) -> tuple[Sample, ...]:
-    """Every name, one phrase of each other kind that the scene allows, one class list; ids begin with `place`."""
+    """Every name, one phrase of each other kind that the scene allows, rivals that are not there, one class list; ids
+    begin with `place`."""
     phrases = evaluation_phrases(scene.things, scene.absent, rng)
+    phrases += [(name, ()) for name in scene.rivals if name in scene.absent and (name, ()) not in phrases]
     asked = [phrase_sample(scene, place, source, *phrase) for phrase in phrases]
     return (*asked, _list_sample(scene, place, source, draw_class_list(scene.things, scene.absent, rng)))
 
@@ -51,6 +55,11 @@ def training_sample(scene: Scene, place: str, source: str, rng: np.random.Genera
     if rng.random() < LIST_SHARE:
         return _list_sample(scene, place, source, draw_class_list(scene.things, scene.absent, rng))
     return phrase_sample(scene, place, source, *draw_phrase(scene.things, scene.absent, rng, scene.complete))
+
+
+def name_sample(scene: Scene, place: str, source: str, name: str) -> Sample:
+    """The question for all things of a name, which may not be there."""
+    return phrase_sample(scene, place, source, name, [i for i, thing in enumerate(scene.things) if thing.name == name])
 
 
 def phrase_sample(scene: Scene, place: str, source: str, phrase: str, meant: Sequence[int]) -> Sample:
@@ -69,7 +78,7 @@ def in_other_words(scene: Scene, rng: np.random.Generator) -> Scene:
             if word not in scene.absent and word not in spoken.values():
                 spoken[thing.name] = word
     things = tuple(replace(thing, name=spoken.get(thing.name, thing.name)) for thing in scene.things)
-    return replace(scene, things=things)
+    return replace(scene, things=things, rivals=tuple(spoken.get(name, name) for name in scene.rivals))
 
 
 def _list_sample(scene: Scene, place: str, source: str, names: tuple[str, ...]) -> Sample:
