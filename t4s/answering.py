@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from t4s import codec
-from t4s.backbone import Backbone
+from t4s.backbone import FORMAT_FILE, Backbone
 from t4s.constrain import Constraint, Vocabulary, vocabulary
 from t4s.decoding import CLOSING, DRAFT_ROWS, DRAFT_ROWS_ELSEWHERE, Continuation, Ending
 from t4s.drafting import draft_text
-from t4s.errors import CodecError, QueryError
+from t4s.errors import CheckpointError, CodecError, QueryError
 from t4s.limits import MAX_QUESTION
 from t4s.outcomes import box_of, read, told, union
 from t4s.refine import refine
@@ -126,6 +126,17 @@ def span(photo: np.ndarray, text: str, place: Place, backbone: Backbone, refiner
     masks = refine(refiner, photo, grid)
     mask = union(masks, photo.shape[:2])
     return Span(place.start, place.end, body, grid, mask, masks, box_of(mask), faults + told(refiner, grid, masks))
+
+
+def check_chats(backbone: Backbone) -> None:
+    """CheckpointError for a checkpoint that writes one grid and nothing else.
+
+    Its positions tell: where an answer token stands for the cells written so far, a sentence's words have no order.
+    """
+    if backbone.format.positions == "cells":
+        raise CheckpointError(f"This checkpoint does not chat: its {FORMAT_FILE} says positions 'cells', so it writes "
+                              "one grid and nothing else. Ask it for a phrase or for classes, or load a checkpoint "
+                              "that was fine-tuned from a chat model.")  # fmt: skip
 
 
 def check_question(question: str, backbone: Backbone) -> str:

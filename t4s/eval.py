@@ -4,6 +4,7 @@
     python t4s/eval.py --checkpoint ID --corpus refcoco:PATH@val --refine edge --decoding fast
     python t4s/eval.py --corpus ade20k:PATH@val --limit 200 --save predictions
     python t4s/eval.py --corpus folder:PHOTOS@val --oracle grid --refine edge             # no model: the true grids
+    python t4s/eval.py --checkpoint ID --corpus vqa:FILE.jsonl                            # what it knows besides
     torchrun --nproc_per_node 4 t4s/eval.py --checkpoint ID --corpus grefcoco:PATH@val
 
 Every photo's answers are written down as soon as they are there, so a run that was stopped goes on where it was
@@ -14,21 +15,21 @@ of whole numbers: two runs, or one process and four, give the same figures to th
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from t4s.answerers import Model, Oracle, Talker
     from t4s.baselines import Averages
     from t4s.corpora import Corpus
+    from t4s.corpora.vqa import VqaCorpus
     from t4s.journal import Journal
-    from t4s.samples import Prediction, Sample
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,6 +41,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--decoding", default="fast", choices=("fast", "constrained", "free"))
     add("--oracle", choices=("grid", "mask"), help="score the true grids (refined) or the true masks, without a model")
     add("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of --oracle (16 16)")
+    add("--at-once", type=int, metavar="N", help="names of a class list in one question (default: all that fit)")
     add("--limit", type=int, metavar="N", help="only N photos, evenly spaced over the corpus")
     add("--min-cover", type=float, default=0.0, metavar="SHARE",
         help="leave out targets that cover less than this share of the scored pixels (0.01: one percent)")  # fmt: skip
@@ -72,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
     """Answer what is not answered yet, then put all records together. None in every process but the first."""
+    from t4s.answerers import Model, Oracle, Talker
     from t4s.corpora import CorpusSpec, open_corpus
+    from t4s.corpora.vqa import VqaCorpus
     from t4s.hub import public
     from t4s.journal import Journal
 
@@ -80,9 +84,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     check(options)
     spec = CorpusSpec.parse(options.corpus)
-    split = spec.split or "val"
-    corpus = open_corpus(spec, split)
-    asker = Oracle(options) if options.oracle else Model(options)
+    split, words = spec.split or "val", spec.name == "vqa"
+    if words:
+        check_words(options)
+    corpus = VqaCorpus(spec.path, split) if words else open_corpus(spec, split)
+    asker = Talker(options) if words else Oracle(options) if options.oracle else Model(options)
     settings = asker.settings | {
         "corpus": public(options.corpus), "split": split, "limit": options.limit, "min_cover": options.min_cover,
         "average_from": options.average_from and public(options.average_from), "other_words": options.other_words,
@@ -114,6 +120,8 @@ def check(options: argparse.Namespace) -> None:
         raise QueryError(f"--limit is {options.limit}; it is a number of photos, 1 or more.")
     if not 0 <= options.min_cover < 1:
         raise QueryError(f"--min-cover is {options.min_cover}; it is a share of the photo from 0 to below 1.")
+    if options.at_once is not None and options.at_once < 1:
+        raise QueryError(f"--at-once is {options.at_once}; it is a number of names, 1 or more.")
     if options.update_card and options.oracle:
         raise QueryError("--update-card takes figures of a checkpoint, --oracle has none; leave one of the two out.")
     if options.update_card and options.checkpoint and not Path(options.checkpoint).is_dir():
@@ -122,6 +130,33 @@ def check(options: argparse.Namespace) -> None:
     for folder in (options.out, options.save):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; name a folder.")
+    if options.update_card:
+        check_card(options.checkpoint)
+
+
+def check_card(checkpoint: str | None) -> None:
+    """Refuse a card without a place for figures now, and not after hours. CheckpointError."""
+    from t4s import hub
+    from t4s.assets import asset
+    from t4s.errors import CheckpointError
+
+    card = (Path(checkpoint) if checkpoint else asset(hub.EMBEDDED)) / hub.CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if not all(mark in text for mark in hub.FIGURES):
+        raise CheckpointError(f"{card} has no place for figures; write the lines {hub.FIGURES[0]} and {hub.FIGURES[1]} "
+                              "where they belong, or leave --update-card out.")  # fmt: skip
+
+
+def check_words(options: argparse.Namespace) -> None:
+    """Refuse what belongs to masks where there are none. QueryError."""
+    from t4s.errors import QueryError
+
+    foreign = {"--oracle": options.oracle, "--refine": options.refine, "--min-cover": options.min_cover,
+               "--at-once": options.at_once, "--other-words": options.other_words,
+               "--average-from": options.average_from}  # fmt: skip
+    given = [name for name, value in foreign.items() if value]
+    if given:
+        raise QueryError(f"{given[0]} belongs to masks, and a vqa corpus has none; leave it out.")
 
 
 def place_of(path: str) -> str:
@@ -142,88 +177,15 @@ def default_folder(settings: dict[str, Any]) -> Path:
     return Path("eval-results") / "-".join("".join(c if c.isalnum() or c in "._+" else "_" for c in p) for p in parts)
 
 
-# --- who answers
-
-
-class Model:
-    """A checkpoint. The questions about one photo share its encoding."""
-
-    def __init__(self, options: argparse.Namespace):
-        from t4s.backbone import find
-        from t4s.hub import public
-        from t4s.segmenter import Segmenter
-
-        device = device_of(options.device)
-        self.segmenter = Segmenter.from_pretrained(options.checkpoint, options.revision, device, options.dtype)
-        form, model = self.segmenter.backbone.format, self.segmenter.backbone.model
-        self.layout, self.shape = form.layout, tuple(form.grid)
-        self.refiner, self.decoding = options.refine or form.refiner, options.decoding
-        self.state = fingerprint(find(options.checkpoint, options.revision))
-        self.settings = {
-            "checkpoint": public(options.checkpoint or "t4s-tiny"), "revision": options.revision, "oracle": None,
-            "refine": self.refiner, "decoding": self.decoding, "grid": list(self.shape),
-            "device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."),
-        }  # fmt: skip
-
-    def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[Prediction | None, str | None]]:
-        """For each sample of one photo: its prediction and None, or None and why the question was refused."""
-        from t4s.errors import QueryError
-
-        encoded = self.segmenter.encode(samples[0].image)
-        for sample in samples:
-            ask = self.segmenter if isinstance(sample.query, str) else self.segmenter.classes
-            try:
-                yield ask(encoded, sample.query, refine=self.refiner, decoding=self.decoding), None
-            except QueryError as error:
-                yield None, str(error)
-
-
-class Oracle:
-    """The true answers, as grids that are refined or as masks: what is left to lose once the model is perfect."""
-
-    layout, state = "rows", None
-
-    def __init__(self, options: argparse.Namespace):
-        from t4s.refine import DEFAULT
-
-        self.mode, self.shape = options.oracle, tuple(options.grid or (16, 16))
-        self.refiner = options.refine or DEFAULT
-        self.settings = {"checkpoint": f"oracle {self.mode}", "oracle": self.mode, "grid": list(self.shape),
-                         "refine": self.refiner if self.mode == "grid" else None}  # fmt: skip
-
-    def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[Prediction | None, str | None]]:
-        from t4s.baselines import oracle
-
-        return ((oracle(sample, self.mode, self.refiner, self.shape), None) for sample in samples)
-
-
-def device_of(wanted: str | None) -> str | None:
-    """Each process on a machine takes a GPU of its own."""
-    import torch
-
-    if wanted is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return wanted
-
-
-def fingerprint(folder: Path) -> str:
-    """Changes when the checkpoint's files do: half a run with other weights must not be gone on with."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json"))
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
 # --- answering
 
 
-def answer_photos(options: argparse.Namespace, corpus: Corpus, mine: Sequence[int], asker: Model | Oracle,
-                  journal: Journal) -> None:  # fmt: skip
+def answer_photos(options: argparse.Namespace, corpus: Corpus | VqaCorpus, mine: Sequence[int],
+                  asker: Model | Oracle | Talker, journal: Journal) -> None:  # fmt: skip
     """Every question about every photo of `mine` that has no record yet; one line a photo."""
     from tqdm import tqdm
 
-    from t4s.baselines import covers
-    from t4s.report import saved_line
-    from t4s.scoring import Running, other_words, score
+    from t4s.scoring import Running
 
     averages = train_averages(options.average_from, asker.shape, journal.folder) if options.average_from else None
     done, running = journal.done(extras=bool(options.save)), Running()
@@ -231,22 +193,50 @@ def answer_photos(options: argparse.Namespace, corpus: Corpus, mine: Sequence[in
     quiet = int(os.environ.get("RANK", 0)) > 0
     bar = tqdm(todo, initial=len(mine) - len(todo), total=len(mine), unit="photo", disable=quiet)
     for photo in bar:
+        started = time.perf_counter()
         every = corpus[photo]
-        named = [sample for sample in every if covers(sample, options.min_cover)]
-        questions: list[tuple[Sample, dict[str, Any]]] = [(sample, {}) for sample in named]
-        if options.other_words:
-            questions += [(other, {"words": [kind, s.id]}) for s in named for kind, other in other_words(s)]
-        records, saved = [], []
-        answers = asker.answers([sample for sample, _ in questions]) if questions else ()
-        for (sample, mark), (prediction, refused) in zip(questions, answers, strict=True):
-            average = averages.cells(sample) if averages and isinstance(sample.query, str) and not mark else None
-            records.append(score(sample, prediction, refused, asker.layout, average) | mark)
-            running.add(records[-1])
-            if options.save:
-                saved.append(saved_line(sample, prediction, refused))
-        record = {"left_out": len(every) - len(named), "answers": records}
+        questions = asked(options, every)
+        records, saved = answered(asker, questions, averages, saving=bool(options.save))
+        for record in records:
+            running.add(record)
+        left_out = len(every) - sum(not mark for _, mark in questions)
+        record = {"left_out": left_out, "answers": records, "seconds": time.perf_counter() - started}
         journal.append(photo, record, saved if options.save else None)
         bar.set_postfix_str(running.text(), refresh=False)
+
+
+def asked(options: argparse.Namespace, every: Sequence[Any]) -> list[tuple[Any, dict[str, Any]]]:
+    """What is asked about a photo: its samples or questions, those in other words marked so in their records."""
+    from t4s.baselines import covers
+    from t4s.corpora.vqa import Question
+    from t4s.scoring import other_words
+
+    named = [one for one in every if isinstance(one, Question) or covers(one, options.min_cover)]
+    questions: list[tuple[Any, dict[str, Any]]] = [(one, {}) for one in named]
+    if options.other_words:
+        questions += [(other, {"words": [kind, s.id]}) for s in named for kind, other in other_words(s)]
+    return questions
+
+
+def answered(asker: Model | Oracle | Talker, questions: Sequence[tuple[Any, dict[str, Any]]],
+             averages: Averages | None, saving: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    """The records of one photo's answers, and, with `saving`, the lines that --save writes of them."""
+    from t4s.corpora.vqa import Question
+    from t4s.report import saved_answer, saved_line
+    from t4s.scoring import score, score_answer
+
+    records, saved = [], []
+    answers = asker.answers([one for one, _ in questions]) if questions else ()
+    for (one, mark), (answer, refused) in zip(questions, answers, strict=True):
+        in_words = isinstance(one, Question)
+        if in_words:
+            records.append(score_answer(one, answer, refused))
+        else:
+            average = averages.cells(one) if averages and isinstance(one.query, str) and not mark else None
+            records.append(score(one, answer, refused, asker.layout, average) | mark)
+        if saving:
+            saved.append((saved_answer if in_words else saved_line)(one, answer, refused))
+    return records, saved
 
 
 def train_averages(spec: str, shape: tuple[int, int], folder: Path) -> Averages:
@@ -280,7 +270,7 @@ def wait_for_all() -> None:
 # --- putting together
 
 
-def conclude(options: argparse.Namespace, corpus: Corpus, photos: Sequence[int], settings: dict[str, Any],
+def conclude(options: argparse.Namespace, corpus: Corpus | VqaCorpus, photos: Sequence[int], settings: dict[str, Any],
              journal: Journal, seconds: float) -> dict[str, Any]:  # fmt: skip
     """Records → results.json and results.md, the saved predictions, the card, and the tables on the screen."""
     from t4s import hub, report
@@ -291,7 +281,8 @@ def conclude(options: argparse.Namespace, corpus: Corpus, photos: Sequence[int],
     records = [record for line in lines for record in line["answers"]]
     left_out = sum(line["left_out"] for line in lines)
     results = {"settings": settings, "versions": report.versions(), "photos": len(photos), "left_out": left_out}
-    results |= figures(records) | {"timings": timings(records) | {"last_start_seconds": seconds}}
+    whole = {"seconds_a_question": sum(line["seconds"] for line in lines) / max(len(records), 1)}
+    results |= figures(records) | {"timings": timings(records) | whole | {"last_start_seconds": seconds}}
     write_whole(journal.folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     tables = report.summary(results)
     write_whole(journal.folder / "results.md", f"{tables}\n\n{report.by_class(results)}\n")

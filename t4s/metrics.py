@@ -279,10 +279,13 @@ class AnswerScore:
     questions: int = 0
     right: int = 0  # fixed point
 
-    def add(self, answer: str, references: Sequence[str]) -> None:
-        """Score one answer against its human answers. Raises DataError if there are none."""
+    def add(self, answer: str, references: Sequence[str], failed: bool = False) -> None:
+        """Score one answer against its human answers; one that `failed` is wrong. DataError if there are none."""
         if not references:
             raise DataError("A question has no reference answer; every line of a VQA corpus needs at least one.")
+        if failed:
+            self.questions += 1
+            return
         given = normal_answer(answer)
         equal = [normal_answer(reference) == given for reference in references]
         self.questions += 1

@@ -21,6 +21,7 @@ ANSWERS = (
     "Sure, here is the segmentation mask: <seg>{body}</seg>",
     "It is <seg>{body}</seg>.",
 )
+FREE_QUESTION = "{query}\nAnswer the question using a single word or phrase."  # of VQA corpora, as LLaVA-1.5 asks them
 
 PLURALS = {"person": "people", "sheep": "sheep", "man": "men", "woman": "women", "foot": "feet", "knife": "knives",
            "scissors": "scissors", "skis": "skis", "grass": "grass", "water": "water", "hair": "hair",

@@ -16,9 +16,10 @@ from PIL import Image
 from t4s import __version__, render
 from t4s.corpora import Corpus
 from t4s.corpora.annotations import annotation_mask
+from t4s.corpora.vqa import Question
 from t4s.export import coco_rle
 from t4s.hub import Figure
-from t4s.samples import Prediction, Sample
+from t4s.samples import Answer, Prediction, Sample
 from t4s.scoring import Record
 
 COLUMNS = (
@@ -45,6 +46,11 @@ def summary(results: dict[str, Any]) -> str:
         part = results["lists"]
         rows = [[KINDS[kind], part["photos"], *_values(part[kind], LIST_COLUMNS)] for kind in KINDS if kind in part]
         parts.append(markdown(["class lists", "photos", *dict(LIST_COLUMNS)], rows))
+    if "vqa" in results:
+        part = results["vqa"]
+        heads = ["questions", "VQA accuracy", "refused", "cut short", "with a grid"]
+        keys = ("questions", "vqa_accuracy", "refused", "cut", "with_grids")
+        parts.append(markdown(heads, [[part[key] for key in keys]]))
     if "words" in results:
         rows = []
         for kind, part in results["words"].items():
@@ -54,8 +60,9 @@ def summary(results: dict[str, Any]) -> str:
         parts.append(markdown(["asked by", "phrases", *heads], rows))
     cost = results["cost"]
     if cost["answers"]:
-        parts.append(f"{cost['tokens']:.1f} tokens and {cost['forwards']:.1f} passes a mask, {len(results['invalid'])} "
-                     f"invalid among {cost['answers']} answers.")  # fmt: skip
+        seconds = results["timings"]["seconds_a_question"]
+        parts.append(f"{cost['tokens']:.1f} tokens, {cost['forwards']:.1f} passes and {seconds:.2f} s an answer, "
+                     f"{len(results['invalid'])} invalid among {cost['answers']} answers.")  # fmt: skip
     return "\n\n".join(parts)
 
 
@@ -117,6 +124,9 @@ def card_figures(results: dict[str, Any], corpus: str) -> list[Figure]:
                 found.append(Figure(name, round(part["strict"][key], 2), data, count))
     if "lists" in results and (miou := results["lists"]["strict"]["miou"]) is not None:
         found.append(Figure("class mIoU", round(miou, 2), corpus, results["lists"]["photos"]))
+    if "vqa" in results:
+        found.append(Figure("VQA accuracy", round(results["vqa"]["vqa_accuracy"], 2), corpus,
+                            results["vqa"]["questions"]))  # fmt: skip
     return found
 
 
@@ -142,25 +152,34 @@ def saved_line(sample: Sample, prediction: Prediction | None, refused: str | Non
     return line
 
 
+def saved_answer(question: Question, answer: Answer | None, refused: str | None) -> dict[str, Any]:
+    """One answer in free words as --save writes it."""
+    line = {"id": question.id, "query": question.question, "answers": list(question.answers)}
+    if answer is None:
+        return line | {"refused": refused, "text": None}
+    return line | {"text": answer.text, "faults": [fault.message for fault in answer.faults]}
+
+
 def picture_sheet(corpus: Corpus, photos: Sequence[int], records: Sequence[Sequence[Record]],
                   saved: Sequence[Sequence[dict[str, Any]]], title: str) -> Image.Image | None:  # fmt: skip
     """The best, the median and the worst answers to phrases with a target, the true mask beside each.
 
     photos, records and saved run in parallel: the photo's number, its records, its saved predictions. Chosen by
-    repaired IoU, never by hand; ties by id. None if there is no such phrase.
+    repaired IoU, never by hand; of equals, the larger miss is the worse. None if there is no such phrase.
     """
     ranked = []
     for photo, own, answers in zip(photos, records, saved, strict=True):
         for record, answer in zip(own, answers, strict=True):
             if "mask" in record and record["mask"][1] and "words" not in record:
                 predicted, true, both = record["mask"]
-                ranked.append((both / (predicted + true - both), record["id"], photo, record, answer))
+                union = predicted + true - both
+                ranked.append((both / union, union, record["id"], photo, record, answer))
     if not ranked:
         return None
-    ranked.sort(key=lambda item: (-item[0], item[1]))
+    ranked.sort(key=lambda item: (-item[0], *item[1:3]))
     count, middle = min(PICKED, len(ranked)), max(0, len(ranked) // 2 - PICKED // 2)
     rows = [ranked[:count], ranked[middle : middle + count], ranked[len(ranked) - count :]]
-    tiles = [[tile for item in row for tile in _tiles(corpus, *item)] for row in rows]
+    tiles = [[tile for iou, _, *item in row for tile in _tiles(corpus, iou, *item)] for row in rows]
     return render.sheet(tiles, title=f"{title}: best, median, worst; left the truth, right the answer")
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from t4s import codec, prompts
+from t4s.corpora.vqa import Question
 from t4s.errors import CodecError
-from t4s.metrics import ClassScore, Overlap, PhraseScore, box_iou, confusion, overlap
-from t4s.samples import Prediction, Sample
+from t4s.metrics import AnswerScore, ClassScore, Overlap, PhraseScore, box_iou, confusion, overlap
+from t4s.samples import Answer, Prediction, Sample
 
 COSTS = ("tokens", "forwards")  # of `Prediction.stats`: the same in every run
 MAX_CLASSES = 200  # phrases that one source may have and still get a row each: class names, not sentences
@@ -40,8 +41,7 @@ def score(sample: Sample, prediction: Prediction | None, refused: str | None = N
     record: Record = {"id": sample.id, "source": sample.source, "invalid": refused}
     if prediction is not None:
         record["invalid"] = invalidity(prediction, sample, layout)
-        kept = [name for name in prediction.stats if name in COSTS or name.endswith("_seconds")]
-        record["stats"] = {name: prediction.stats[name] for name in kept}
+        record["stats"] = _kept(prediction.stats)
     if isinstance(sample.query, tuple):
         answer = np.zeros(sample.class_map.shape, np.int16) if prediction is None else label_map(prediction, sample)
         counts = confusion(answer, sample.class_map, len(sample.labels))
@@ -62,6 +62,20 @@ def score(sample: Sample, prediction: Prediction | None, refused: str | None = N
     if average is not None:
         record["average"] = _counts(overlap(_paint(average, truth.shape), truth, scored))
     return record
+
+
+def score_answer(question: Question, answer: Answer | None, refused: str | None = None) -> Record:
+    """One answer in free words → its record; None if the question was `refused` (why), which counts as wrong."""
+    record: Record = {"id": question.id, "source": question.source, "invalid": refused,
+                      "answers": list(question.answers), "said": None}  # fmt: skip
+    if answer is not None:
+        record |= {"said": answer.text, "grids": len(answer.spans), "cut": answer.stats["ended"] == "truncated",
+                   "stats": _kept(answer.stats)}  # fmt: skip
+    return record
+
+
+def _kept(stats: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in stats.items() if name in COSTS or name.endswith("_seconds")}
 
 
 def _paint(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -146,11 +160,13 @@ class Running:
     """The score so far, for a progress bar."""
 
     def __init__(self) -> None:
-        self.phrases, self.right, self.pixels = PhraseScore(), 0, 0
+        self.phrases, self.answers, self.right, self.pixels = PhraseScore(), AnswerScore(), 0, 0
 
     def add(self, record: Record) -> None:
         if "mask" in record:
             self.phrases.add(Overlap(*record["mask"]), failed=record["invalid"] is not None)
+        elif "said" in record:
+            _add_answer(self.answers, record)
         else:
             self.right += sum(pixels for true, said, pixels in record["confusion"] if true == said)
             self.pixels += sum(pixels for _, _, pixels in record["confusion"])
@@ -159,6 +175,8 @@ class Running:
         ciou = self.phrases.figures()["target_ciou"]
         parts = [] if ciou is None else [f"cIoU {100 * ciou:.1f}"]
         parts += [f"pixels {100 * self.right / self.pixels:.1f}"] if self.pixels else []
+        accuracy = self.answers.figures()["vqa_accuracy"]
+        parts += [] if accuracy is None else [f"VQA {100 * accuracy:.1f}"]
         return ", ".join(parts)
 
 
@@ -171,15 +189,16 @@ def percent(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures(records: Iterable[Record]) -> dict[str, Any]:
-    """Records → {"phrases": …, "lists": …, "sources": {source: …}, "words": …, "cost": …, "invalid": […]}, in percent.
+    """Records → {"phrases": …, "lists": …, "sources": {source: …}, "words": …, "vqa": …, "cost": …, "invalid": […]}.
 
-    What was not asked is missing. A source's "classes" is there if it has at most MAX_CLASSES different phrases.
-    "words" holds the answers to `other_words` beside those to the very names they stand for, and nothing else counts
-    them. The order of the records does not matter, but for that of "invalid".
+    In percent; what was not asked is missing. A source's "classes" is there if it has at most MAX_CLASSES different
+    phrases. "words" holds the answers to `other_words` beside those to the very names they stand for, and nothing else
+    counts them. The order of the records does not matter, but for that of "invalid".
     """
-    phrases, lists, worded = [], [], []
+    phrases, lists, worded, answers = [], [], [], []
     for record in records:
-        (worded if "words" in record else phrases if "mask" in record else lists).append(record)
+        kind = worded if "words" in record else phrases if "mask" in record else answers if "said" in record else lists
+        kind.append(record)
     result: dict[str, Any] = {}
     if phrases:
         result["phrases"] = _phrase_figures(phrases)
@@ -192,8 +211,10 @@ def figures(records: Iterable[Record]) -> dict[str, Any]:
             kind: {"asked": _phrase_figures(part), "names": _phrase_figures([names[r["words"][1]] for r in part])}
             for kind, part in _grouped([r | {"kind": r["words"][0]} for r in worded], "kind")
         }
-    result["cost"] = _cost([*phrases, *lists])
-    every = (*phrases, *lists, *worded)
+    if answers:
+        result["vqa"] = _answer_figures(answers)
+    result["cost"] = _cost([*phrases, *lists, *answers])
+    every = (*phrases, *lists, *worded, *answers)
     result["invalid"] = [{"id": r["id"], "why": r["invalid"]} for r in every if r["invalid"] is not None]
     return result
 
@@ -241,6 +262,20 @@ def _list_figures(records: list[Record]) -> dict[str, Any]:
         "classes": {name: percent({"strict": strict, "repaired": kinds["repaired"].classes()[name]})
                     for name, strict in kinds["strict"].classes().items()},
     }  # fmt: skip
+
+
+def _add_answer(score: AnswerScore, record: Record) -> None:
+    score.add(record["said"] or "", record["answers"], failed=record["said"] is None)
+
+
+def _answer_figures(records: list[Record]) -> dict[str, Any]:
+    """VQA accuracy in percent, and how many answers were refused, cut at the limit, or held a grid."""
+    score = AnswerScore()
+    for record in records:
+        _add_answer(score, record)
+    counts = {"refused": sum(r["said"] is None for r in records), "cut": sum(r.get("cut", False) for r in records),
+              "with_grids": sum(r.get("grids", 0) > 0 for r in records)}  # fmt: skip
+    return {"questions": score.questions, **percent(score.figures()), **counts}
 
 
 def _cost(records: list[Record]) -> dict[str, float | int | None]:

@@ -16,7 +16,7 @@ from t4s import answering, codec, decoding, lists
 from t4s import backbone as backbones
 from t4s.backbone import Backbone, Encoded, Format, Writing
 from t4s.constrain import vocabulary
-from t4s.errors import CheckpointError, QueryError
+from t4s.errors import QueryError
 from t4s.limits import MAX_ANSWER, MAX_QUERY
 from t4s.outcomes import read, told, whole
 from t4s.photo import open_photo
@@ -106,14 +106,11 @@ class Segmenter:
 
         Every `<seg>` of the answer is read as a grid of the checkpoint's size and refined; what is unfinished or
         faulty is mended and said in the span's `faults`. The answer is plain greedy text of at most `limit` tokens,
-        or as many as the model's context leaves. Raises CheckpointError for a checkpoint that does not chat, which
-        its positions tell: an answer token that stands for a cell of one grid has no place in a sentence.
+        or as many as the model's context leaves. Raises QueryError, and CheckpointError for a checkpoint that does
+        not chat (`answering.check_chats`).
         """
         backbone, form, started = self.backbone, self.backbone.format, time.perf_counter()
-        if form.positions == "cells":
-            raise CheckpointError(f"This checkpoint does not chat: its {backbones.FORMAT_FILE} says positions 'cells': "
-                                  "it writes one grid and nothing else. Ask it for a phrase or for classes, or load "
-                                  "a checkpoint that was fine-tuned from a chat model.")  # fmt: skip
+        answering.check_chats(backbone)
         asked = answering.check_question(question, backbone)
         check_refiner(refine or form.refiner)
         if limit < 1:

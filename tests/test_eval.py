@@ -397,32 +397,41 @@ def test_a_run_begun_by_several_is_finished_by_one(photos, model, tmp_path, monk
     assert model.answers - asked < asked
 
 
-def command(photos: Path, out: Path) -> list[str]:
-    return ["-m", "t4s.eval", "--corpus", f"folder:{photos}@val", "--out", str(out), "--oracle", "grid",
-            "--refine", "smooth"]  # fmt: skip
+ORACLE = ("--oracle", "grid", "--refine", "edge")  # edge: slow enough to be killed in the middle
+EMBEDDED = ("--refine", "smooth")
+
+
+def command(photos: Path, out: Path, *more: str) -> list[str]:
+    return ["-m", "t4s.eval", "--corpus", f"folder:{photos}@val", "--out", str(out), *more]
 
 
 @pytest.mark.long
 def test_a_killed_process_goes_on(photos, tmp_path):
-    """SIGKILL at random moments of the real command."""
+    """SIGKILL in the middle of the real command, again and again, at random sizes of what it has written."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, *command(photos, tmp_path / "whole")], env=environment, check=True)
-    rng = np.random.default_rng(0)
+    subprocess.run([sys.executable, *command(photos, tmp_path / "whole", *ORACLE)], env=environment, check=True)
+    rng, written, halfway = np.random.default_rng(0), tmp_path / "out" / "records-0.jsonl", 0
     for _ in range(4):
-        process = subprocess.Popen([sys.executable, *command(photos, tmp_path / "out")], env=environment)
-        time.sleep(rng.uniform(0.3, 1.5))
+        before = written.stat().st_size if written.is_file() else 0
+        process = subprocess.Popen([sys.executable, *command(photos, tmp_path / "out", *ORACLE)], env=environment)
+        until = before + int(rng.integers(1, 500))
+        while process.poll() is None and not (written.is_file() and written.stat().st_size >= until):
+            time.sleep(0.001)
         process.kill()
         process.wait()
-    subprocess.run([sys.executable, *command(photos, tmp_path / "out")], env=environment, check=True)
+        halfway += 0 < len(written.read_text().splitlines()) < 6
+    assert halfway
+    subprocess.run([sys.executable, *command(photos, tmp_path / "out", *ORACLE)], env=environment, check=True)
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
 @pytest.mark.long
-def test_torchrun_gives_the_same_as_one_process(photos, tmp_path):
+@pytest.mark.parametrize("who", [ORACLE, EMBEDDED], ids=["oracle", "embedded"])
+def test_torchrun_gives_the_same_as_one_process(photos, tmp_path, who):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, *command(photos, tmp_path / "whole")], env=environment, check=True)
+    subprocess.run([sys.executable, *command(photos, tmp_path / "whole", *who)], env=environment, check=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*launch, *command(photos, tmp_path / "out")], env=environment, check=True, timeout=300)
+    subprocess.run([*launch, *command(photos, tmp_path / "out", *who)], env=environment, check=True, timeout=300)
     assert results(tmp_path / "out") == results(tmp_path / "whole")
     assert len(list((tmp_path / "out").glob("records-*.jsonl"))) == 2
 
@@ -467,7 +476,7 @@ def test_the_sheet_shows_best_median_and_worst_in_order(photos, model, tmp_path,
 def test_the_tables_name_sources_classes_and_baselines(photos, model, tmp_path, capsys):
     run(photos, tmp_path / "out")
     printed = capsys.readouterr().out
-    for word in ("| farm ", "| zoo ", "all others", "| repaired", "passes a mask"):
+    for word in ("| farm ", "| zoo ", "all others", "| repaired", "s an answer"):
         assert word in printed
     run(photos, tmp_path / "oracle", "--oracle", "mask")
     assert "strict = repaired" in capsys.readouterr().out
@@ -515,6 +524,7 @@ def fails(arguments: list[str], capsys) -> str:
         (["--corpus", "photos:PHOTOS"], "begins with the name 'photos'"),
         (["--corpus", "folder:PHOTOS@val", "--limit", "0"], "--limit is 0"),
         (["--corpus", "folder:PHOTOS@val", "--min-cover", "1"], "--min-cover is 1.0"),
+        (["--corpus", "folder:PHOTOS@val", "--at-once", "0"], "--at-once is 0"),
         (["--corpus", "folder:PHOTOS@val", "--refine", "magic"], "magic"),
         (["--corpus", "folder:PHOTOS@val", "--checkpoint", "me/model"], "leave --checkpoint or --oracle out"),
         (["--corpus", "folder:PHOTOS@val", "--update-card"], "--oracle has none"),
@@ -542,6 +552,16 @@ def test_a_grid_size_is_the_oracles_alone(photos, model, capsys):
 def test_a_card_is_only_written_into_a_folder(photos, capsys):
     arguments = ["--corpus", f"folder:{photos}@val", "--checkpoint", "me/model", "--update-card"]
     assert "download it, update its card" in fails(arguments, capsys)
+
+
+def test_a_card_without_a_place_is_refused_before_the_run(photos, model, tmp_path, capsys):
+    """It was refused after the last photo."""
+    arguments = ["--corpus", f"folder:{photos}@val", "--checkpoint", str(tmp_path / "checkpoint"), "--update-card"]
+    for card in (None, "# A model"):
+        if card:
+            (tmp_path / "checkpoint" / "README.md").write_text(card)
+        assert "has no place for figures; write the lines <!-- figures -->" in fails(arguments, capsys)
+    assert model.encoded == []
 
 
 def test_a_folder_with_another_run_is_not_gone_on_with(photos, model, tmp_path, capsys):

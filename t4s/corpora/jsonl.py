@@ -82,24 +82,36 @@ class Line:
 
 def read(path: Path) -> Iterator[Line | DataError]:
     """Every line of the file, or what is wrong with it. Raises DataError if there is no such file."""
+    for place, number, row in objects(path, '{"image": "a.jpg", "query": "a dog", "mask": "a.png"}'):
+        try:
+            yield row if isinstance(row, DataError) else line_of(row, place, number, path.parent)
+        except DataError as error:
+            yield error
+
+
+def objects(path: Path, example: str) -> Iterator[tuple[str, int, Any]]:
+    """(place, number, value) of every line that is not empty; the value is a DataError where the line is no JSON.
+
+    `example` is what a line should look like. Raises DataError if there is no such file.
+    """
     if not path.is_file():
         raise DataError(f"There is no file {path}; a jsonl corpus is a text file with one JSON object a line.")
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            place = f"{path}, line {number}"
+            place, wrong = f"{path}, line {number}", ""
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 if text.strip():
-                    yield line_of(json.loads(text), place, number, path.parent)
-            except DataError as error:
-                yield error
+                    yield place, number, json.loads(text)
             except UnicodeDecodeError as error:
-                yield DataError(f"{place} is not UTF-8 text ({error.reason} at byte {error.start}); save the file so.")
+                wrong = f"{place} is not UTF-8 text ({error.reason} at byte {error.start}); save the file so."
             except json.JSONDecodeError as error:
-                right = 'write one object a line, such as {"image": "a.jpg", "query": "a dog", "mask": "a.png"}'
-                yield DataError(f"{place} is no JSON object ({error.msg} at character {error.pos + 1}); {right}.")
+                wrong = (f"{place} is no JSON object ({error.msg} at character {error.pos + 1}); "
+                         f"write one object a line, such as {example}.")  # fmt: skip
             except RecursionError:
-                yield DataError(f"{place} is nested too deeply to be read; write one flat object a line.")
+                wrong = f"{place} is nested too deeply to be read; write one flat object a line."
+            if wrong:
+                yield place, number, DataError(wrong)
 
 
 def line_of(row: Any, place: str, number: int, root: Path) -> Line:
@@ -108,17 +120,19 @@ def line_of(row: Any, place: str, number: int, root: Path) -> Line:
         raise DataError(f"{place} is no JSON object; write it in braces, with image, query and mask or absent.")
     absent = row.get("absent", False)
     if not isinstance(absent, bool):
-        raise DataError(f'{place}, field "absent": it is {_short(absent)}; it is true or left out.')
+        raise DataError(f'{place}, field "absent": it is {short(absent)}; it is true or left out.')
     if absent == ("mask" in row):
         given = 'both "mask" and "absent": true' if absent else 'neither "mask" nor "absent": true'
         raise DataError(f"{place} has {given}; give the mask, or say that the target is absent.")
     split = row.get("split")
     if split is not None and not isinstance(split, str):
-        raise DataError(f'{place}, field "split": it is {_short(split)}; write a name such as "train" or "val".')
-    image = _file(row, "image", place, root)
-    mask = None if absent else _file(row, "mask", place, root) if isinstance(row["mask"], (str, bytes)) else row["mask"]
+        raise DataError(f'{place}, field "split": it is {short(split)}; write a name such as "train" or "val".')
+    image = file_of(row, "image", place, root)
+    mask = None if absent else row["mask"]
+    if isinstance(mask, (str, bytes)):
+        mask = file_of(row, "mask", place, root)
     if not absent and not isinstance(mask, (Path, bytes, dict, list)):
-        raise DataError(f'{place}, field "mask": it is {_short(mask)}; write the path of a PNG, a list of polygons '
+        raise DataError(f'{place}, field "mask": it is {short(mask)}; write the path of a PNG, a list of polygons '
                         '[[x, y, x, y, x, y, …], …] or run lengths {"size": [h, w], "counts": …}.')  # fmt: skip
     return Line(place, number, image, _query(row, place), mask, split, _box(row, place))
 
@@ -126,7 +140,7 @@ def line_of(row: Any, place: str, number: int, root: Path) -> Line:
 def _query(row: Mapping[str, Any], place: str) -> str:
     query = row.get("query")
     if not isinstance(query, str):
-        raise DataError(f'{place}, field "query": it is {_short(query)}; write a phrase such as "the dog on the left".')
+        raise DataError(f'{place}, field "query": it is {short(query)}; write a phrase such as "the dog on the left".')
     try:
         label = clean_label(query)
     except QueryError as error:
@@ -136,12 +150,13 @@ def _query(row: Mapping[str, Any], place: str) -> str:
     return label
 
 
-def _file(row: Mapping[str, Any], field: str, place: str, root: Path) -> Path | bytes:
+def file_of(row: Mapping[str, Any], field: str, place: str, root: Path) -> Path | bytes:
+    """A row's field as the path of a file that is there, or the bytes that it holds. Raises DataError."""
     value = row.get(field)
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str) or not value or "\0" in value:
-        raise DataError(f'{place}, field "{field}": it is {_short(value)}; write the path of a file.')
+        raise DataError(f'{place}, field "{field}": it is {short(value)}; write the path of a file.')
     path = root / value
     if not path.is_file():
         raise DataError(
@@ -156,11 +171,11 @@ def _box(row: Mapping[str, Any], place: str) -> tuple[float, float, float, float
         return None
     numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
     if not numbers or not (box[0] < box[2] and box[1] < box[3]):
-        raise DataError(f'{place}, field "box": it is {_short(box)}; write [x0, y0, x1, y1] with x0 < x1 and y0 < y1.')
+        raise DataError(f'{place}, field "box": it is {short(box)}; write [x0, y0, x1, y1] with x0 < x1 and y0 < y1.')
     return tuple(float(v) for v in box)
 
 
-def _short(value: Any, limit: int = 60) -> str:
+def short(value: Any, limit: int = 60) -> str:
     if value is None:
         return "missing"
     text = json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,150 @@
+"""Who answers in an evaluation: a checkpoint that draws, a checkpoint that talks, or the truth itself.
+
+Each has `settings` (what the results say it was), `state` (what changes when its files do), and `answers`, which takes
+the questions about one photo and gives for each an answer and None, or None and why the question was refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t4s.errors import QueryError
+
+if TYPE_CHECKING:
+    from t4s.corpora.vqa import Question
+    from t4s.samples import Answer, Prediction, Sample
+    from t4s.segmenter import Segmenter
+
+MAX_REPLY = 128  # tokens of an answer to a VQA question: what asks for a word and takes more is cut, and counted
+
+
+class Model:
+    """A checkpoint. The questions about one photo share its encoding."""
+
+    def __init__(self, options: argparse.Namespace):
+        from t4s.backbone import find
+        from t4s.segmenter import Segmenter
+
+        device = device_of(options.device)
+        self.segmenter = Segmenter.from_pretrained(options.checkpoint, options.revision, device, options.dtype)
+        form = self.segmenter.backbone.format
+        self.layout, self.shape = form.layout, tuple(form.grid)
+        self.refiner, self.decoding, self.at_once = options.refine or form.refiner, options.decoding, options.at_once
+        self.state = fingerprint(find(options.checkpoint, options.revision))
+        self.settings = settings_of(options, self.segmenter) | {
+            "refine": self.refiner, "decoding": self.decoding, "grid": list(self.shape), "at_once": self.at_once,
+        }  # fmt: skip
+
+    def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[Prediction | None, str | None]]:
+        encoded = self.segmenter.encode(samples[0].image)
+        for sample in samples:
+            ask, more = self.segmenter, {}
+            if not isinstance(sample.query, str):
+                ask, more = self.segmenter.classes, {"at_once": self.at_once}
+            try:
+                yield ask(encoded, sample.query, refine=self.refiner, decoding=self.decoding, **more), None
+            except QueryError as error:
+                yield None, str(error)
+
+
+class Talker:
+    """A checkpoint, or a model before it became one, asked in free words: greedy, at most MAX_REPLY tokens."""
+
+    layout, shape = "rows", (1, 1)
+
+    def __init__(self, options: argparse.Namespace):
+        from t4s import answering
+        from t4s.backbone import FORMAT_FILE, find
+        from t4s.segmenter import Segmenter
+
+        folder, device = find(options.checkpoint, options.revision), device_of(options.device)
+        if (folder / FORMAT_FILE).is_file():
+            self.segmenter = Segmenter.from_pretrained(options.checkpoint, options.revision, device, options.dtype)
+        else:  # to see what fine-tuning changed, a base is asked as training would start from it
+            self.segmenter = Segmenter(untuned(options, device))
+        answering.check_chats(self.segmenter.backbone)
+        self.state = fingerprint(folder)
+        self.settings = settings_of(options, self.segmenter) | {
+            "refine": None, "decoding": "free", "max_reply": MAX_REPLY,
+            "image_size": self.segmenter.backbone.format.image_size,
+        }  # fmt: skip
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Answer | None, str | None]]:
+        from t4s import prompts
+
+        encoded = self.segmenter.encode(questions[0].image)
+        for question in questions:
+            words = prompts.question(prompts.FREE_QUESTION, question.question)
+            try:
+                yield self.segmenter.ask(encoded, words, refine="none", limit=MAX_REPLY), None
+            except QueryError as error:
+                yield None, str(error)
+
+
+class Oracle:
+    """The true answers, as grids that are refined or as masks: what is left to lose once the model is perfect."""
+
+    layout, state = "rows", None
+
+    def __init__(self, options: argparse.Namespace):
+        from t4s.refine import DEFAULT
+
+        self.mode, self.shape = options.oracle, tuple(options.grid or (16, 16))
+        self.refiner = options.refine or DEFAULT
+        self.settings = {"checkpoint": f"oracle {self.mode}", "oracle": self.mode, "grid": list(self.shape),
+                         "refine": self.refiner if self.mode == "grid" else None}  # fmt: skip
+
+    def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[Prediction | None, str | None]]:
+        from t4s.baselines import oracle
+
+        return ((oracle(sample, self.mode, self.refiner, self.shape), None) for sample in samples)
+
+
+def untuned(options: argparse.Namespace, device: str | None):
+    """A base without a `t4s.json`, with photos of the size that training would give it."""
+    import torch
+
+    from t4s import starting
+    from t4s.backbone import DTYPES
+    from t4s.errors import CheckpointError
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = options.dtype or ("bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}.")
+    backbone = starting.base(options.checkpoint, options.revision, dtype=getattr(torch, dtype), device=device)
+    backbone.model.eval().requires_grad_(False)
+    return backbone
+
+
+def settings_of(options: argparse.Namespace, segmenter: Segmenter) -> dict[str, Any]:
+    """What every checkpoint's results say of it; the name without this machine's folders."""
+    from t4s.hub import public
+
+    model = segmenter.backbone.model
+    return {
+        "checkpoint": public(options.checkpoint or "t4s-tiny"), "revision": options.revision, "oracle": None,
+        "device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."),
+    }  # fmt: skip
+
+
+def device_of(wanted: str | None) -> str | None:
+    """Each process on a machine takes a GPU of its own."""
+    import torch
+
+    if wanted is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return wanted
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes when the checkpoint's files do: half a run with other weights must not be gone on with."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json"))
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
