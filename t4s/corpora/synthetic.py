@@ -3,6 +3,7 @@
     synthetic                        10,000 scenes to train on; @val and @test are 300 others
     synthetic:heart                  only scenes that hold a heart (of several shapes: at least one of them)
     synthetic:-heart                 no heart, neither drawn nor named: kept out of training
+    synthetic:-arrow,-crescent       none of several
     synthetic:heart,scenes=60,seed=7,size=320       60 scenes, other ones, 320 pixels wide and high
 
 Scene i is a pure function of (seed, split, options, i): a background (colour gradient, soft noise, stripes or checks)
@@ -25,7 +26,7 @@ from t4s.corpora.staging import SPLITS, Scene, behind, evaluation_samples, train
 from t4s.errors import DataError
 from t4s.samples import Sample
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon", "arrow")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent", "arrow")
 # hue in degrees, saturation and value in [0, 1]: each from a range, far enough from the others that no word is in doubt
 COLOURS = {
     "red": ((354, 364), (0.80, 1.0), (0.75, 0.95)), "orange": ((24, 33), (0.85, 1.0), (0.92, 1.0)),
@@ -202,7 +203,7 @@ def outlines(name: str) -> tuple[tuple[int, np.ndarray], ...]:
             shape = [(255, disc)]
         case "ring":
             shape = [(255, disc), (0, 0.55 * disc)]
-        case "moon":
+        case "crescent":
             shape = [(255, disc), (0, 0.85 * disc + (0.5, -0.15))]
         case "square":
             shape = [(255, 0.85 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float))]
