@@ -2,6 +2,7 @@
 
     python -m t4s.bench decoding --corpus folder:PHOTOS@val     # tokens, passes and seconds a mask
     python -m t4s.bench refine --corpus folder:PHOTOS@val       # the refiners, side by side
+    python -m t4s.bench places --corpus places:PHOTOS@val       # phrases of place and size
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 QUESTIONS = {
     "decoding": "tokens, passes and seconds a mask: layouts, loops and tokenizers side by side",
     "refine": "how good the refiners are",
+    "places": "whether the dog on the left is the one on the left",
 }
 
 

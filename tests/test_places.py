@@ -10,8 +10,9 @@ from PIL import Image
 
 from t4s.corpora import open_corpus
 from t4s.corpora.phrasing import PLACE_KINDS, Thing, place_kind, placed_phrases
-from t4s.corpora.places import PlacesCorpus, one_of_each, pieces, things_of
+from t4s.corpora.places import PlacesCorpus, pieces, things_of
 from t4s.corpora.regions import between, components, distance
+from t4s.corpora.staging import one_of_each
 from t4s.errors import DataError
 from t4s.samples import IGNORED
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from t4s.corpora.cutouts import colour_word
 from t4s.corpora.folder import OUTLINE, FolderCorpus, Photo
-from t4s.corpora.phrasing import PLACE_KINDS, Phrase, Thing, misplaced_phrases, place_kind, placed_phrases
+from t4s.corpora.phrasing import Phrase, Thing, misplaced_phrases, placed_phrases
 from t4s.corpora.regions import between, components, distance
-from t4s.corpora.staging import Scene, in_other_words, phrase_sample, training_sample
+from t4s.corpora.staging import Scene, in_other_words, one_of_each, phrase_sample, training_sample
 from t4s.errors import DataError
 from t4s.photo import open_mask
 from t4s.samples import IGNORED, Sample
@@ -91,7 +91,8 @@ class PlacesCorpus:
             things += [Thing.of(name, colour_word(pixels[mask]), mask) for mask in apart]
             masks += list(apart)
         absent = tuple(self.folder.absent(photo, set()))
-        return Scene(image, tuple(things), np.stack(masks), absent, complete=False), photo, ids
+        scene = Scene(image, tuple(things), np.stack(masks), absent, complete=False, source=photo.source)
+        return scene, photo, ids
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         """Each name, one phrase of each kind of place and size for each name, two names that are not there."""
@@ -127,15 +128,6 @@ class PlacesCorpus:
             else:
                 asked.append(training_sample(spoken, photo.id, photo.source, rng))
         return tuple(_scored(sample, ids, self.folder.void(photo)) for sample in asked)
-
-
-def one_of_each(scene: Scene, rng: np.random.Generator) -> list[Phrase]:
-    """One phrase of each kind of place and size and each name: what is measured of a picture."""
-    groups: dict[tuple[str, str], list[Phrase]] = {}
-    for text, meant in placed_phrases(scene.things):
-        groups.setdefault((scene.things[meant[0]].name, place_kind(text)), []).append((text, meant))
-    order = sorted(groups, key=lambda key: (key[0], PLACE_KINDS.index(key[1])))
-    return [groups[key][int(rng.integers(len(groups[key])))] for key in order]
 
 
 def _scored(sample: Sample, ids: np.ndarray, ignored: tuple[int, ...]) -> Sample:

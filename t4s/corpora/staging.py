@@ -9,7 +9,16 @@ import numpy as np
 from PIL import Image
 
 from t4s import prompts
-from t4s.corpora.phrasing import Thing, draw_class_list, draw_phrase, evaluation_phrases
+from t4s.corpora.phrasing import (
+    PLACE_KINDS,
+    Phrase,
+    Thing,
+    draw_class_list,
+    draw_phrase,
+    evaluation_phrases,
+    place_kind,
+    placed_phrases,
+)
 from t4s.samples import Sample
 
 SPLITS = {"train": 10_000, "val": 300, "test": 300}  # and how many scenes each has unless told
@@ -23,7 +32,7 @@ class Scene:
 
     `absent`: the names that may be asked for although nothing of them is there. `complete`: the picture shows nothing
     besides, so that "everything" has a meaning. `rivals`: names that are easily taken for each other, of which one may
-    not be there.
+    not be there. `source`: whose photo it is.
     """
 
     image: Image.Image
@@ -32,6 +41,7 @@ class Scene:
     absent: tuple[str, ...]
     complete: bool
     rivals: tuple[str, ...] = ()
+    source: str = "composed"
 
 
 def behind(seen: Sequence[np.ndarray], wholes: Sequence[np.ndarray], mask: np.ndarray) -> list[np.ndarray] | None:
@@ -66,6 +76,15 @@ def phrase_sample(scene: Scene, place: str, source: str, phrase: str, meant: Seq
     """The question `phrase`, its answer the things `meant` (none: not there); its id is place/phrase."""
     classes = scene.masks[list(meant)].any(0).astype(np.int16)
     return Sample(f"{place}/{phrase}", source, scene.image, phrase, ("others", phrase), classes)
+
+
+def one_of_each(scene: Scene, rng: np.random.Generator) -> list[Phrase]:
+    """One phrase of each kind of place and size and each name: what is measured of a picture."""
+    groups: dict[tuple[str, str], list[Phrase]] = {}
+    for text, meant in placed_phrases(scene.things):
+        groups.setdefault((scene.things[meant[0]].name, place_kind(text)), []).append((text, meant))
+    order = sorted(groups, key=lambda key: (key[0], PLACE_KINDS.index(key[1])))
+    return [groups[key][int(rng.integers(len(groups[key])))] for key in order]
 
 
 def in_other_words(scene: Scene, rng: np.random.Generator) -> Scene:
