@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from t4s.samples import Prediction
 
 PREVIEW_SIDE = 768  # pixels of the longest side of what the browser gets
 SHOWN_CHARACTERS, SHOWN_FAULTS = 60_000, 40  # of a pasted text; beyond that a browser gets slow
+TABLE = ("file", "phrase", "found", "score", "pixels", "faults", "error")  # columns of a batch's table
 _RUN = re.compile(r"\s*(?P<label>[^|*\n]*?) ?\*(?P<count>[0-9]{1,4})", re.ASCII)
 _PIECES = re.compile(r"\n|\||[^\n|]+")
 
@@ -46,6 +48,20 @@ def thumbnail(photo: Image.Image, answer: Prediction, side: int = 384) -> Image.
     return render.overlay(
         small, {label: mask[rows][:, columns] for label, mask in answer.masks.items()}, colours=colours
     )
+
+
+def captioned(path: str, answers: Sequence[Prediction]) -> list[tuple[Image.Image, str]]:
+    """(thumbnail, caption) of every answer to the photo at `path`, for a gallery."""
+    return [(thumbnail(open_photo(path), each), f"{Path(path).name}: {each.query}") for each in answers]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """A batch's rows (`parcel.Parcel`) as people read them, in the columns TABLE."""
+    told = {True: "yes", False: "no", None: ""}
+    return [
+        [row["file"], row["phrase"], told[row["present"]], row["score"], row["area"], row["faults"], row["error"]]
+        for row in rows
+    ]
 
 
 def _samples(pixels: int, wanted: int) -> np.ndarray:
@@ -101,6 +117,22 @@ def photo_view(url: str, size: tuple[int, int], shape: tuple[int, int]) -> dict[
     """A photo of `size` (h, w) that nothing was asked about yet, and the empty grid of `shape` over it."""
     grid = DescriptorGrid(np.zeros(shape, int), (OTHERS,))
     return _view(grid, "", size, url) | {"written": 0}
+
+
+def waiting_view(view: dict[str, Any]) -> dict[str, Any]:
+    """A photo's view while the model looks at it."""
+    return view | {"running": True, "kind": "running", "message": "Looking at the photo …", "hint": ""}
+
+
+def sample_view(text: str) -> dict[str, Any]:
+    """What stands in the panels before there is a photo: a drawing that shows what an answer looks like."""
+    return read_text(text, (16, 16), "rows")[0] | {
+        "sample": True,
+        "kind": "sample",
+        "message": "Choose a photo and say what to find.",
+        "hint": "A drawing; point at its cells.",
+        "count": "This is how a mask is written.",
+    }
 
 
 def growing_view(prediction: Prediction, url: str, layout: str) -> dict[str, Any]:

@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import re
+import shutil
+import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +23,16 @@ from t4s.samples import Prediction
 
 COLUMNS = ("file", "phrase", "present", "score", "area", "x0", "y0", "x1", "y1", "tokens", "passes", "faults", "mask",
            "error")  # fmt: skip
+
+_SCRATCH = tempfile.TemporaryDirectory(prefix="t4s-")  # gone with the process; who serves a file keeps its own copy
+
+
+def place(name: str) -> Path:
+    """A path for a new file of this name, in a folder of its own; folders older than an hour go."""
+    for folder in Path(_SCRATCH.name).iterdir():
+        if time.time() - folder.stat().st_mtime > 3600:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=_SCRATCH.name)) / name
 
 
 def _json(data: Any) -> bytes:

@@ -3,7 +3,7 @@
 For each label SAM gets the smoothed grid as mask logits, the box around its cells and up to three points deep
 inside (largest distance to a cell that is not the label's: deterministic). Three passes, the best candidate's
 logits going back in as the mask prompt; the best candidate is the one that agrees most with the grid (IoU).
-The photo's embedding is kept, so a second question about the same photo costs only the small decoder.
+The last photos' embeddings are kept, so a second question about the same photo costs only the small decoder.
 
 SAM and SAM-HQ see the photo in the upper left corner of a padded square frame, SAM 2 stretched over the square;
 prompts are laid into the same frame, and only the photo's part of the answer is taken back.
@@ -13,6 +13,7 @@ Kirillov et al., arXiv 2304.02643; Ke et al., arXiv 2306.01567; Ravi et al., arX
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -31,7 +32,8 @@ PASSES, POINTS = 3, 3
 LOGIT = 8.0  # a mask prompt's logit where the grid is certain
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all SAM models
 _CLASSES = {"sam": "SamModel", "sam_hq": "SamHQModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}
-_kept: dict[str, Any] = {}  # one photo's embedding: {key: embedding}
+KEPT_BYTES = 64_000_000  # of embeddings that are kept: some fifteen photos (about 4 MB each)
+_kept: OrderedDict[str, dict[str, Any]] = OrderedDict()  # {key: the image's arguments}, the last used at the end
 
 
 @dataclass(frozen=True)
@@ -130,16 +132,25 @@ def mask_prompt(soft: np.ndarray, frame: Frame, side: int) -> Tensor:
 
 
 def _embedding(model: Any, kind: str, photo: np.ndarray, frame: Frame, source: str) -> dict[str, Any]:
-    """The image's arguments of the model's forward; those of the last photo are kept."""
+    """The image's arguments of the model's forward; those of the last photos are kept."""
     digest = hashlib.blake2b(np.ascontiguousarray(photo).data, digest_size=16).hexdigest()
     key = f"{source} {photo.shape} {digest}"
     if key not in _kept:
         pixels = pixel_values(photo, frame, _side(model)).to(model.device)
         found = model.get_image_embeddings(pixels)
         found, *between = found if kind == "sam_hq" else (found,)  # SAM-HQ's decoder sees an early layer too
-        _kept.clear()
         _kept[key] = {"image_embeddings": found} | ({"intermediate_embeddings": between[0]} if between else {})
+        while len(_kept) > 1 and sum(map(_bytes, _kept.values())) > KEPT_BYTES:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
     return _kept[key]
+
+
+def _bytes(held: Any) -> int:
+    """What a tensor, or tensors in lists and dicts, take."""
+    if isinstance(held, Tensor):
+        return held.nbytes
+    return sum(map(_bytes, held.values() if isinstance(held, dict) else held))
 
 
 def _segment(model: Any, seen: dict[str, Any], frame: Frame, soft: np.ndarray, cells: np.ndarray) -> Tensor:

@@ -81,18 +81,19 @@ class StandIn:
         self, photo: np.ndarray, query: Any, text: str, refiner: str | None, passes: int, ended: str
     ) -> Prediction:
         grid, faults = codec.repair(text, self.backbone.format.grid)
-        masks = refine.refine((refiner or "smooth") if ended else "none", photo, grid)
+        rows, columns = np.indices(grid.shape)
+        confidence = (0.62 + 0.36 * np.abs(np.sin(rows * 1.7 + columns * 0.9))).astype(np.float32)
+        refiner = (refiner or "smooth") if ended else "none"
+        masks = refine.refine(refiner, photo, grid, confidence if ended else None)
         mask = np.zeros(photo.shape[:2], bool)
         for one in masks.values():
             mask |= one
-        rows, columns = np.indices(grid.shape)
-        confidence = (0.62 + 0.36 * np.abs(np.sin(rows * 1.7 + columns * 0.9))).astype(np.float32)
         target = grid.ids > 0
         ys, xs = np.nonzero(mask)
         box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1) if len(xs) else None
         score = float(confidence[target].mean() if target.any() else confidence.mean())
         stats = {"tokens": len(text.split()), "forwards": passes, "prefill_seconds": 0.21, "decode_seconds": 0.4,
-                 "refine_seconds": 0.02, "ended": ended}  # fmt: skip
+                 "refine_seconds": 0.02, "ended": ended, "refiner": refiner}  # fmt: skip
         faults = faults if ended else ()
         return Prediction(query, text, grid, mask, masks, confidence, bool(mask.any()), score, box, faults, stats)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import functools
+import inspect
 import io
 import json
 import multiprocessing
@@ -13,6 +15,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +30,8 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 import app
-from t4s import codec, page, parcel, refine, story
-from t4s.errors import QueryError
+from t4s import codec, desk, page, parcel, refine, sam, showcase, story
+from t4s.errors import CheckpointError, QueryError
 from t4s.photo import open_photo
 from t4s.samples import Prediction
 
@@ -284,7 +287,7 @@ def test_a_hundred_kilobytes_of_nonsense(client: Client):
 
 def test_a_photo_is_encoded_once_and_a_refiner_asks_nothing():
     segmenter = stand_in.StandIn()
-    model = app._model(segmenter)
+    model = app.Model(desk.Desk(segmenter))
     *_, first = model.write(str(CATS), "cat", "smooth", "fast")
     assert segmenter.encoded == segmenter.asked == 1
     list(model.write(str(CATS), "toilet", "smooth", "fast"))
@@ -298,37 +301,167 @@ def test_a_photo_is_encoded_once_and_a_refiner_asks_nothing():
 
 
 def test_encoded_photos_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(app, "ENCODED_BYTES", 2_500_000)  # the stand-in says a million bytes a photo
+    monkeypatch.setattr(desk, "ENCODED_BYTES", 2_500_000)  # the stand-in says a million bytes a photo
     segmenter = stand_in.StandIn()
-    encode = app._encoder(segmenter)
+    encode = desk.Desk(segmenter).encode
     for path in (CATS, RIDERS, CATS, EXAMPLES / "gull.jpg", CATS, RIDERS):
         encode(str(path))
     assert segmenter.encoded == 4  # the riders went when the gull came: they had not been asked for the longest
 
 
-def _in_a_fork(function, arguments: bytes, pipe) -> None:
-    pipe.send_bytes(pickle.dumps(list(function(*pickle.loads(arguments)))))
+def test_an_example_asks_the_model_once_and_grows_again_for_the_next_visitor():
+    segmenter = stand_in.StandIn()
+    talk = app.Talk(app.Model(desk.Desk(segmenter)), str)
+    ask = (0, str(CATS), "cat", "smooth", "", "fast", "")
+    first, again = list(talk.ask_example(*ask)), list(talk.ask_example(*ask))
+    assert segmenter.asked == 1
+    growing = [view["written"] for view, _ in again[:-1]]
+    assert len(growing) > 10 and growing == sorted(growing) and all(view["running"] for view, _ in again[:-1])
+    assert again[-1][0] == first[-1][0]  # the same page in the end
+    *_, (view, answer) = talk.ask_example(0, str(CATS), "cat", "none", "", "fast", "")
+    assert segmenter.asked == 1 and "refine (none)" in dict(view["facts"])
+    assert (answer.mask != first[-1][1].mask).any()
+    list(talk.ask_example(0, str(CATS), "dog", "smooth", "", "fast", ""))
+    assert segmenter.asked == 2  # another question
 
 
-def test_gpu_functions_work_in_a_process_of_their_own():
-    """As on ZeroGPU: the model is inherited by a fork; arguments and results are pickled."""
-    model = app._model(stand_in.StandIn())
-    answer = model.write_all(str(CATS), ["cat"], "smooth")[0]
-    calls = [
-        (model.write, (str(CATS), "cat", "smooth", "fast")),
-        (model.write_all, (str(CATS), ["cat", "toilet"], "smooth")),
-        (lambda *given: [model.refine(*given)], (str(CATS), answer, "guided")),
-    ]
+def test_a_stopped_example_is_not_kept(tmp_path: Path):
+    segmenter = stand_in.StandIn()
+    talk = app.Talk(app.Model(desk.Desk(segmenter)), str)
+    (tmp_path / "stop").touch()
+    *_, (view, _) = talk.ask_example(0, str(CATS), "cat", "smooth", "", "fast", str(tmp_path / "stop"))
+    assert view["kind"] == "stopped"
+    *_, (view, _) = talk.ask_example(0, str(CATS), "cat", "smooth", "", "fast", "")
+    assert view["kind"] == "found" and segmenter.asked == 2
+
+
+def _zero_gpu(used: list[str]):
+    """What stands for `spaces.GPU`: each call is a fork; arguments and results are pickled, as ZeroGPU does it."""
+
+    def decorate(duration):
+        def wrap(function):
+            used.append(f"decorated {function.__name__}")
+
+            @functools.wraps(function)
+            def call(*arguments):
+                seconds = duration(*arguments) if callable(duration) else duration
+                assert 0 < seconds <= 120
+                used.append(function.__name__)
+                yield from _forked(function, pickle.dumps(arguments))
+
+            if inspect.isgeneratorfunction(function):
+                return call
+            return lambda *arguments: next(call(*arguments))
+
+        return wrap
+
+    return decorate
+
+
+def _forked(function, arguments: bytes) -> list:
     context = multiprocessing.get_context("fork")
-    for function, arguments in calls:
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_in_a_fork, args=(function, pickle.dumps(arguments), there))
-        process.start()
-        assert here.poll(60), "the forked process gave no answer"
-        results = pickle.loads(here.recv_bytes())
-        process.join(10)
-        assert results and all(isinstance(each, Prediction) for each in results)
-        assert (results[-1].mask.shape == answer.mask.shape) and results[0].grid.shape == (16, 16)
+    here, there = context.Pipe(duplex=False)
+
+    def run() -> None:
+        made = function(*pickle.loads(arguments))
+        there.send_bytes(pickle.dumps(list(made) if inspect.isgenerator(made) else [made]))
+
+    process = context.Process(target=run)
+    process.start()
+    assert here.poll(60), "the forked process gave no answer"
+    results = pickle.loads(here.recv_bytes())
+    process.join(10)
+    return results
+
+
+def test_gpu_functions_work_in_a_process_of_their_own(tiny_sam: str, monkeypatch: pytest.MonkeyPatch):
+    """As on ZeroGPU, where the app's own SAM is loaded before the fork and inherited."""
+    used: list[str] = []
+    monkeypatch.setattr(app.spaces, "GPU", _zero_gpu(used))
+    model = app.Model(desk.Desk(stand_in.StandIn(), f"sam:{tiny_sam}"))
+    assert sam.load.cache_info().currsize == 1
+    *growing, answer = model.write(str(CATS), "cat", model.refiner, "fast")
+    assert len(growing) > 5 and isinstance(answer, Prediction) and answer.mask.any()
+    answers, problem = model.write_all(str(CATS), ["cat", "toilet"], "smooth")
+    assert [each.query for each in answers] == ["cat", "toilet"] and problem == ""
+    again = model.refine(str(CATS), answers[0], model.refiner)
+    assert (again.mask == answer.mask).all() and (again.mask != answers[0].mask).any()
+    decorated = [name.removeprefix("decorated ") for name in used if name.startswith("decorated ")]
+    assert sorted(decorated) == sorted(name for name in used if not name.startswith("decorated "))
+    assert model.refine(str(CATS), answer, "none").mask.any() and used.count("refine") == 1  # no GPU for the others
+
+
+# --- SAM ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny_sam(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a SAM with random weights, built on the spot."""
+    import torch
+    from transformers import SamConfig, SamModel
+
+    vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8,
+              "output_channels": 16, "window_size": 4, "global_attn_indexes": [1], "mlp_dim": 32,
+              "num_pos_feats": 8}  # fmt: skip
+    prompts = {"hidden_size": 16, "image_size": 64, "mask_input_channels": 4, "patch_size": 8,
+               "image_embedding_size": 8}  # fmt: skip
+    decoder = {"hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+               "iou_head_hidden_dim": 16}  # fmt: skip
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("sam")
+    model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_sam_looks_once_at_each_photo_that_stays_encoded(tiny_sam: str, monkeypatch: pytest.MonkeyPatch):
+    segmenter = stand_in.StandIn()
+    own = desk.Desk(segmenter, f"sam:{tiny_sam}")
+    model, _ = sam.load(tiny_sam)
+    looks, look = [], model.get_image_embeddings
+    monkeypatch.setattr(model, "get_image_embeddings", lambda pixels: looks.append(1) or look(pixels))
+    sam._kept.clear()
+    for path, phrase in ((CATS, "cat"), (RIDERS, "horse"), (CATS, "toilet"), (RIDERS, "person")):
+        *_, answer = own.write(str(path), phrase, own.refiner, "fast")
+        own.refine(str(path), answer, own.refiner)
+    assert len(looks) == 2 and segmenter.encoded == 2
+
+
+def test_visitors_name_a_sam_by_its_hub_id_and_are_told_what_is_wrong(client: Client, tiny_sam: str):
+    for refiner, says in (
+        (f"sam:{tiny_sam}", "no Hub id"),  # a folder of the server is for its owner to name
+        ("sam:assets/examples", "no Hub id"),
+        ("sam:../..", "no Hub id"),
+        ("sam", "'facebook/sam-vit-base' cannot be found"),  # nothing is fetched in these tests
+        ("sam:nobody/nothing", "'nobody/nothing' cannot be found"),
+    ):
+        with pytest.raises(AppError, match=says):
+            client.predict(handle_file(CATS), "cat", refiner, api_name="/segment")
+    assert client.predict(handle_file(CATS), "cat", "none", api_name="/segment")[3]["present"]
+
+
+def test_a_wrong_refiner_of_the_owner_stops_the_start():
+    with pytest.raises(QueryError, match="no refiner 'egde'"):
+        desk.Desk(stand_in.StandIn(), "egde")
+    with pytest.raises(CheckpointError, match="cannot be found"):
+        desk.Desk(stand_in.StandIn(), "sam:nobody/nothing")
+
+
+def test_sam_is_among_the_refiners_and_the_default_comes_first():
+    assert desk.refiners("edge")[0] == "edge" and "sam" in desk.refiners("edge")
+    assert desk.refiners("sam:me/mine")[0] == "sam" and len(set(desk.refiners("sam:me/mine"))) == 5 + bool(
+        find_spec("pydensecrf")
+    )
+
+
+def test_only_lists_that_the_checkpoint_can_draw_are_offered():
+    assert showcase.presets({}) == showcase.PRESETS  # nothing is known
+    known = {"cat": 0.7, "dog": 0.6, "person": 0.3, "car": 0.1, "road": 0.0}
+    assert showcase.presets({"names": known}) == {"animals": "cat, dog, person"}
+    assert showcase.presets({"names": {}}) == {}
+
+
+# --- many at once -------------------------------------------------------------------------------------
 
 
 def _ask_for(seconds: float, clients: int, address: str) -> list[str]:
@@ -481,9 +614,9 @@ def test_a_row_within_a_second_and_a_mask_within_two():
     """Medians over the examples, model loaded. In CPU seconds, so that other work on the machine does not count."""
     from t4s import Segmenter
 
-    model = app._model(Segmenter.from_pretrained(device="cpu"))
+    model = app.Model(desk.Desk(Segmenter.from_pretrained(device="cpu")))
     rows, masks = [], []
-    for name, phrase in app.EXAMPLES:
+    for name, phrase in showcase.EXAMPLES:
         started, row = time.process_time(), None
         for answer in model.write(str(EXAMPLES / name), phrase, model.refiner, "fast"):
             if row is None and "\n" in answer.text:

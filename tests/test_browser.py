@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import app
-from t4s import codec
+from t4s import codec, parcel, sam
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples"
 CATS, RIDERS = EXAMPLES / "two_cats.jpg", EXAMPLES / "riders.jpg"
@@ -130,7 +130,7 @@ def test_a_run_lights_its_cells_and_pixels_and_a_cell_its_run(visit: Visit):
     expect(page.locator("#panels pre .lit")).to_have_count(1)
     expect(page.locator("#panels .t4s-readout")).to_contain_text("cat")
     page.locator("#panels .t4s-mask .t4s-frame").hover(position={"x": 5, "y": 5})
-    expect(page.locator("#panels .t4s-readout")).to_contain_text("row 1, column 1: others, run of 16")
+    expect(page.locator("#panels .t4s-readout")).to_have_text("others · 62 % sure · run of 16 · row 1, column 1")
 
 
 def test_the_grid_is_reached_and_walked_by_keyboard(visit: Visit):
@@ -177,6 +177,23 @@ def test_a_second_phrase_finds_the_photo_encoded_and_absence_is_said(visit: Visi
     assert segmenter.encoded == encoded and visit.wrong == []
 
 
+def test_sam_is_a_refiner_with_an_id_and_says_when_it_cannot_be_had(visit: Visit, segmenter: stand_in.StandIn):
+    page, asked = visit.page, segmenter.asked
+    expect(page.locator("#refiner-sam")).to_be_hidden()
+    page.locator("#refiner").get_by_label("sam").check()
+    expect(page.locator("#refiner-sam :is(input, textarea)")).to_have_value(sam.DEFAULT_SAM)
+    expect(page.get_by_test_id("toast-body")).to_contain_text("cannot be found", timeout=PATIENCE)
+    page.get_by_test_id("toast-close").first.click()
+    page.fill("#refiner-sam :is(input, textarea)", "../../etc")
+    page.press("#refiner-sam :is(input, textarea)", "Enter")
+    expect(page.get_by_test_id("toast-body")).to_contain_text("is no Hub id", timeout=PATIENCE)
+    page.get_by_test_id("toast-close").first.click()
+    page.locator("#refiner").get_by_label("smooth").check()
+    expect(page.locator("#refiner-sam")).to_be_hidden()
+    expect(page.locator("#panels .t4s-facts")).to_contain_text("refine (smooth)", timeout=PATIENCE)
+    assert segmenter.asked == asked and visit.wrong == []
+
+
 def test_an_empty_phrase_is_told_beside_its_field(visit: Visit):
     visit.ask("")
     expect(visit.page.locator("#phrase")).to_contain_text(
@@ -213,19 +230,31 @@ def test_stop_leaves_what_was_written(visit: Visit, segmenter: stand_in.StandIn)
     finally:
         segmenter.pause = 0.05
     assert page.locator("#panels .cell.waiting").count() > 0
+    expect(page.locator("#stop-go")).to_be_hidden()
+    visit.ask("cat")
+    visit.finished()
+
+
+def test_what_cannot_be_asked_leaves_the_photo_and_says_why(visit: Visit):
+    page = visit.page
+    visit.ask("others")  # the word for the background
+    expect(page.get_by_test_id("toast-body")).to_contain_text("reserved", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s[data-state=ready]")).to_be_visible(timeout=PATIENCE)
+    page.get_by_test_id("toast-close").first.click()
     visit.ask("cat")
     visit.finished()
 
 
 def test_downloads_are_the_answer_in_other_words(visit: Visit, segmenter: stand_in.StandIn, tmp_path: Path):
     answer = segmenter(CATS, "cat")
-    for kind in ("mask", "text", "labelme"):
+    for kind, (_, name, _) in parcel.FILES.items():
         with visit.page.expect_download() as coming:
             visit.page.click(f"#save-{kind}")
+        assert coming.value.suggested_filename == name.format(stem="two_cats")
         coming.value.save_as(tmp_path / coming.value.suggested_filename)
-    assert (np.asarray(Image.open(tmp_path / "two_cats.mask.png")) > 0).any()
-    assert (tmp_path / "two_cats.seg.txt").read_text() == answer.text
-    assert json.loads((tmp_path / "two_cats.json").read_text())["imagePath"] == "two_cats.jpg"
+        _, data = parcel.make(kind, answer, "two_cats.jpg" if kind != "cutout" else str(CATS))
+        assert (tmp_path / coming.value.suggested_filename).read_bytes() == data, kind
+    assert visit.wrong == []
 
 
 @pytest.mark.long
@@ -237,9 +266,31 @@ def test_everything_shows_all_names_and_isolates_one(visit: Visit):
     visit.finished("#panels-all")
     chips = page.locator("#panels-all .chip")
     expect(chips).to_have_count(2)
+    assert all("%" in area for area in chips.locator("small").all_inner_texts())
     chips.filter(has_text="horse").click()
     expect(page.locator("#panels-all .cell.filled.dim").first).to_be_attached()
     expect(page.locator("#panels-all .t4s-said")).to_contain_text("Found 2 of 10 names")
+
+
+@pytest.mark.long
+def test_a_clicked_example_streams_and_the_next_click_asks_no_model(
+    browser: Browser, address: str, segmenter: stand_in.StandIn
+):
+    asked = segmenter.asked
+    for visitor in range(2):
+        visit = Visit(browser, address)
+        page = visit.page
+        page.evaluate("""() => { window.seen = [];
+            const cells = "#panels .cell:not(.waiting)";
+            new MutationObserver(() => window.seen.push(document.querySelectorAll(cells).length))
+            .observe(document.querySelector("#panels .t4s-text pre"), { childList: true }); }""")
+        page.locator("#examples button").nth(4).click()  # the gull
+        visit.finished()
+        expect(page.locator("#panels .t4s-said")).to_contain_text("Found “bird”")
+        expect(page.locator("#phrase textarea")).to_have_value("bird")
+        assert len({*page.evaluate("() => window.seen")}) > 4, visitor  # it grew before both visitors' eyes
+        assert segmenter.asked == asked + 1 and visit.wrong == []
+        page.close()
 
 
 @pytest.mark.long
@@ -255,27 +306,63 @@ def test_text_and_mask_both_ways_without_a_model(visit: Visit, segmenter: stand_
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 16:32] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
+    visit.tab("Mask → text")
     visit.upload(tmp_path / "mask.png", "#mask")
     page.fill("#labels textarea, #labels input", "door")
     page.click("#encode")
     expect(page.locator("#panels-text .t4s-facts")).to_contain_text("tokens", timeout=PATIENCE)
+    facts = page.locator("#panels-text .t4s-facts dt")
+    assert facts.all_inner_texts() == list(codec.LAYOUTS)
+    page.locator("#layout-to").get_by_label("full").check()
+    expect(page.locator("#panels-text .t4s-said")).to_contain_text("the full layout", timeout=PATIENCE)
+    visit.tab("Text → mask")
     text = page.input_value("#rle textarea")
-    assert codec.decode(text, (16, 16)) == codec.grid_from_mask(mask > 0, "door")
+    assert codec.decode(text, (16, 16), "full") == codec.grid_from_mask(mask > 0, "door")
+    expect(page.locator("#layout").get_by_label("full")).to_be_checked()
+    page.click("#decode")
+    expect(page.locator("#panels-text .t4s-said")).to_have_text("Valid.", timeout=PATIENCE)
     assert segmenter.asked == asked
 
 
 @pytest.mark.long
 def test_a_batch_shows_its_pictures_and_its_bad_file(visit: Visit, tmp_path: Path):
     page = visit.page
-    (tmp_path / "broken.jpg").write_text("no image")
+    evil = tmp_path / "<img src=x onerror=window.hacked=true>.jpg"
+    evil.write_text("no image")
     visit.tab("Batch")
-    page.set_input_files("#batch-files input[type=file]", [RIDERS, tmp_path / "broken.jpg"])
-    page.fill("#batch-phrases textarea", "person\nhorse")
+    page.evaluate("() => { window.hacked = false; }")
+    page.set_input_files("#batch-files input[type=file]", [RIDERS, evil])
+    page.fill("#batch-phrases textarea", "person\n<b onclick=1>horse</b>")
     expect(page.locator("#batch-files")).to_contain_text(".jpg")
     page.click("#go-batch")
-    expect(page.locator("#batch-zip")).to_contain_text("text4seg .zip", timeout=PATIENCE)
+    expect(page.locator("#batch-zip")).to_be_enabled(timeout=PATIENCE)
     expect(page.locator("#batch-gallery img")).to_have_count(2)
     expect(page.locator("#batch-table")).to_contain_text("is no image file")
+    with page.expect_download() as coming:
+        page.click("#batch-zip")
+    coming.value.save_as(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as box:
+        assert {"results.csv", "coco.json", "masks/riders__person.png"} <= set(box.namelist())
+    assert page.evaluate("() => window.hacked") is False and visit.wrong == []
+
+
+@pytest.mark.long
+def test_hostile_files_are_refused_in_words_and_the_app_lives(browser: Browser, address: str, tmp_path: Path):
+    visit = Visit(browser, address)
+    page = visit.page
+    (tmp_path / "text.jpg").write_text("this is no picture")
+    (tmp_path / "cut.jpg").write_bytes(CATS.read_bytes()[:9000])
+    Image.new("1", (8000, 6400)).save(tmp_path / "51_megapixels.png")
+    told = {"text.jpg": "is no image file", "cut.jpg": "cut off or broken", "51_megapixels.png": "40 megapixels"}
+    for name, says in told.items():
+        visit.upload(tmp_path / name)
+        expect(page.get_by_test_id("toast-body").first).to_contain_text(says, timeout=PATIENCE)
+        page.get_by_test_id("toast-close").first.click()
+    visit.upload(CATS)
+    visit.ask("cat")
+    visit.finished()
+    assert visit.wrong == []
+    page.close()
 
 
 @pytest.mark.long

@@ -77,7 +77,11 @@ def test_the_photo_is_encoded_once_and_another_photo_again(source, scene, monkey
     refine(f"sam:{source}", photo.copy(), grid)
     assert len(looks) == 1
     refine(f"sam:{source}", photo[::-1], grid)
+    refine(f"sam:{source}", photo, grid)
     assert len(looks) == 2
+    monkeypatch.setattr(sam, "KEPT_BYTES", 1)
+    refine(f"sam:{source}", photo[:, ::-1], grid)
+    assert len(looks) == 3 and len(sam._kept) == 1  # bounded in bytes, the newest stays
 
 
 def test_three_passes_with_the_best_candidate_fed_back(source, scene, monkeypatch):

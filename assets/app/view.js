@@ -110,6 +110,13 @@ function drawGrid() {
   });
 }
 
+function short(i) { // what fits under the grid: the place last, where it may be cut off
+  const place = `row ${Math.floor(i / view.shape[1]) + 1}, column ${(i % view.shape[1]) + 1}`;
+  if (i >= view.written) return `not written yet · ${place}`;
+  const run = view.runs[runOf[i]], sure = view.confidence ? ` · ${percent(view.confidence[i])} sure` : "";
+  return `${view.labels[view.ids[i]]}${sure}${run ? ` · run of ${run.count}` : ""} · ${place}`;
+}
+
 function describe(i) {
   const place = `row ${Math.floor(i / view.shape[1]) + 1}, column ${(i % view.shape[1]) + 1}`;
   if (i >= view.written) return `${place}: not written yet`;
@@ -163,7 +170,7 @@ function paint() {
   canvas.width = width;
   canvas.height = height;
   const mode = view.photo ? look.mask : "overlay", sheet = canvas.getContext("2d"), picture = sheet.createImageData(width, height);
-  const out = picture.data, opacity = view.photo ? look.overlay / 100 : 0.95, thick = Math.max(1, Math.round(width / 260));
+  const out = picture.data, opacity = view.photo ? look.overlay / 100 : 0.95, thick = Math.max(1, Math.round(1.6 * width / (canvas.clientWidth || width)));
   const table = view.labels.map((_, label) => rgb(label));
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {
@@ -207,7 +214,7 @@ function light(run, cell) {
   lit = view && view.runs[run] ? run : -1;
   rects.replaceChildren();
   if (lit < 0) {
-    readout.textContent = cell >= 0 ? describe(cell) : view?.hint || "\u00a0";
+    readout.textContent = cell >= 0 ? short(cell) : view?.hint || "\u00a0";
     return;
   }
   const { at, count, label } = view.runs[lit], [height, width] = view.shape;
@@ -227,7 +234,7 @@ function light(run, cell) {
     rects.append(box);
     first = end;
   }
-  readout.textContent = describe(cell >= 0 ? cell : at);
+  readout.textContent = short(cell >= 0 ? cell : at);
 }
 
 function choose(label) {
@@ -265,9 +272,13 @@ function show() {
   }
   lit = -1;
   rects.replaceChildren();
-  root.dataset.state = view.running ? "running" : view.text ? "done" : "ready";
+  root.dataset.state = view.sample ? "empty" : view.running ? "running" : view.text ? "done" : "ready";
   root.dataset.photo = view.photo ? "yes" : "no";
+  root.style.setProperty("--written", view.written / (view.shape[0] * view.shape[1]));
   root.style.setProperty("--ratio", Math.min(3, Math.max(0.45, view.size[0] / view.size[1])));
+  ["Raw text", "Descriptor grid", "Refined mask"].forEach((title, i) => {
+    all("h3")[i].textContent = view.photo || view.sample ? title : ["Text", "Grid", "Mask"][i];
+  });
   said.textContent = view.message;
   said.dataset.kind = view.kind;
   for (const image of all(".t4s-photo")) {
@@ -380,5 +391,15 @@ $(".t4s-copy").addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 });
 
-watch("value", show);
+let wasRunning = false;
+function bringIntoSight() { // on a phone the panels lie below the button that was pressed
+  const running = root.dataset.state === "running";
+  if (running && !wasRunning && root.getBoundingClientRect().top > innerHeight - 160) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    root.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+  }
+  wasRunning = running;
+}
+
+watch("value", () => { show(); bringIntoSight(); });
 show();

@@ -1,0 +1,48 @@
+"""What the app brings along: example photos, lists of names, a text to try. Knows no gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = (  # (a photo of assets/examples, what to find in it)
+    ("two_cats.jpg", "cat"), ("riders.jpg", "horse"), ("motorcycle.jpg", "motorcycle"), ("elephant.jpg", "person"),
+    ("gull.jpg", "bird"), ("buses.jpg", "bus"), ("man_on_wall.jpg", "person"), ("car_and_man.jpg", "car"),
+)  # fmt: skip
+PRESETS = {
+    "animals": "cat, dog, horse, cow, sheep, bird, elephant, person, grass, sky",
+    "street": "person, car, bus, motorcycle, bicycle, road, sidewalk, building, tree, sky",
+    "clothes": "hair, skin, shirt, pants, dress, shoes, bag",
+}
+LEAST_SCORE, LEAST_NAMES = 0.25, 2  # a name is offered from this IoU on, a list with at least so many names
+DRAWING = (
+    "others *16\n others *16\n others *16\n others *16\n"
+    " others *5| dog *2| others *9\n others *4| dog *4| others *8\n others *4| dog *4| others *8\n"
+    " others *4| dog *9| others *3\n others *5| dog *9| others *2\n others *5| dog *8| others *3\n"
+    " others *5| dog *2| others *4| dog *2| others *3\n others *5| dog *2| others *4| dog *2| others *3\n"
+    " others *16\n others *16\n others *16\n others *16\n"
+)
+FAULTY = DRAWING.replace("dog *9| others *3", "dog *9| others *2")  # so that one sees how it is mended
+
+
+def example(assets: Path, index: int) -> tuple[str, str]:
+    """(path, phrase) of one of EXAMPLES; `assets` is the folder of that name."""
+    name, phrase = EXAMPLES[index]
+    return str(assets / "examples" / name), phrase
+
+
+def presets(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The lists that a checkpoint can serve, each without the names that it draws worse than LEAST_SCORE.
+
+    `metrics` is that of `t4s.json`; its "names" is {name: IoU in [0, 1]}. Nothing is known of a checkpoint without
+    it, and it is offered everything.
+    """
+    scores = metrics.get("names")
+    if scores is None:
+        return PRESETS
+    able = {
+        title: [name for name in text.split(", ") if scores.get(name, 0.0) >= LEAST_SCORE]
+        for title, text in PRESETS.items()
+    }
+    return {title: ", ".join(names) for title, names in able.items() if len(names) >= LEAST_NAMES}
