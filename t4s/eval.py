@@ -285,7 +285,8 @@ def conclude(options: argparse.Namespace, corpus: Corpus | VqaCorpus, photos: Se
     results |= figures(records) | {"timings": timings(records) | whole | {"last_start_seconds": seconds}}
     write_whole(journal.folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     tables = report.summary(results)
-    write_whole(journal.folder / "results.md", f"{tables}\n\n{report.by_class(results)}\n")
+    every = filter(None, (report.overview(results), tables, report.by_class(results)))
+    write_whole(journal.folder / "results.md", "\n\n".join(every) + "\n")
     print(f"\n{tables}\n\n{journal.folder / 'results.json'}")
     if options.save:
         save(options.save, corpus, photos, [line["answers"] for line in lines], journal, settings)

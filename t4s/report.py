@@ -66,17 +66,31 @@ def summary(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def overview(results: dict[str, Any]) -> str:
+    """One Markdown table with a line a source: the strict figures beside the baselines; "" if there are no phrases."""
+    if "phrases" not in results:
+        return ""
+    rows = []
+    whole = {"all": results["phrases"]} if len(results["sources"]) > 1 else {}
+    for source, part in (results["sources"] | whole).items():
+        baselines = [part.get(kind, {}).get(key) for kind in ("average", "others") for _, key in COLUMNS[:2]]
+        rows.append([source, part["phrases"], part["targets"], *_values(part["strict"], COLUMNS[:4]), *baselines])
+    beside = [f"{KINDS[kind]}: {head}" for kind in ("average", "others") for head, _ in COLUMNS[:2]]
+    return markdown(["source", "phrases", "with target", *dict(COLUMNS[:4]), *beside], rows)
+
+
 def by_class(results: dict[str, Any]) -> str:
     """One Markdown table: every class of every source, strict; "" if no phrase is a class name."""
     rows = [
-        [source, name, own["phrases"], own["targets"], *_values(own["strict"], COLUMNS[:4])]
+        [source, name, own["phrases"], own["targets"], *_values(own["strict"], COLUMNS[:4]),
+         own.get("average", {}).get("target_ciou")]
         for source, part in results.get("sources", {}).items()
         for name, own in part.get("classes", {}).items()
     ]
-    rows += [["lists", name, None, None, own["strict"], None, None, None]
+    rows += [["lists", name, None, None, own["strict"], None, None, None, None]
              for name, own in results.get("lists", {}).get("classes", {}).items()]  # fmt: skip
-    heads = ["source", "class", "phrases", "with target", *dict(COLUMNS[:4])]
-    return markdown(heads, rows, squeeze=False) if rows else ""
+    heads = ["source", "class", "phrases", "with target", *dict(COLUMNS[:4]), f"{KINDS['average']}: cIoU"]
+    return markdown(heads, rows) if rows else ""
 
 
 def _rows(name: str, part: Mapping[str, Any]) -> list[list[Any]]:
@@ -94,9 +108,9 @@ def _values(figures: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> l
     return [flat.get(key) for _, key in columns]
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]], squeeze: bool = True) -> str:
-    """An aligned Markdown table; numbers with one decimal. `squeeze` drops columns without any value."""
-    kept = [k for k in range(len(heads)) if not squeeze or any(row[k] is not None for row in rows)]
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """An aligned Markdown table; numbers with one decimal, columns without any value left out."""
+    kept = [k for k in range(len(heads)) if any(row[k] is not None for row in rows)]
     cells = [[_cell(row[k]) for k in kept] for row in rows]
     heads = [heads[k] for k in kept]
     widths = [max(len(line[k]) for line in (heads, *cells)) for k in range(len(heads))]

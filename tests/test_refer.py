@@ -82,6 +82,11 @@ GREFS = [
 
 @pytest.fixture()
 def root(tmp_path: Path) -> Path:
+    return write_miniature(tmp_path)
+
+
+def write_miniature(tmp_path: Path) -> Path:
+    """All four data sets and their photos, in a folder as their users have it."""
     reference = pytest.importorskip("pycocotools.mask")
     packed = np.zeros(SIZE, np.uint8)
     packed[5:25, 7:9] = 1

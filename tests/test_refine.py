@@ -184,6 +184,18 @@ def test_edges_follow_the_photo_where_the_grid_cannot():
     assert scores["edge"] > 0.97 and scores["guided"] > 0.95
 
 
+def test_photos_in_turn_are_refined_as_each_alone():
+    """What `edge` sees in a photo is kept for the next phrase, and must not be taken for another photo's."""
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(2)]
+    grids = [codec.grid_from_mask(rng.random((16, 16)) > 0.5, "cat", (16, 16)) for _ in range(2)]
+    alone = [refine("edge", photo, grid)["cat"] for photo in photos for grid in grids]
+    in_turn = [refine("edge", photo, grid)["cat"] for grid in grids for photo in photos]
+    for one, at in zip(alone, (0, 2, 1, 3), strict=True):
+        np.testing.assert_array_equal(one, in_turn[at])
+    assert (alone[0] != alone[2]).any()
+
+
 def test_unknown_refiners_and_wrong_arrays_are_refused():
     photo, grid = np.zeros((8, 8, 3), np.uint8), DescriptorGrid(np.ones((2, 2), int), ("others", "dog"))
     with pytest.raises(QueryError, match="none, smooth, guided, crf, edge, sam"):

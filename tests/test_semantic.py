@@ -39,6 +39,10 @@ def write(root: Path, image: str, mask: str, ids: np.ndarray, palette: bool = Fa
 
 @pytest.fixture()
 def root(tmp_path: Path) -> Path:
+    return write_miniature(tmp_path)
+
+
+def write_miniature(tmp_path: Path) -> Path:
     """All four, two photos in every split, with the ids that each data set uses for void and for its last class."""
     ids = {"ade20k": columns(0, 1, 150, 13), "pc59": columns(0, 1, 59, 12), "voc20": columns(0, 1, 20, 255),
            "cocostuff": columns(255, 0, 181, 12)}  # fmt: skip
