@@ -20,14 +20,13 @@ import numpy as np
 from t4s.corpora.cutouts import colour_word
 from t4s.corpora.folder import OUTLINE, FolderCorpus, Photo
 from t4s.corpora.phrasing import Phrase, Thing, misplaced_phrases, placed_phrases
-from t4s.corpora.regions import between, components, distance
+from t4s.corpora.regions import PEOPLE, between, components, distance, is_herd
 from t4s.corpora.staging import Scene, in_other_words, one_of_each, phrase_sample, training_sample
 from t4s.errors import DataError
 from t4s.photo import open_mask
 from t4s.samples import IGNORED, Sample
 
 ANIMALS = frozenset(("dog", "cat", "horse", "cow", "sheep", "bird", "elephant", "giraffe", "zebra", "bear"))
-PEOPLE = frozenset(("person", "pedestrian", "bicyclist"))
 COUNTABLE = ANIMALS | PEOPLE | {
     "car", "bus", "truck", "boat", "airplane", "bicycle", "motorcycle", "chair", "bottle", "cup", "face", "tv",
     "laptop", "umbrella", "vase", "wine glass", "potted plant", "teddy bear",
@@ -39,8 +38,6 @@ NEAR = 8  # pixels: a smaller piece so near a larger one belongs to it (a leg be
 MAX_PIECES = 7  # more are one thing behind a fence
 GAP, GAP_BEHIND = 4, 12  # pixels of ground or background between two things; with some other thing between them
 VOID_SIDE, VOID_SHARE = 11, 0.003  # unlabelled areas of that side in pixels may hide a thing; of the photo
-# width over height of one thing
-WIDEST = {**dict.fromkeys(PEOPLE, 1.4), "cow": 1.9, "sheep": 1.9, "horse": 1.9, "car": 2}  # else it is a herd
 PLACED, MISPLACED = 0.62, 0.08  # of training questions: a place or size, one of what is not there
 SYNONYM_SHARE = 0.1  # of training questions use other words for the names
 
@@ -143,7 +140,7 @@ def things_of(photo: Photo, ids: np.ndarray, name: str) -> np.ndarray | None:
     if _widest_area(void) > VOID_SHARE:
         return None
     masks = pieces(mask)
-    if masks is None or any(_width_over_height(piece) > WIDEST.get(name, np.inf) for piece in masks):
+    if masks is None or any(is_herd(piece, name) for piece in masks):
         return None
     rest = [v for v, label in photo.classes.items() if label not in GROUND and v not in photo.ignore and label != name]
     foreign = np.isin(ids, rest)
@@ -186,11 +183,6 @@ def pieces(mask: np.ndarray) -> np.ndarray | None:
         else:
             lost += areas[number - 1]
     return masks if lost <= CRUMBS * areas.sum() else None
-
-
-def _width_over_height(mask: np.ndarray) -> float:
-    ys, xs = np.nonzero(mask)
-    return float((np.ptp(xs) + 1) / (np.ptp(ys) + 1))
 
 
 def _edges(mask: np.ndarray) -> np.ndarray:

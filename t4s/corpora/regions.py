@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+PEOPLE = frozenset(("person", "pedestrian", "bicyclist"))
+# Width over height of one thing. In one piece that is wider there are several.
+WIDEST = {**dict.fromkeys(PEOPLE, 1.4), "cow": 1.9, "sheep": 1.9, "horse": 1.9, "car": 2}
 OUTLINE_POINTS = 160  # of each piece that are compared for the nearest two
 
 
@@ -43,6 +46,12 @@ def components(mask: np.ndarray) -> np.ndarray:
     offsets = np.repeat(rows * width + starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
     labels[offsets + np.arange(lengths.sum())] = np.repeat(numbers + 1, lengths)
     return labels.reshape(height, width)
+
+
+def is_herd(mask: np.ndarray, name: str) -> bool:
+    """True if a piece (h, w) bool of a class is too wide to be one of its kind."""
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return bool((xs[-1] - xs[0] + 1) / (ys[-1] - ys[0] + 1) > WIDEST.get(name, np.inf))
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:

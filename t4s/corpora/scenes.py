@@ -5,10 +5,10 @@
     scenes:PHOTOS,-dog,scenes=60      no dog is pasted or named; 60 scenes; seed=N for other ones
 
 What can be cut out is found in the masks: a named region in one piece that touches neither the photo's edge nor
-another named region, so that it is a whole thing and not a piece of one (`free_standing`). It is pasted at another
-place and size, at times mirrored, up to four in a scene and often several of one name; the nearer hide up to a third of
-those behind. Only names that the photo below is known not to show are pasted or asked for in vain: its source's table
-has them and its own mask lacks them. Emoji of things that photos rarely show are pasted on any photo.
+another named region, so that it is a whole thing, neither a piece of one (`free_standing`) nor a herd. It is pasted at
+another place and size, at times mirrored, up to four in a scene and often several of one name; the nearer hide up to a
+third of those behind. Only names that the photo below is known not to show are pasted or asked for in vain: its
+source's table has them and its own mask lacks them. Emoji of things that photos rarely show are pasted on any photo.
 
 Some scenes are hard on purpose: two animals that are taken for each other, of one size, and a third that is not there.
 """
@@ -25,6 +25,7 @@ import numpy as np
 from t4s.corpora.cutouts import CutOut, colour_word, options_of, paste
 from t4s.corpora.emoji import COMMON, EmojiSet, akin, without_kin
 from t4s.corpora.folder import WEAK_SHARE, FolderCorpus, Photo
+from t4s.corpora.regions import components, is_herd
 from t4s.corpora.staging import (
     SPLITS,
     Scene,
@@ -39,10 +40,11 @@ from t4s.samples import Sample
 
 MAX_THINGS = 4
 CUT_SHARES = (0.02, 0.6)  # of its own photo that a thing to cut out covers
-GAP = 4  # pixels around it without another named region
+GAP = EDGE = 4  # pixels around it without another named region; at the photo's edge, where outlines are not labelled
+IN_ONE = 0.95  # of it in one piece
 SEVERAL = 0.6  # of the scenes have at least two things of one name
 SYNONYM_SHARE = 0.15  # of training questions use other words for the names
-PROBES = 12  # photos of a name that are looked at to see whether it can be cut out at all
+PROBES = 40  # photos of a name that are looked at to see whether it can be cut out at all
 MIN_NAMES = 2  # that can be pasted on a photo, or it is not used: else the same name comes again and again
 TRIES = 30
 KEPT = 512  # cut-outs kept in memory
@@ -173,7 +175,8 @@ class SceneCorpus:
 
     def _is_free(self, index: int, name: str) -> bool:
         if (index, name) not in self._found:
-            self._found[index, name] = free_standing(*self._mask(self.photos.photos[index], name))
+            mask, others = self._mask(self.photos.photos[index], name)
+            self._found[index, name] = free_standing(mask, others) and not is_herd(mask, name)
         return self._found[index, name]
 
     def _cut(self, name: str, rng: np.random.Generator) -> CutOut | None:
@@ -208,23 +211,16 @@ def _asked(scene: Scene | None) -> Scene | None:
 
 def free_standing(mask: np.ndarray, others: np.ndarray) -> bool:
     """True for a region (h, w) bool in one piece, of fair size, away from the photo's edge and from `others`."""
-    edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    if not CUT_SHARES[0] < mask.mean() < CUT_SHARES[1] or edge.any():
+    rim = mask.copy()
+    rim[EDGE:-EDGE, EDGE:-EDGE] = False
+    if not CUT_SHARES[0] < mask.mean() < CUT_SHARES[1] or rim.any():
         return False
-    ys, xs = np.nonzero(mask)
-    around = others[max(ys.min() - GAP, 0) : ys.max() + GAP + 1, max(xs.min() - GAP, 0) : xs.max() + GAP + 1]
-    if around.any() and (_grown(mask, GAP) & others).any():
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = (slice(ys[0] - EDGE, ys[-1] + 1 + EDGE), slice(xs[0] - EDGE, xs[-1] + 1 + EDGE))
+    mask, others = mask[box], others[box]
+    if others.any() and (_grown(mask, GAP) & others).any():
         return False
-    coarse = mask[::4, ::4]
-    if not coarse.any():
-        return False
-    ys, xs = np.nonzero(coarse)
-    piece, before = np.zeros_like(coarse), 0
-    piece[ys[len(ys) // 2], xs[len(ys) // 2]] = True
-    while piece.sum() > before:
-        before = piece.sum()
-        piece = _grown(piece, 1) & coarse
-    return bool(before > 0.9 * coarse.sum())
+    return bool(np.bincount(components(mask).ravel())[1:].max() > IN_ONE * mask.sum())
 
 
 def _grown(mask: np.ndarray, steps: int) -> np.ndarray:
