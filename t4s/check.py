@@ -134,7 +134,7 @@ def check(data: str, split: str | None, limit: int | None, sheet: Path) -> int:
 def look(data: str, split: str | None) -> tuple[int, Iterator[Seen], list[str]]:
     """The number of photos, each photo (opened as it is asked for), and what is wrong with the index itself."""
     from t4s.corpora import CorpusSpec, open_corpus
-    from t4s.corpora.folder import INDEX
+    from t4s.corpora.folder import INDEX, FolderCorpus
     from t4s.errors import DataError
 
     if Path(data).is_file():
@@ -148,8 +148,12 @@ def look(data: str, split: str | None) -> tuple[int, Iterator[Seen], list[str]]:
     split = split or spec.split or ("all" if spec.name in ("jsonl", "folder") else "train")
     if spec.name == "jsonl":
         return _lines(Path(spec.path), split)
-    corpus = open_corpus(CorpusSpec(spec.name, spec.path, split))
-    return len(corpus), (_photo(corpus, index) for index in range(len(corpus))), []
+    faults: list[DataError] = []
+    if spec.name == "folder":
+        corpus = FolderCorpus(spec.path, split, faults)
+    else:
+        corpus = open_corpus(CorpusSpec(spec.name, spec.path, split))
+    return len(corpus), (_photo(corpus, index) for index in range(len(corpus))), [str(fault) for fault in faults]
 
 
 def _photo(corpus, index: int) -> Seen:

@@ -119,6 +119,21 @@ def test_folders_and_composed_scenes(folder, capsys):
     assert "3 photos" in capsys.readouterr().out
 
 
+def test_every_broken_line_of_an_index_is_told(folder, capsys):
+    line = {"image": "a.png", "mask": "mask.png", "source": "x", "split": "train", "classes": {"255": "dog"}}
+    no_mask = {key: value for key, value in line.items() if key != "mask"}
+    rows = ["{", json.dumps(no_mask), json.dumps(line), json.dumps(line | {"classes": ["dog"]})]
+    (folder / "index.jsonl").write_text("\n".join(rows))
+    assert check.main([str(folder)]) == 1
+    said = capsys.readouterr().out
+    assert "1 photos, 1 questions" in said and "problems  3" in said
+    for words in ("line 1 is not JSON", "line 2 has no field 'mask'", "line 4: "):
+        assert words in said
+    (folder / "index.jsonl").write_text("{")
+    assert check.main([str(folder)]) == 1
+    assert "0 photos" in capsys.readouterr().out
+
+
 def test_long_lists_of_problems_are_cut(folder, capsys):
     assert check.main([written(folder, GOOD, *["{"] * 200)]) == 1
     said = capsys.readouterr().out

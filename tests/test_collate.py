@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from t4s import codec
-from t4s.collate import IGNORE, Collator, answer, batch, row, spoil
+from t4s.backbone import Backbone, Format
+from t4s.collate import IGNORE, Collator, Row, answer, batch, row, spoil, wording
 from t4s.corpora import Mixture
 from t4s.errors import DataError
+from t4s.learning import token_loss
+from t4s.prompts import ANSWERS, QUESTIONS
 from t4s.samples import Sample
 
 
@@ -69,6 +74,78 @@ def test_too_long_a_sample_is_refused_not_cut(fresh_backbone, monkeypatch):
     monkeypatch.setattr(fresh_backbone.model.config.text_config, "max_position_embeddings", 40)
     with pytest.raises(DataError, match="context is 40: use a smaller --grid"):
         row(fresh_backbone, [sample("dog")])
+    collator = Collator(fresh_backbone, Mixture.open(["synthetic"]), 2, seed=3)
+    assert collator.refused(range(4)) == 4
+    with pytest.raises(DataError, match="20 samples of 20 drawn are too long .* take .* tokens"):
+        collator([0])
+
+
+def test_a_question_that_is_too_long_leaves_the_others_whole(fresh_backbone, monkeypatch):
+    """Its place among the questions must not stay empty, and nothing of it may be left."""
+    short, long = sample("dog"), sample("the cat that " * 12 + "sits")
+    end = max(fresh_backbone.suffix_positions(len(fresh_backbone.suffix("dog")), 0))
+    monkeypatch.setattr(fresh_backbone.model.config.text_config, "max_position_embeddings", end + 2)
+    both, alone = row(fresh_backbone, [long, short]), row(fresh_backbone, [short])
+    assert both.ids == alone.ids and both.segments == alone.segments and both.labels == alone.labels
+
+
+def test_a_shared_photo_is_worth_as_much_as_one_a_question(fresh_backbone):
+    """The same loss and the same gradients: what is shared is work, not meaning."""
+    model, loss = fresh_backbone.model, token_loss(fresh_backbone)
+    asked = [sample("dog"), sample(("cat", "dog")), sample("the potted plant")]
+    weights = [model.get_parameter(name) for name in ("model.multi_modal_projector.linear_1.weight", "lm_head.weight")]
+
+    def learnt(rows: list[Row]) -> tuple[torch.Tensor, ...]:
+        inputs = batch(rows, 0)
+        labels = inputs.pop("labels")
+        return (value := loss(model(**inputs), labels)).detach(), *torch.autograd.grad(value, weights)
+
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        together, apart = learnt([row(fresh_backbone, asked)]), learnt([row(fresh_backbone, [one]) for one in asked])
+    finally:
+        model.requires_grad_(False)
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_the_same_question_is_asked_once_in_a_row(fresh_backbone):
+    """A photo with a single line in a jsonl file was asked the same thing four times over."""
+
+    class Single:
+        name = "single"
+
+        def __len__(self) -> int:
+            return 1
+
+        def draw(self, index, rng, count):
+            return (sample("dog"),) * count
+
+    assert len(Collator(fresh_backbone, Mixture((Single(),), (1.0,)), 4, seed=0).samples(0)) == 1
+
+
+def test_templates_vary_in_training_where_the_checkpoint_has_the_first_of_them():
+    """The front door uses the first ones; the embedded model has its own, and keeps it."""
+    general, rng = Format(), np.random.default_rng(0)
+    drawn = [wording(general, "dog", rng) for _ in range(60)]
+    assert {asked for asked, _ in drawn} == {template.replace("{query}", "dog") for template in QUESTIONS}
+    assert {template for _, template in drawn} == set(ANSWERS)
+    assert wording(general, "dog", None) == (QUESTIONS[0].replace("{query}", "dog"), ANSWERS[0])
+    assert "cat, dog" in wording(general, ("cat", "dog"), rng)[0]
+    own = replace(general, question="{query}", answer="<seg>{body}</seg>")
+    assert {wording(own, "dog", rng) for _ in range(9)} == {("dog", "<seg>{body}</seg>")}
+
+
+def test_wrong_rows_are_read_by_the_embedded_kind_alone(fresh_backbone, monkeypatch):
+    """With plain positions a model counts what it has read; wrong rows would teach it nothing but noise."""
+    seen = []
+    monkeypatch.setattr("t4s.collate.row", lambda backbone, samples, rng, words: seen.append(rng))
+    for positions in ("cells", "sequence"):
+        backbone = Backbone(fresh_backbone.model, fresh_backbone.processor,
+                            replace(fresh_backbone.format, positions=positions))  # fmt: skip
+        Collator(backbone, Mixture.open(["synthetic"]), 1, seed=0).row(0)
+    assert seen[0] is not None and seen[1] is None
 
 
 def test_a_draw_is_a_pure_function_of_its_number(fresh_backbone):

@@ -51,14 +51,22 @@ class Photo:
 
 
 class FolderCorpus:
-    """The photos of one split. `tables[source]` counts the photos of each name that the source labels."""
+    """The photos of one split. `tables[source]` counts the photos of each name that the source labels.
 
-    def __init__(self, path: str | Path, split: str = "train"):
+    The index's first faulty line is raised as a DataError; given `faults`, every one is put there instead.
+    """
+
+    def __init__(self, path: str | Path, split: str = "train", faults: list[DataError] | None = None):
         self.root, self.split, self.name = Path(path), split, f"folder:{path}@{split}"
         self.photos: list[Photo] = []
         self.tables: dict[str, Counter[str]] = {}
         splits = set()
         for row in self._rows():
+            if isinstance(row, DataError):
+                if faults is None:
+                    raise row
+                faults.append(row)
+                continue
             photo = row.pop("photo")
             self.tables.setdefault(photo.source, Counter()).update(set(photo.classes.values()))
             splits.add(row["split"])
@@ -66,7 +74,7 @@ class FolderCorpus:
                 self.photos.append(photo)
         self.names = sorted({name for table in self.tables.values() for name in table})
         self._strong = [i for i, photo in enumerate(self.photos) if not photo.weak]
-        if not self.photos:
+        if not self.photos and not faults:
             raise DataError(
                 f"{self.root / INDEX} has no photo of split {split!r}; it has {sorted(splits) or 'no lines'}."
             )
@@ -76,8 +84,11 @@ class FolderCorpus:
         if not index.is_file():
             raise DataError(f"{index} is not there: a folder corpus needs an {INDEX} with one photo a line.")
         for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip():
-                yield self._row(line, f"{index}, line {number}")
+            try:
+                if line.strip():
+                    yield self._row(line, f"{index}, line {number}")
+            except DataError as error:
+                yield error
 
     def _row(self, line: str, place: str) -> dict[str, Any]:
         try:
