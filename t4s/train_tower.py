@@ -2,15 +2,17 @@
 
     python t4s/train_tower.py --corpus folder:PHOTOS@train --out runs/tower
 
-The ImageNet body and a fresh neck learn to tell, for every cell, how much of it each named class covers: a linear
-head over all class names, binary cross-entropy, and only over the names of the photo's own source (a name that a
-source does not label may be in its photos all the same). The head is thrown away; `train.py --tower` takes the rest.
+The ImageNet body and a fresh neck learn to tell, for every cell, how much of it each named class covers: the cell's
+features go through the projector and are compared with one learned vector a name; binary cross-entropy, and only
+over the names of the photo's own source (a name that a source does not label may be in its photos all the same).
+`train.py --tower` takes the tower, the projector, and the names' vectors as the first embeddings of their words: so a
+cell that shows a dog looks to the language model like the word "dog" from its first step on. A linear probe on
+the same features draws what a language model that has to find this out by itself does not for a long time.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -36,6 +38,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=float, default=1e-3, help="of neck and head; the body gets a third of it")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--width", type=int, default=256, help="channels per cell")
+    parser.add_argument("--language-width", type=int, default=256, help="of the language model that will read it")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
     parser.add_argument("--weak", type=float, default=0.3, help="how often a weakly labelled photo is drawn, against 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=100)
@@ -106,17 +110,20 @@ class Batches:
 class Training:
     """Tower, head, optimizer and schedule, with a state that a later run goes on from."""
 
-    def __init__(self, options: argparse.Namespace, classes: int):
+    def __init__(self, options: argparse.Namespace, names: list[str]):
         import torch
 
+        from t4s.alignment import Aligned
         from t4s.tower import LiteTower, LiteTowerConfig, imagenet_body, imagenet_weights
 
         torch.manual_seed(options.seed)
         self.folder, self.state_file, self.step = options.out, options.out / "state.pt", 0
+        self.device, self.bf16 = torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.bf16
         self.tower = LiteTower(LiteTowerConfig(image_size=options.image_size, hidden_size=options.width))
         imagenet_body(self.tower, imagenet_weights())
-        self.head = torch.nn.Linear(options.width, classes)
-        torch.nn.init.constant_(self.head.bias, -4.0)  # most classes are not in a cell
+        self.tower = self.tower.to(self.device, memory_format=torch.channels_last).train()
+        self.head = Aligned(options.width, options.language_width, names).to(self.device)
+        self.typical = torch.zeros(0)
         body = [p for part in (self.tower.stem, self.tower.stages) for p in part.parameters()]
         inside = {id(p) for p in body}
         rest = [p for p in self.tower.parameters() if id(p) not in inside] + list(self.head.parameters())
@@ -124,34 +131,37 @@ class Training:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
         rates = [group["lr"] for group in groups]
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, options.steps, pct_start=0.05)
-        self.tower = self.tower.to(memory_format=torch.channels_last).train()
 
     def learn(self, pixels: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> float:
         """One step; returns the loss, summed over classes and averaged over cells."""
         import torch
+        import torch.nn.functional as F
 
-        logits = self.head(self.tower(pixels).last_hidden_state)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
+        pixels, targets, weights = (part.to(self.device) for part in (pixels, targets, weights))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            features = self.tower(pixels).last_hidden_state
+        features = features.float()
+        loss = F.binary_cross_entropy_with_logits(self.head(features), targets, weights, reduction="sum")
         loss = loss / targets[..., 0].numel()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*self.tower.parameters(), *self.head.parameters()], 1.0)
         self.optimizer.step()
         self.schedule.step()
-        self.step += 1
+        self.step, self.typical = self.step + 1, features.detach().flatten(0, 1)
         return loss.item()
 
-    def save(self, table: list[str]) -> None:
-        """The tower as safetensors and what `resume` needs; each file is replaced in one move."""
+    def save(self) -> None:
+        """The tower and what is aligned with it as safetensors, and what `resume` needs, replaced in one move."""
         import torch
 
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tower.save_pretrained(self.folder)
+        self.head.save(self.folder, self.typical)
         parts = ("tower", "head", "optimizer", "schedule")
         state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in parts}
         torch.save(state | {"step": self.step}, self.state_file.with_suffix(".new"))
         self.state_file.with_suffix(".new").replace(self.state_file)
-        (self.folder / "names.json").write_text(json.dumps(table), encoding="utf-8")
 
     def resume(self) -> None:
         import torch
@@ -183,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
 
         raise DataError(f"The tower learns from labelled cells: give --corpus folder:PATH, not {options.corpus!r}.")
     batches = Batches(corpus, options, LiteTowerConfig().grid)
-    training = Training(options, len(corpus.names))
+    training = Training(options, corpus.names)
     if options.resume:
         training.resume()
     started, running = time.time(), None
@@ -192,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
         running = loss if running is None else 0.98 * running + 0.02 * loss
         bar.set_postfix(loss=f"{running:.4f}")
         if training.step % options.save_every == 0 or training.step == options.steps:
-            training.save(corpus.names)
+            training.save()
     print(f"{options.out}: step {training.step}, {(time.time() - started) / 60:.1f} minutes")
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModel
 
-from t4s import tiny
+from t4s import alignment, tiny
+from t4s.alignment import Aligned
 from t4s.errors import CheckpointError
 from t4s.tower import STAGES, LiteTower, LiteTowerConfig, _same, imagenet_body
 
@@ -126,3 +127,34 @@ def test_a_tower_that_does_not_fit_is_refused(processor, tower: LiteTower, tmp_p
     tower.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="does not fit"):
         tiny.load_tower(model, tmp_path)
+
+
+def test_a_lesson_gives_words_the_vectors_of_what_they_name(processor, tmp_path):
+    """The projector and the embeddings of a fresh model come from the lesson; other words keep theirs."""
+    names = ["dog", "cat", "sheep"]
+    lesson = Aligned(32, 32, names)
+    model = tiny.model(processor, (4, 4), width=32, layers=1, heads=1, tower_width=32)
+    model.model.vision_tower.save_pretrained(tmp_path)
+    lesson.save(tmp_path, torch.randn(64, 32))
+    before = model.get_input_embeddings().weight.detach().clone()
+    alignment.load(model, processor.tokenizer, tmp_path)
+    after = model.get_input_embeddings().weight.detach()
+    tokens = processor.tokenizer(["dog", " dog", "puppy", "the"], add_special_tokens=False)["input_ids"]
+    bare, spaced, other_word, article = (ids[0] for ids in tokens)
+    assert torch.equal(after[bare], after[spaced]) and not torch.equal(after[bare], before[bare])
+    assert torch.cosine_similarity(after[bare], lesson.names[0], dim=0) > 0.999
+    assert torch.equal(after[article], before[article])
+    if len(tokens[2]) == 1:
+        assert torch.equal(after[other_word], after[bare])
+    typical = model.model.multi_modal_projector(torch.randn(64, 32)).pow(2).mean().sqrt()
+    assert 0.3 < typical < 0.8
+
+
+def test_a_lesson_for_another_width_is_refused(processor, tmp_path):
+    model = tiny.model(processor, (4, 4), width=32, layers=1, heads=1, tower_width=32)
+    model.model.vision_tower.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="train_tower.py"):
+        alignment.load(model, processor.tokenizer, tmp_path)
+    Aligned(32, 64, ["dog"]).save(tmp_path, torch.randn(8, 32))
+    with pytest.raises(CheckpointError, match="--language-width 32"):
+        alignment.load(model, processor.tokenizer, tmp_path)
