@@ -11,7 +11,7 @@ from PIL import Image
 from t4s.corpora import open_corpus
 from t4s.corpora.cutouts import CutOut, colour_word, paste
 from t4s.corpora.phrasing import Thing, draw_phrase
-from t4s.corpora.scenes import SceneCorpus, free_standing
+from t4s.corpora.scenes import SceneCorpus, free_piece, free_standing
 from t4s.errors import DataError
 
 SIZE = (96, 80)  # width, height
@@ -98,6 +98,16 @@ def test_sky_is_never_cut_out(photos):
 ])  # fmt: skip
 def test_what_stands_free(mask, others, expected):
     assert free_standing(mask, others) is expected
+
+
+def test_of_several_the_largest_that_stands_free_is_cut_out():
+    """One that another hides, or that the edge cuts off, is no whole thing; its neighbour may be one."""
+    cut_off, whole, small = disc(4, 40, 16), disc(60, 40, 12), disc(82, 16, 8)
+    assert np.array_equal(free_piece(cut_off | whole | small, whole & False), whole)
+    assert np.array_equal(free_piece(whole | small, disc(66, 52, 5) & ~whole), small)
+    assert free_piece(cut_off, whole) is None and free_piece(whole & False, whole) is None
+    beside = disc(60, 40, 12) | disc(86, 40, 12)
+    assert free_piece(beside, beside & False) is None, "they all but touch"
 
 
 def test_colours_are_said_only_of_things_of_one_colour():

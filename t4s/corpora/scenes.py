@@ -4,11 +4,11 @@
     scenes:PHOTOS,emoji=EMOJI         emoji among the things that are pasted (see `emoji`)
     scenes:PHOTOS,-dog,scenes=60      no dog is pasted or named; 60 scenes; seed=N for other ones
 
-What can be cut out is found in the masks: a named region in one piece that touches neither the photo's edge nor
-another named region, so that it is a whole thing, neither a piece of one (`free_standing`) nor a herd. It is pasted at
-another place and size, at times mirrored, up to four in a scene and often several of one name; the nearer hide up to a
-third of those behind. Only names that the photo below is known not to show are pasted or asked for in vain: its
-source's table has them and its own mask lacks them. Emoji of things that photos rarely show are pasted on any photo.
+What can be cut out is found in the masks: a piece of a named region that touches neither the photo's edge nor another
+piece or named region, so that it is a whole thing (`free_piece`), and not a herd. It is pasted at another place and
+size, at times mirrored, up to four in a scene and often several of one name; the nearer hide up to a third of those
+behind. Only names that the photo below is known not to show are pasted or asked for in vain: its source's table has
+them and its own mask lacks them. Emoji of things that photos rarely show are pasted on any photo.
 
 Some scenes are hard on purpose: two animals that are taken for each other, of one size, and a third that is not there.
 """
@@ -175,8 +175,8 @@ class SceneCorpus:
 
     def _is_free(self, index: int, name: str) -> bool:
         if (index, name) not in self._found:
-            mask, others = self._mask(self.photos.photos[index], name)
-            self._found[index, name] = free_standing(mask, others) and not is_herd(mask, name)
+            piece = free_piece(*self._mask(self.photos.photos[index], name))
+            self._found[index, name] = piece is not None and not is_herd(piece, name)
         return self._found[index, name]
 
     def _cut(self, name: str, rng: np.random.Generator) -> CutOut | None:
@@ -192,11 +192,12 @@ class SceneCorpus:
         return None
 
     def _cut_out(self, index: int, name: str) -> CutOut:
-        image, ids = self.photos.open(index)
-        wanted = [value for value, label in self.photos.photos[index].classes.items() if label == name]
-        mask, pixels = np.isin(ids, wanted), np.asarray(image)
-        ys, xs = np.nonzero(mask)
-        box = (slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1))
+        photo = self.photos.photos[index]
+        mask, pixels = free_piece(*self._mask(photo, name)), np.asarray(open_photo(photo.image))
+        if mask is None or pixels.shape[:2] != mask.shape:
+            raise DataError(f"{photo.mask} has changed since it was looked at; open the corpus again.")
+        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1))
         cover = mask[box].astype(np.uint8) * 255
         return CutOut(name, colour_word(pixels[mask]), np.ascontiguousarray(pixels[box]), cover)
 
@@ -207,6 +208,21 @@ def _asked(scene: Scene | None) -> Scene | None:
         return None
     absent = (name for name in scene.absent if not any(akin(name, thing.name) for thing in scene.things))
     return replace(scene, absent=tuple(absent))
+
+
+def free_piece(mask: np.ndarray, others: np.ndarray) -> np.ndarray | None:
+    """The largest piece (h, w) bool of a class's mask that stands free of the photo's edge, `others` and the rest."""
+    if mask.mean() <= CUT_SHARES[0]:
+        return None
+    labels = components(mask)
+    areas = np.bincount(labels.ravel())[1:]
+    for number in np.argsort(-areas, kind="stable"):
+        if areas[number] <= CUT_SHARES[0] * mask.size:
+            return None
+        piece = labels == number + 1
+        if free_standing(piece, others | (mask & ~piece)):
+            return piece
+    return None
 
 
 def free_standing(mask: np.ndarray, others: np.ndarray) -> bool:
