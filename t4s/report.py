@@ -73,9 +73,9 @@ def overview(results: dict[str, Any]) -> str:
     rows = []
     whole = {"all": results["phrases"]} if len(results["sources"]) > 1 else {}
     for source, part in (results["sources"] | whole).items():
-        baselines = [part.get(kind, {}).get(key) for kind in ("average", "others") for _, key in COLUMNS[:2]]
+        baselines = [part.get("average", {}).get(key) for _, key in COLUMNS[:2]] + [part["others"]["target_ciou"]]
         rows.append([source, part["phrases"], part["targets"], *_values(part["strict"], COLUMNS[:4]), *baselines])
-    beside = [f"{KINDS[kind]}: {head}" for kind in ("average", "others") for head, _ in COLUMNS[:2]]
+    beside = [f"{KINDS['average']}: {head}" for head, _ in COLUMNS[:2]] + [f"{KINDS['others']}: cIoU"]
     return markdown(["source", "phrases", "with target", *dict(COLUMNS[:4]), *beside], rows)
 
 
@@ -109,16 +109,17 @@ def _values(figures: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> l
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An aligned Markdown table; numbers with one decimal, columns without any value left out."""
+    """An aligned Markdown table: words to the left, numbers to the right with one decimal, empty columns left out."""
     kept = [k for k in range(len(heads)) if any(row[k] is not None for row in rows)]
+    words = [any(isinstance(row[k], str) for row in rows) for k in kept]
     cells = [[_cell(row[k]) for k in kept] for row in rows]
     heads = [heads[k] for k in kept]
     widths = [max(len(line[k]) for line in (heads, *cells)) for k in range(len(heads))]
-    ruler = ["-" * (width - 1) + ("-" if k < 2 else ":") for k, width in enumerate(widths)]
+    ruler = ["-" * (width - 1) + ("-" if word else ":") for word, width in zip(words, widths, strict=True)]
     lines = []
     for line in (heads, ruler, *cells):
-        sized = enumerate(zip(line, widths, strict=True))
-        padded = [text.ljust(w) if k < 2 else text.rjust(w) for k, (text, w) in sized]
+        sized = zip(line, widths, words, strict=True)
+        padded = [text.ljust(width) if word else text.rjust(width) for text, width, word in sized]
         lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines)
 

@@ -307,5 +307,7 @@ def test_vqa_single_reference_and_merge():
     two.add("dog", ["cat"])
     one.merge(two)
     assert one.figures()["vqa_accuracy"] == 0.5
+    two.add("", ["the"], failed=True)  # "the" is nothing to VQA, and a refused question would be right
+    assert two.questions == 2 and two.figures()["vqa_accuracy"] == 0
     with pytest.raises(DataError, match="no reference answer"):
         one.add("x", [])

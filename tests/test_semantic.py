@@ -147,6 +147,19 @@ def test_the_evaluation_runs_end_to_end(root, tmp_path, name, mode, least):
     assert len(line["masks"]) in (2, 3)
 
 
+def test_a_list_can_be_asked_in_parts(root, tmp_path, segmenter, monkeypatch):
+    """`--at-once`, with the embedded checkpoint: fewer names a question, the same photos and classes scored."""
+    asked: list[int] = []
+    question = segmenter.backbone.question
+    monkeypatch.setattr(segmenter.backbone, "question", lambda query: asked.append(len(query)) or question(query))
+    monkeypatch.setattr("t4s.segmenter.Segmenter.from_pretrained", lambda *arguments, **named: segmenter)
+    arguments = ["--corpus", f"voc20:{root}@val", "--refine", "none", "--at-once", "7", "--out", str(tmp_path / "out")]
+    assert evaluation.main(arguments) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["lists"]["photos"] == 2 and results["invalid"] == [] and results["settings"]["at_once"] == 7
+    assert asked.count(7) == 4 and 20 not in asked  # two photos, 20 names as 7, 6 and 7
+
+
 @pytest.mark.parametrize(
     "spec,says",
     [
