@@ -245,17 +245,18 @@ def git_oid(data: bytes) -> str:
 
 
 NAME, REVISION = r"(?P<name>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
+KIND = "(?:models|spaces)"
 ROUTES = [
     ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", Handler.validate),
-    ("GET", f"/api/models/{NAME}/auth-check/write", Handler.may_write),
-    ("POST", f"/api/models/{NAME}/preupload/{REVISION}", Handler.preupload),
-    ("POST", f"/api/models/{NAME}/commit/{REVISION}", Handler.commit),
-    ("GET", f"/api/models/{NAME}/tree/{REVISION}", Handler.tree),
-    ("GET", f"/api/models/{NAME}/revision/{REVISION}", Handler.info),
-    ("GET", f"/api/models/{NAME}", Handler.info),
-    ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", Handler.batch),
+    ("GET", f"/api/{KIND}/{NAME}/auth-check/write", Handler.may_write),
+    ("POST", f"/api/{KIND}/{NAME}/preupload/{REVISION}", Handler.preupload),
+    ("POST", f"/api/{KIND}/{NAME}/commit/{REVISION}", Handler.commit),
+    ("GET", f"/api/{KIND}/{NAME}/tree/{REVISION}", Handler.tree),
+    ("GET", f"/api/{KIND}/{NAME}/revision/{REVISION}", Handler.info),
+    ("GET", f"/api/{KIND}/{NAME}", Handler.info),
+    ("POST", rf"/(?:spaces/)?{NAME}\.git/info/lfs/objects/batch", Handler.batch),
     ("PUT", "/store/(?P<oid>[0-9a-f]{64})", Handler.store),
     ("GET HEAD", f"/{NAME}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
 ]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import functools
+import hashlib
 import inspect
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import re
+import shutil
+import subprocess
+import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
@@ -23,6 +28,7 @@ import pytest
 import stand_in
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from hub_server import HubServer
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -162,10 +168,10 @@ def test_a_batch_reports_the_bad_file_and_does_the_rest(client: Client, tmp_path
 def test_mcp_tools_say_what_they_do(address: str):
     import anyio
     from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client.streamable_http import streamable_http_client
 
     async def tools() -> dict:
-        async with streamablehttp_client(f"{address}gradio_api/mcp/") as (read, write, _):
+        async with streamable_http_client(f"{address}gradio_api/mcp/") as (read, write, _):
             async with ClientSession(read, write) as session:
                 await session.initialize()
                 return {tool.name: tool for tool in (await session.list_tools()).tools}
@@ -178,17 +184,51 @@ def test_mcp_tools_say_what_they_do(address: str):
         assert all(tool.inputSchema["properties"][each].get("description") for each in parameters)
 
 
-def test_the_readmes_snippets_run_as_they_stand(address: str, monkeypatch: pytest.MonkeyPatch):
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("no README yet")
-    snippets = [
-        code for code in re.findall(r"```python\n(.*?)```", readme.read_text(), re.S) if "gradio_client" in code
-    ]
-    assert snippets, "the README shows no gradio_client call"
+def _snippets(language: str, word: str) -> list[str]:
+    """The README's code blocks of a language that hold a word."""
+    found = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    found = [code for code in found if word in code]
+    assert found, f"the README shows no {language} with {word}"
+    return found
+
+
+@pytest.mark.parametrize("word", ["gradio_client", "mcp.client"])
+def test_the_readmes_snippets_run_as_they_stand(address: str, word: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    for code in snippets:
+    for code in _snippets("python", word):
         exec(code.replace("http://127.0.0.1:7860", address.rstrip("/")), {})
+
+
+def test_the_readmes_address_for_agents_is_the_apps(address: str):
+    (config,) = _snippets("json", "mcpServers")
+    (server,) = json.loads(config)["mcpServers"].values()
+    assert server["url"].replace("http://127.0.0.1:7860/", address) == f"{address}gradio_api/mcp/"
+
+
+def test_the_readmes_upload_makes_a_space_with_its_weights(tmp_path: Path):
+    """Run as it stands, but for YOU, in a copy of the repository with what lies about in a used one."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    names = [name for name in tracked.stdout.split("\0") if name and (ROOT / name).exists()]
+    for name in names:
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "work" / name)
+    for name in (".venv/bin/python", "runs/a/model.safetensors", "t4s/__pycache__/a.pyc", ".git/config", ".gradio/x"):
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / name).write_text("no")
+    (snippet,) = _snippets("sh", "hf upload")
+    with HubServer(tmp_path) as hub:
+        paths = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(["sh", "-ec", snippet.replace("YOU", "tester")], cwd=tmp_path / "work",
+                              env=hub.environment() | paths, capture_output=True, text=True, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        files = hub.repos["tester/text4seg"].commits[-1].files
+    assert set(files) == {name for name in names if not name.startswith("tests/")}
+    weights = "assets/t4s-tiny/model.safetensors"
+    assert files[weights] == (ROOT / weights).read_bytes()
+    assert hashlib.sha256(files[weights]).hexdigest() in hub.uploads  # through LFS
+    assert files["README.md"].startswith(b"---\n") and b"sdk: gradio" in files["README.md"]
 
 
 # --- hostile input ------------------------------------------------------------------------------------
