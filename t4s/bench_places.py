@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from t4s.corpora.phrasing import PLACE_KINDS, place_kind
 from t4s.corpora.staging import Scene, one_of_each
 from t4s.errors import DataError
 
-Answer = Callable[[Scene, Sequence[str]], Sequence[np.ndarray]]  # the masks (h, w) bool of these phrases
+Answer = Callable[[Scene, Sequence[str]], Iterable[np.ndarray]]  # the masks (h, w) bool of these phrases
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="NAME", help="photos of this source alone, such as voc")
     parser.add_argument("--checkpoint", metavar="SRC", help="a folder or a Hub id (default: the embedded model)")
     parser.add_argument("--refine", metavar="NAME", help="refiner (default: the checkpoint's own)")
-    parser.add_argument("--list", action="store_true", help="print every phrase and its answer, too")
+    parser.add_argument("--list", action="store_true", help="print every phrase and its answer as they come")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -55,19 +55,20 @@ def run(options: argparse.Namespace) -> None:
 
     segmenter = Segmenter.from_pretrained(options.checkpoint)
 
-    def answer(scene: Scene, phrases: Sequence[str]) -> list[np.ndarray]:
+    def answer(scene: Scene, phrases: Sequence[str]) -> Iterator[np.ndarray]:
         encoded = segmenter.encode(scene.image)
-        return [segmenter(encoded, phrase, refine=options.refine).mask for phrase in phrases]
+        return (segmenter(encoded, phrase, refine=options.refine).mask for phrase in phrases)
 
     for spec in options.corpus:
-        asked = list(ask(spec, answer, options.limit, options.source))
+        asked = []
+        for one in ask(spec, answer, options.limit, options.source):
+            asked.append(one)
+            if options.list:
+                print(f"{one.source} {one.picture}: {one.phrase!r}: {one.verdict}, IoU {one.iou:.2f}", flush=True)
         if not asked:
             source = f" of source {options.source}" if options.source else ""
             raise DataError(f"The corpus {spec} has no picture{source} with several things that a phrase can tell "
                             "apart; name another one.")  # fmt: skip
-        if options.list:
-            for one in asked:
-                print(f"{one.source} {one.picture}: {one.phrase!r}: {one.verdict}, IoU {one.iou:.2f}")
         print(table(spec, asked), end="\n\n", flush=True)
 
 
@@ -82,8 +83,7 @@ def ask(spec: str, answer: Answer, limit: int, source: str | None = None) -> Ite
         phrases = one_of_each(scene, np.random.default_rng(index))
         if not phrases or source not in (None, scene.source):
             continue
-        masks = answer(scene, [text for text, _ in phrases])
-        for (text, (meant,)), mask in zip(phrases, masks, strict=True):
+        for (text, (meant,)), mask in zip(phrases, answer(scene, [text for text, _ in phrases]), strict=True):
             yield judged(scene, index, text, meant, mask)
         done += 1
         if done % 50 == 0:
