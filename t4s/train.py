@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,14 +69,14 @@ def train(options: argparse.Namespace) -> None:
     learner = learner_of(session)
     state = learning.to_resume(options.out / "state") if options.resume else None
     learner.learn(state)
+    if session.written != learner.state.global_step:  # resumed where nothing was left to train
+        session.write(learner.state.global_step)
     result, seen = session.last_result()
     if main_process:
         conclude(session, repo_id, result, seen, push)
 
 
 def check_reporter(name: str) -> None:
-    from importlib.util import find_spec
-
     from t4s.errors import DataError
 
     if name != "none" and find_spec(name) is None:
@@ -105,6 +106,7 @@ class Session:
     bf16: bool
     results: dict[int, Result] = field(default_factory=dict)
     learner: Any = None
+    written: int | None = None  # the step of the checkpoint in --out
 
     @property
     def trained(self):
@@ -113,14 +115,18 @@ class Session:
 
     def saved(self, step: int) -> None:
         """After every state: the checkpoint in --out, and the evaluation."""
+        self.write(step)
+        if self.validation is not None:
+            self.evaluate(step)
+
+    def write(self, step: int) -> None:
         from t4s import publishing
 
         if self.options.fsdp:
             self.learner.save_model(str(self.options.out))
         elif self.learner.args.should_save:
             publishing.write(self.backbone, self.adapted, self.options.out)
-        if self.validation is not None:
-            self.evaluate(step)
+        self.written = step
 
     def evaluate(self, step: int) -> None:
         """Figures on the screen, in OUT/validation.jsonl and where --report-to says; OUT/validation/step-….png."""

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import ModelCard, constants
 from PIL import Image
 
-from t4s import hub
+from t4s import hub, publishing, starting, train
 from t4s.errors import CheckpointError
 from tests.hub_server import READS, WRITES, HubServer
 
@@ -230,3 +230,67 @@ def test_a_card_without_its_picture_or_its_marks_is_refused(folder):
     (folder / "README.md").unlink()
     with pytest.raises(CheckpointError, match="has no README.md"):
         hub.add_figures(folder, [])
+
+
+# --- the whole way, from train.py
+
+TRAIN = ["--corpus", "synthetic", "--batch", "1", "--total-batch", "1", "--queries-per-image", "1", "--threads", "1",
+         "--steps", "1", "--lora-rank", "2"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A small untrained checkpoint, to train on."""
+    path = tmp_path_factory.mktemp("base")
+    publishing.write(starting.fresh(["circle"], (4, 4), width=32, layers=1, seed=0), None, path)
+    return path
+
+
+@pytest.mark.parametrize("token, repo_id, said", [
+    (READS, "tester/cells", "may not write there"),
+    ("", "tester/cells", "no valid login"),
+    (WRITES, "tester/other", "it is another model"),
+])  # fmt: skip
+def test_no_step_is_trained_without_a_place_to_push_to(server, tmp_path, monkeypatch, capsys, token, repo_id, said):
+    server.repo("tester/other", {"model.safetensors": b"", "config.json": b"{}"})
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert train.main([*TRAIN, "--out", str(tmp_path / "new"), "--push-to-hub", repo_id]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_a_dry_run_makes_no_repository(server, base, tmp_path):
+    assert train.main([*TRAIN, "--base", str(base), "--out", str(tmp_path / "new"), "--push-to-hub", "--dry-run"]) == 0
+    assert not server.repos and not [line for line in server.log if "create" in line]
+
+
+def test_a_local_base_goes_up_merged_and_an_upload_that_broke_goes_up_later(server, base, tmp_path, capsys,
+                                                                             monkeypatch):  # fmt: skip
+    """What was trained lies on the disk, complete; training again with --resume pushes it without a step."""
+    monkeypatch.setattr(train, "SHOWN", 1)
+    server.broken_upload = True
+    on = [*TRAIN, "--base", str(base), "--out", str(tmp_path / "leaves"), "--push-to-hub", "--private"]
+    assert train.main(on) == 2
+    said = capsys.readouterr().err
+    assert "Nothing is lost" in said and f"python -m t4s.hub {tmp_path / 'leaves'} tester/leaves" in said
+    assert {"model.safetensors", "t4s.json", "README.md", "predictions.png"} <= {
+        file.name for file in (tmp_path / "leaves").iterdir()
+    }
+    server.broken_upload = False
+    assert train.main([*on, "--resume"]) == 0
+    pushed = server.repos["tester/leaves"].commits[-1].files
+    assert server.repos["tester/leaves"].private and len(server.repos["tester/leaves"].commits) == 2
+    assert "adapter_config.json" not in pushed and json.loads(pushed["t4s.json"])["base_model"] is None
+    assert not [name for name, content in pushed.items() if str(tmp_path).encode() in content]
+    assert 'from_pretrained("tester/leaves")' in pushed["README.md"].decode()
+
+
+def test_a_base_that_others_find_is_named_and_not_sent(server, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "SHOWN", 1)
+    out = str(tmp_path / "leaves")
+    assert train.main([*TRAIN, "--base", str(base), "--base-id", "acme/base", "--out", out, "--push-to-hub"]) == 0
+    pushed = server.repos["tester/leaves"].commits[-1].files
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(pushed) and "model.safetensors" not in pushed
+    assert json.loads(pushed["t4s.json"])["base_model"] == "acme/base"
+    assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == "acme/base"
+    assert ModelCard(pushed["README.md"].decode()).data.base_model == "acme/base"
+    assert not [name for name, content in pushed.items() if str(base).encode() in content]

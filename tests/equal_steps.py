@@ -1,0 +1,65 @@
+"""Ten plain steps in float64, for `test_train.py`: python tests/equal_steps.py OUT PHOTOS_A_PROCESS QUESTIONS.
+
+Started alone or under torchrun; the main process writes the weights. QUESTIONS "equal" gives every photo the same
+text, "unequal" photos whose answers are long and short in turn.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import TrainingArguments
+
+from t4s import collate, starting
+from t4s.learning import Learner
+from t4s.samples import Sample
+
+STEPS = 10
+
+
+def sample(number: int, unequal: bool) -> tuple[Sample, ...]:
+    """Photo `number`; every second one, if unequal, has three questions and grids full of runs."""
+    rng = np.random.default_rng(number)
+    image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
+    busy = unequal and number % 2 == 1
+    truth = np.zeros((64, 64), np.int16)
+    if busy:
+        truth[:] = np.kron(rng.integers(0, 2, (4, 4)), np.ones((16, 16), int))
+    else:
+        truth[16:48, 16 * (number % 3) : 16 * (number % 3) + 16] = 1
+    names = ("dog", "cat", "cow") if busy else ("dog",)
+    return tuple(Sample(name, "test", image, name, ("others", name), truth) for name in names)
+
+
+def main(out: str, photos: str, questions: str) -> None:
+    torch.set_num_threads(1)
+    backbone = starting.fresh(["dog", "cat", "cow"], (4, 4), width=32, layers=1, seed=0)
+    backbone.model.double()
+
+    def batches(numbers):
+        rows = [collate.row(backbone, sample(number, questions == "unequal")) for number in numbers]
+        made = collate.batch(rows, backbone.tokenizer.pad_token_id)
+        return {name: value.double() if value.is_floating_point() else value for name, value in made.items()}
+
+    settings = TrainingArguments(
+        output_dir=out, max_steps=STEPS, per_device_train_batch_size=int(photos), lr_scheduler_type="constant",
+        use_cpu=True, report_to="none", save_strategy="no", seed=0, remove_unused_columns=False, max_grad_norm=0.5,
+        disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(backbone.model.parameters(), lr=0.05)
+    learner = Learner(backbone, backbone.model, settings, batches, optimizer)
+    learner.learn()
+    if settings.process_index == 0:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        weights = {name: value.contiguous() for name, value in backbone.model.named_parameters()}
+        save_file(weights, Path(out) / "weights.safetensors")
+    print(f"{settings.world_size} processes")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
