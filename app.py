@@ -122,11 +122,16 @@ class Panels(gr.HTML):
 # --- private helpers ----------------------------------------------------------------------------------
 
 
+def _plain(problem: T4SError) -> str:
+    """A toast renders HTML, and messages quote what people typed."""
+    return html.escape(str(problem), quote=False)
+
+
 def _told(function: Callable) -> Callable:
     """Turns our errors into toasts. Inside GPU functions too: only Gradio's errors come back from their process."""
 
-    def error(problem: T4SError) -> gr.Error:  # a toast renders HTML, and messages quote what people typed
-        return gr.Error(html.escape(str(problem), quote=False), print_exception=False)
+    def error(problem: T4SError) -> gr.Error:
+        return gr.Error(_plain(problem), print_exception=False)
 
     @wraps(function)
     def plain(*args: Any) -> Any:
@@ -206,14 +211,21 @@ class Talk:
     def __init__(self, model: Model, read: Callable[[str], str | list[str]]):
         self.model, self.read, self.answers = model, read, Answers()
 
-    @_told
     def look(self, path: str | None) -> dict[str, Any]:
-        return page.photo_view(*_preview(path), self.model.shape) if path else page.sample_view(showcase.DRAWING)
+        """The photo under an empty grid; a file that is no photo is said to be none, and the drawing stays."""
+        if path is None:
+            return page.sample_view(showcase.DRAWING)
+        try:
+            return page.photo_view(*_preview(path), self.model.shape)
+        except T4SError as problem:
+            gr.Warning(_plain(problem))
+            return page.sample_view(showcase.DRAWING) | {"kind": "fault", "message": str(problem)}
 
     @_told
     def begin(self, path: str, *_: str) -> tuple[Any, ...]:
         """The empty grid, no answer, and the path of a file that will mean "stop"."""
-        return page.waiting_view(self.look(path)), None, str(parcel.place("stop"))
+        view = page.photo_view(*_preview(path), self.model.shape)
+        return page.waiting_view(view), None, str(parcel.place("stop"))
 
     @_told
     def ask(self, path: str, query: str, refiner: str, sam_id: str, decoding: str, flag: str) -> Iterator[Any]:
@@ -401,12 +413,12 @@ def _wire(fields: Fields, talk: Talk, triggers: list[Callable], taken: Any, chec
     flag = gr.State(None)
     how = [fields.refiner, fields.sam_id, fields.decoding]
     asked, shown = [fields.photo, fields.query, *how], [fields.panels, fields.answer]
-    fields.photo.change(talk.look, fields.photo, fields.panels, queue=False, **QUIET)
+    fields.photo.change(talk.look, fields.photo, fields.panels, **QUICK, **QUIET)
     typed = gr.on(triggers, talk.begin, asked, [*shown, flag], validator=check, **QUICK, **QUIET)
     picked = taken.then(talk.begin, asked, [*shown, flag], **QUICK, **QUIET)
     for begun, ask, inputs in ((typed, talk.ask, asked), (picked, talk.ask_example, [fields.shelf, *asked])):
         done = begun.success(ask, [*inputs, flag], shown, **ONE_AT_A_TIME, **QUIET)
-        done.failure(talk.look, fields.photo, fields.panels, queue=False, **QUIET)  # the toast says why
+        done.failure(talk.look, fields.photo, fields.panels, **QUICK, **QUIET)  # the toast says why
     fields.stop.click(_halt, flag, queue=False, **QUIET)
     gr.on([fields.refiner.input, fields.sam_id.submit], talk.refine, [fields.photo, fields.answer, *how[:2]], shown,
           show_progress="hidden", **ONE_AT_A_TIME, **PRIVATE)  # fmt: skip

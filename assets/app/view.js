@@ -280,6 +280,7 @@ function show() {
     all("h3")[i].textContent = view.photo || view.sample ? title : ["Text", "Grid", "Mask"][i];
   });
   said.textContent = view.message;
+  said.title = view.message;
   said.dataset.kind = view.kind;
   for (const image of all(".t4s-photo")) {
     if (view.photo && image.src !== view.photo) image.src = view.photo;
