@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from t4s.backbone import Backbone
@@ -102,6 +102,9 @@ class Learner(Trainer):
 
     def _kept(self, save: bool = True) -> str:
         """A sentence on the state to go on from; `save`: steps since the last one are saved first."""
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                callback.training_bar.close()  # else what is said next stands on its line
         folder = Path(self.args.output_dir)
         here = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if not self.args.should_save:
