@@ -23,17 +23,28 @@ ANSWERS = (
 )
 FREE_QUESTION = "{query}\nAnswer the question using a single word or phrase."  # of VQA corpora, as LLaVA-1.5 asks them
 
-PLURALS = {"person": "people", "sheep": "sheep", "man": "men", "woman": "women", "foot": "feet", "knife": "knives",
-           "scissors": "scissors", "skis": "skis", "grass": "grass", "water": "water", "hair": "hair",
-           "skin": "skin", "mouse": "mice"}  # fmt: skip
+PLURALS = {"person": "people", "sheep": "sheep", "cattle": "cattle", "calf": "calves", "ox": "oxen",
+           "clothes": "clothes", "furniture": "furniture", "man": "men", "woman": "women", "foot": "feet",
+           "knife": "knives", "scissors": "scissors", "skis": "skis", "grass": "grass", "water": "water",
+           "hair": "hair", "skin": "skin", "mouse": "mice"}  # fmt: skip
 SYNONYMS = {
-    "dog": ("puppy", "doggy", "hound"), "cat": ("kitty", "kitten", "feline"), "person": ("human", "somebody"),
-    "horse": ("pony",), "cow": ("cattle", "bull"), "sheep": ("lamb",), "car": ("automobile",), "tv": ("television",),
+    "dog": ("puppy", "doggy", "hound", "pup"), "cat": ("kitty", "kitten", "feline", "pussycat"),
+    "person": ("human", "somebody", "man", "woman", "someone"), "horse": ("pony", "stallion", "mare"),
+    "cow": ("cattle", "bull", "calf", "ox"), "sheep": ("lamb", "ewe"), "car": ("automobile",), "tv": ("television",),
     "couch": ("sofa",), "potted plant": ("plant",), "motorcycle": ("motorbike",), "bicycle": ("bike",),
     "airplane": ("plane", "aircraft"), "pedestrian": ("walker",), "bicyclist": ("cyclist",), "road": ("street",),
     "sidewalk": ("pavement",), "building": ("house",), "pants": ("trousers",), "purse": ("handbag",),
     "cell phone": ("phone", "mobile phone"), "refrigerator": ("fridge",), "boat": ("ship",), "dining table": ("table",),
     "rooster": ("chicken",), "shoes": ("footwear",), "sunglasses": ("shades",), "sweater": ("pullover",),
+}  # fmt: skip
+# A hypernym means everything in the photo that has one of these names.
+HYPERNYMS = {
+    "animal": ("dog", "cat", "horse", "cow", "sheep", "bird", "elephant", "bear", "zebra", "giraffe"),
+    "vehicle": ("car", "bus", "truck", "train", "bicycle", "motorcycle", "airplane", "boat"),
+    "furniture": ("chair", "couch", "dining table", "bed", "bench"),
+    "clothes": ("pants", "dress", "coat", "blouse", "shirt", "skirt", "jeans", "sweater", "blazer", "t-shirt", "suit",
+                "stockings", "jacket", "shorts", "vest", "socks", "top", "cardigan", "hoodie", "jumper", "leggings",
+                "tights", "romper", "bodysuit", "bra", "cape", "sweatshirt", "tie"),
 }  # fmt: skip
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey", "white")
 # The words that phrases are made of, besides names: the embedded tokenizer spells each as one token.
@@ -42,8 +53,8 @@ WORDS = (
     "left", "right", "top", "bottom", "middle", "centre", "upper", "lower", "first", "second", "side", "front", "back",
     "big", "bigger", "biggest", "large", "larger", "largest", "small", "smaller", "smallest", "photo", "image",
     "picture", "please", "segment", "find", "show", "me", "where", "others", "everything", "thing", "things", "animal",
-    "animals", "vehicle", "vehicles", "clothes", "man", "men", "woman", "women", "boy", "girl", "child", "people",
-    "circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "shape", "shapes", *COLOURS,
+    "animals", "vehicle", "vehicles", "clothes", "furniture", "man", "men", "woman", "women", "boy", "girl", "child",
+    "people", "circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "shape", "shapes", *COLOURS,
 )  # fmt: skip
 NAME_SHARE, SYNONYM_SHARE = 0.6, 0.12  # of training phrases: the bare name, another word for it
 

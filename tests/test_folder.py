@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t4s.corpora import open_corpus
+from t4s.corpora import Mixture, open_corpus
 from t4s.corpora.folder import FolderCorpus
 from t4s.errors import DataError
+from t4s.prompts import HYPERNYMS
 from t4s.samples import IGNORED
 
 
@@ -72,7 +73,7 @@ def test_training_draws_every_kind_of_question(folder):
     assert len({sample.query for sample in samples}) > 6
     for sample in samples:
         if isinstance(sample.query, str):
-            assert sample.absent != any(word in sample.query for word in ("dog", "pupp", "hound"))
+            assert sample.absent != any(word in sample.query for word in ("dog", "pup", "hound"))
 
 
 def test_weak_photos_are_drawn_less_often(folder):
@@ -80,8 +81,49 @@ def test_weak_photos_are_drawn_less_often(folder):
     rows[0]["weak"] = True
     write(folder, rows)
     corpus, rng = FolderCorpus(folder, "train"), np.random.default_rng(2)
-    drawn = [corpus.draw(0, rng, 1)[0].id.startswith("pets/a") for _ in range(300)]
-    assert 0.15 < np.mean(drawn) < 0.36
+    weak = [photo.weak for photo in corpus.photos]
+    drawn = np.mean([weak[corpus.pick(rng)] for _ in range(600)])
+    others = len(weak) - sum(weak)
+    assert abs(drawn - 0.25**0.6 / (0.25**0.6 + others**0.6)) < 0.06
+
+
+def test_small_sources_are_drawn_more_often_than_their_share(folder):
+    rows = rows_of(folder)
+    write(folder, [*[rows[0] | {"source": "big"}] * 40, rows[0] | {"source": "small"}])
+    corpus, rng = FolderCorpus(folder, "train"), np.random.default_rng(3)
+    drawn = np.mean([corpus.photos[corpus.pick(rng)].source == "small" for _ in range(600)])
+    assert 0.06 < drawn < 0.15  # 1 in 41 by photos, 1 in 2 by sources
+    mixture = Mixture((corpus,), (1.0,))
+    sources = [mixture.draw(np.random.default_rng(n), 1)[0].source for n in range(200)]
+    assert 0.04 < np.mean([source == "small" for source in sources]) < 0.2
+
+
+def test_a_photo_is_not_asked_the_same_twice_while_there_is_something_else(folder):
+    corpus = FolderCorpus(folder, "train")
+    for seed in range(20):
+        samples = corpus.draw(1, np.random.default_rng(seed), 4)
+        assert len(samples) == len({sample.query for sample in samples}) == 4
+    assert len(corpus.draw(1, np.random.default_rng(0), 60)) == 60  # more than there is to ask
+
+
+def test_a_hypernym_means_all_its_names(folder):
+    """Asked only where the source knows several of them; absent where none is there."""
+    rows = rows_of(folder)
+    more = [rows[0] | {"classes": classes} for classes in ({"1": "horse", "2": "cow"}, {"1": "sheep", "2": "house"})]
+    write(folder, [*rows, *more])
+    corpus = FolderCorpus(folder, "train")
+    found = {}
+    for i in range(len(corpus)):
+        for seed in range(60):
+            for sample in corpus.draw(i, np.random.default_rng(seed), 3):
+                if "animal" in sample.query:
+                    found.setdefault(i, sample)
+    assert found
+    for i, sample in found.items():
+        ids = np.asarray(corpus.open(i)[1])
+        names = corpus.photos[i].classes
+        animals = [value for value, name in names.items() if name in HYPERNYMS["animal"]]
+        assert ((sample.class_map > 0) == (np.isin(ids, animals) & (sample.class_map >= 0))).all()
 
 
 def test_the_front_door_opens_it(folder):

@@ -167,7 +167,9 @@ class Mixture:
         return sum(map(len, self.corpora))
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
-        """`count` samples of one photo: first a corpus by weight, then one of its photos, all alike likely."""
+        """`count` samples of one photo: first a corpus by weight, then one of its photos, all alike likely unless the
+        corpus has a `pick` of its own."""
         weights = np.asarray(self.weights) / sum(self.weights)
         corpus = self.corpora[int(rng.choice(len(self.corpora), p=weights))]
-        return corpus.draw(int(rng.integers(len(corpus))), rng, count)
+        pick = getattr(corpus, "pick", None)
+        return corpus.draw(pick(rng) if pick else int(rng.integers(len(corpus))), rng, count)

@@ -32,8 +32,12 @@ from t4s.samples import IGNORED, Sample
 INDEX = "index.jsonl"
 OUTLINE = 255  # the usual id of "do not care" pixels along outlines
 ABSENT_PER_PHOTO = 2  # names that are not there, asked of every photo in evaluation
-ABSENT_SHARE, LIST_SHARE = 0.2, 0.12  # of training questions: absent names, class lists
-WEAK_SHARE = 0.25  # a weak photo is drawn this often, relative to the others
+ABSENT_SHARE, LIST_SHARE = 0.3, 0.1  # of training questions: absent names, class lists
+KIND_SHARE = 0.06  # of training questions: a hypernym such as "animal"
+MIN_KIND = 3  # of a hypernym's names must be in a source's table, or its photos are not asked for it
+BALANCE = 0.6  # a source of n photos is trained on as often as n to this power
+WEAK_SHARE = 0.25  # of a photo: what a weak one counts in n
+REPEATS = 20  # tries to find a question that was not asked yet
 MAX_LIST = 4  # names of a training class list
 
 
@@ -73,7 +77,9 @@ class FolderCorpus:
             if split in (row["split"], "all"):
                 self.photos.append(photo)
         self.names = sorted({name for table in self.tables.values() for name in table})
-        self._strong = [i for i, photo in enumerate(self.photos) if not photo.weak]
+        self._sources: dict[tuple[str, bool], list[int]] = {}  # photo numbers of each source, weak ones apart
+        for i, photo in enumerate(self.photos):
+            self._sources.setdefault((photo.source, photo.weak), []).append(i)
         if not self.photos and not faults:
             raise DataError(
                 f"{self.root / INDEX} has no photo of split {split!r}; it has {sorted(splits) or 'no lines'}."
@@ -167,33 +173,63 @@ class FolderCorpus:
         asked = [*present.items(), *((absent[k], []) for k in sorted(chosen))]
         return tuple(self._sample(photo, image, ids, name, [(name, values)], photo.ignore) for name, values in asked)
 
-    def draw(self, i: int, rng: np.random.Generator, k: int) -> tuple[Sample, ...]:
-        """k random questions about photo i: classes under their names, other words for them, class lists, absent names.
+    def pick(self, rng: np.random.Generator) -> int:
+        """A random photo to train on: first a source, the small ones more often than their share, then its photo.
 
-        Most draws of a weak photo fall on another one instead, or automatic masks of one object would be half of all.
+        Automatic masks of one object would be half of all; they are a source of their own, and count less.
         """
-        if self.photos[i].weak and self._strong and rng.random() > WEAK_SHARE:
-            i = int(rng.choice(self._strong))
+        members = list(self._sources.values())
+        sizes = np.array([len(own) * (WEAK_SHARE if weak else 1) for (_, weak), own in self._sources.items()])
+        chances = sizes**BALANCE
+        return int(rng.choice(members[int(rng.choice(len(members), p=chances / chances.sum()))]))
+
+    def draw(self, i: int, rng: np.random.Generator, k: int) -> tuple[Sample, ...]:
+        """k random questions about photo i, different ones where it has as many: classes under their names, other
+        words for them, hypernyms, class lists, absent names."""
         photo = self.photos[i]
         (image, ids), void = self.open(i), self.void(photo)
         present = self._present(photo, ids)
         absent = self.absent(photo, set(present))
-        samples = []
-        for _ in range(k):
-            kind = rng.random()
-            if absent and (kind < ABSENT_SHARE or not present):
-                counts = np.array([self.tables[photo.source][name] for name in absent], float) ** 0.5
-                phrase = prompts.vary(str(rng.choice(absent, p=counts / counts.sum())), rng)
-                samples.append(self._sample(photo, image, ids, phrase, [(phrase, [])], void))
-            elif not present:
-                raise DataError(f"{photo.mask} holds none of its classes and its source has no other names.")
-            elif kind > 1 - LIST_SHARE and len(present) + len(absent) > 1:
-                names = [*rng.permutation(list(present)), *rng.permutation(absent)[: rng.integers(0, 3)]][:MAX_LIST]
-                names = tuple(str(name) for name in rng.permutation(names))
-                targets = [(name, present.get(name, [])) for name in names]
-                samples.append(self._sample(photo, image, ids, names, targets, void))
-            else:
-                name = str(rng.choice(list(present)))
-                phrase = prompts.vary(name, rng)
-                samples.append(self._sample(photo, image, ids, phrase, [(phrase, present[name])], void))
-        return tuple(samples)
+        if not present and not absent:
+            raise DataError(f"{photo.mask} holds none of its classes and its source has no other names.")
+        asked: dict[str | tuple[str, ...], list[tuple[str, list[int]]]] = {}
+        repeated = []
+        for _ in range(k * REPEATS):
+            if len(asked) == k:
+                break
+            query, targets = self._question(photo, present, absent, rng)
+            repeated += [(query, targets)] * (query in asked)
+            asked[query] = targets
+        questions = [*asked.items(), *repeated][:k]
+        return tuple(self._sample(photo, image, ids, query, targets, void) for query, targets in questions)
+
+    def _question(self, photo: Photo, present: dict[str, list[int]], absent: list[str],
+                  rng: np.random.Generator) -> tuple[str | tuple[str, ...], list[tuple[str, list[int]]]]:  # fmt: skip
+        """A random query, and for each of its labels the mask ids that it stands for."""
+        kind = rng.random()
+        if absent and (kind < ABSENT_SHARE or not present):
+            phrase = prompts.vary(str(self._some_absent(photo, absent, 1, rng)[0]), rng)
+            return phrase, [(phrase, [])]
+        if kind > 1 - LIST_SHARE and len(present) + len(absent) > 1:
+            extra = self._some_absent(photo, absent, int(rng.integers(0, 3)), rng)
+            names = tuple(str(name) for name in rng.permutation([*rng.permutation(list(present)), *extra][:MAX_LIST]))
+            return names, [(name, present.get(name, [])) for name in names]
+        kinds = self._kinds(photo.source)
+        if kinds and kind > 1 - LIST_SHARE - KIND_SHARE:
+            word = str(rng.choice(kinds))
+            phrase = prompts.vary(word, rng)
+            return phrase, [(phrase, [value for name in prompts.HYPERNYMS[word] for value in present.get(name, [])])]
+        name = str(rng.choice(list(present)))
+        phrase = prompts.vary(name, rng)
+        return phrase, [(phrase, present[name])]
+
+    def _some_absent(self, photo: Photo, absent: list[str], count: int, rng: np.random.Generator) -> list[str]:
+        """Names that are not there, the common ones of the source more often: a cat is asked for where a dog is."""
+        chances = np.array([self.tables[photo.source][name] for name in absent], float) ** 0.5
+        count = min(count, len(absent))
+        return [*rng.choice(absent, count, replace=False, p=chances / chances.sum())] if count else []
+
+    def _kinds(self, source: str) -> list[str]:
+        """The hypernyms that mean something in this source."""
+        table = self.tables[source]
+        return [word for word, names in prompts.HYPERNYMS.items() if sum(name in table for name in names) >= MIN_KIND]
