@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t4s import codec, hub
+from t4s import codec
 from tests.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,32 +24,26 @@ PATIENCE = 180  # seconds that an app may take to start on a busy machine
 ID = "tester/cells"
 
 
+TRAIN = ["--corpus", "synthetic", "--steps", "2", "--batch", "1", "--total-batch", "1", "--queries-per-image", "1",
+         "--lora-rank", "4", "--threads", "1"]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """An untrained model of the embedded architecture with a 4×4 grid, as a checkpoint folder with a card."""
-    import torch
+def base(tmp_path_factory) -> Path:
+    """An untrained model of the embedded architecture with a 4×4 grid, as a checkpoint folder."""
+    from t4s import publishing, starting
 
-    from t4s import tiny
-    from t4s.backbone import Format
-
-    folder, grid = tmp_path_factory.mktemp("checkpoint"), (4, 4)
-    processor = tiny.processor(["dog", "cat"], grid)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = tiny.model(processor, grid, width=64, layers=1, heads=2, tower_width=32)
-    model.half().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    Format(grid=grid, image_size=64, question=tiny.QUESTION, class_question=tiny.CLASS_QUESTION, answer=tiny.ANSWER,
-           positions="cells", refiner="smooth").write(folder)  # fmt: skip
-    hub.write_card(folder, ID, ["synthetic"])
+    folder = tmp_path_factory.mktemp("base")
+    publishing.write(starting.fresh(["dog", "cat"], (4, 4), width=64, layers=1, seed=0), None, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint, tmp_path_factory) -> Iterator[HubServer]:
-    """The stand-in, with the checkpoint pushed to it."""
+def server(base, tmp_path_factory) -> Iterator[HubServer]:
+    """The stand-in; two steps of training from the command line have pushed a checkpoint to it."""
     with HubServer(tmp_path_factory.mktemp("hub")) as running:
-        run(running, "-m", "t4s.hub", str(checkpoint), ID)
+        out = str(tmp_path_factory.mktemp("out") / "cells")
+        run(running, "t4s/train.py", "--base", str(base), *TRAIN, "--out", out, "--push-to-hub", ID)
         yield running
 
 
@@ -110,6 +104,24 @@ def test_the_cards_code_runs_as_it_stands(server, photo):
     (code,) = re.findall("```python\n(.*?)```", card, re.S)
     out = run(server, "-c", code + "\nprint(prediction.mask.shape)", cwd=photo.parent, cache="card-cache")
     assert out.strip().endswith("(60, 90)")
+
+
+def test_an_adapter_is_trained_on_a_base_from_the_hub_and_finds_it_again(server, base, tmp_path, photo):
+    """The base's commit is recorded: what is pushed there later does not slip under the adapter."""
+    repo = server.repo("tester/base", {file.name: file.read_bytes() for file in base.iterdir() if file.is_file()})
+    first = repo.commits[-1]
+    on = ["t4s/train.py", "--base", "tester/base", *TRAIN, "--out", str(tmp_path / "a"), "--push-to-hub"]
+    run(server, *on, cache="train-cache")
+    pushed = server.repos["tester/a"].commits[-1].files
+    form = json.loads(pushed["t4s.json"])
+    assert (form["base_model"], form["base_revision"]) == ("tester/base", first.oid)
+    assert "adapter_model.safetensors" in pushed and "model.safetensors" not in pushed
+    repo.add("later", {**first.files, "config.json": b"{}", "model.safetensors": b"other weights"})
+    card = pushed["README.md"].decode()
+    (code,) = re.findall("```python\n(.*?)```", card, re.S)
+    out = run(server, "-c", code + "\nprint(prediction.grid.shape)", cwd=photo.parent, cache="adapter-cache")
+    assert out.strip().endswith("(4, 4)")
+    assert f"GET /api/models/tester/base/revision/{first.oid}" in server.log
 
 
 PULL = """import json, sys
