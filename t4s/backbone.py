@@ -244,7 +244,7 @@ class Backbone:
         positions, after = self.rotary(ids, inputs)
         positions = positions[..., None, :].to(self.device)
         self.model(
-            input_ids=torch.tensor([ids], device=self.device), position_ids=positions, past_key_values=cache,
+            input_ids=torch.tensor([ids], device=self.device), position_ids=positions, cache=cache,
             attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.device), use_cache=True,
             logits_to_keep=1, **inputs,
         )  # fmt: skip
@@ -292,7 +292,7 @@ class Writing:
             input_ids=torch.tensor([list(ids)], device=device),
             position_ids=torch.tensor([list(positions)], device=device),
             attention_mask=torch.ones(1, past + len(ids), dtype=torch.long, device=device),
-            past_key_values=self.cache, use_cache=True, logits_to_keep=keep, **more,
+            cache=self.cache, use_cache=True, logits_to_keep=keep, **more,
         )  # fmt: skip
         return output.logits[0].float()
 

@@ -64,7 +64,7 @@ class TinyLlama:
 
     @torch.inference_mode()
     def _pass(self, ids) -> torch.Tensor:
-        return self.model(torch.tensor([list(ids)]), past_key_values=self.cache).logits[0]
+        return self.model(torch.tensor([list(ids)]), cache=self.cache).logits[0]
 
     def feed(self, ids) -> torch.Tensor:
         self.forwards += 1

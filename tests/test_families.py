@@ -39,7 +39,7 @@ def prefill(loaded, seed: int):
     inputs, cache = processor(images=[photo], text=[text], return_tensors="pt"), DynamicCache()
     inputs.pop("labels", None)
     with torch.inference_mode():
-        return model(**inputs, past_key_values=cache, use_cache=True).logits[0, -1], cache
+        return model(**inputs, cache=cache, use_cache=True).logits[0, -1], cache
 
 
 def test_the_photo_is_seen_as_one_square(loaded):
@@ -60,7 +60,7 @@ def test_feeding_cropping_and_feeding_again_is_the_same_as_one_by_one(loaded):
         with torch.inference_mode():
             start = cache.get_seq_length()
             positions = {} if "qwen" in family else {"position_ids": torch.arange(start, start + len(some))[None]}
-            return model(input_ids=torch.tensor([some]), past_key_values=cache, use_cache=True, **positions).logits[0]
+            return model(input_ids=torch.tensor([some]), cache=cache, use_cache=True, **positions).logits[0]
 
     _, cache = prefill(loaded, 0)
     at_once = feed(ids, cache)
