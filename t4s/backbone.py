@@ -320,8 +320,8 @@ def find(source: str | Path | None, revision: str | None = None) -> Path:
         return Path(source)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        HfHubHTTPError,
         HFValidationError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -337,7 +337,7 @@ def find(source: str | Path | None, revision: str | None = None) -> Path:
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{source} has no revision {revision!r}; name a branch, tag or commit.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HTTPError, OSError) as error:  # HTTPError: lost connections too
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{source} could not be fetched from the Hub: {detail}") from error
 
@@ -370,8 +370,9 @@ def load_processor(folder: Path):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
         detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"The processor of {folder} needs packages that are not installed; run "
-                              f"`pip install 't4s[families]'`. It says: {detail}") from error  # fmt: skip
+        raise CheckpointError(f"The processor of {folder} needs packages that are not installed, those of the extra "
+                              "t4s[families]: run `pip install torchvision num2words`, with a torchvision made for "
+                              f"your torch. It says: {detail}") from error  # fmt: skip
     processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     return processor
 

@@ -40,6 +40,7 @@ class Row:
     """One photo with its questions. `positions`: (T,), or (3, T) where a family has time, row and column.
 
     `segments`: 0 for the prefix, then the question's number. `both_ways`: segment 0 attends to all of itself.
+    `left_out`: questions that were too long for the model.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -48,6 +49,7 @@ class Row:
     positions: torch.Tensor
     segments: list[int]
     both_ways: bool = False
+    left_out: int = 0
 
 
 def spoil(grid: codec.DescriptorGrid, rng: np.random.Generator) -> tuple[codec.DescriptorGrid, np.ndarray]:
@@ -133,7 +135,8 @@ def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator 
         raise TooLong(f"{samples[0].id}: its question and answer take {longest} tokens, the model's context is "
                       f"{context}: use a smaller --grid or --image-size.")  # fmt: skip
     text = torch.tensor(positions, dtype=photo.dtype).expand(*photo.shape[:-1], -1)
-    return Row(inputs, ids, labels, torch.cat([photo, text], -1), segments, backbone.both_ways)
+    left_out = len(samples) - segments[-1]
+    return Row(inputs, ids, labels, torch.cat([photo, text], -1), segments, backbone.both_ways, left_out)
 
 
 def batch(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
@@ -159,11 +162,15 @@ def batch(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
 
 
 class Collator:
-    """Draws, augments and lays out: a list of draw numbers → a batch. Draw n is a pure function of (seed, n)."""
+    """Draws, augments and lays out: a list of draw numbers → a batch. Draw n is a pure function of (seed, n).
+
+    `too_long` counts the questions that did not fit into the model's context, whichever process laid them out.
+    """
 
     def __init__(self, backbone: Backbone, mixture: Mixture, queries: int, seed: int, augmented: bool = True):
         self.backbone, self.mixture, self.queries = backbone, mixture, queries
         self.seed, self.augmented = seed, augmented
+        self.too_long = torch.zeros((), dtype=torch.long).share_memory_()
 
     def samples(self, *number: int) -> tuple[Sample, ...]:
         """Different questions about one photo, at most `queries`."""
@@ -181,21 +188,28 @@ class Collator:
         for attempt in range(TRIES):
             draw = (number, *([attempt] if attempt else []))
             spoilt = np.random.default_rng([self.seed, *draw, 1]) if cells else None
+            samples = self.samples(*draw)
             try:
-                return row(self.backbone, self.samples(*draw), spoilt, np.random.default_rng([self.seed, *draw, 2]))
+                made = row(self.backbone, samples, spoilt, np.random.default_rng([self.seed, *draw, 2]))
             except TooLong as error:
                 last = error
+                self.too_long += len(samples)
+            else:
+                self.too_long += made.left_out
+                return made
         raise DataError(f"{TRIES} samples of {TRIES} drawn are too long for the model, the last is {last}")
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         return batch([self.row(number) for number in numbers], self.backbone.tokenizer.pad_token_id)
 
-    def refused(self, numbers: Sequence[int]) -> int:
-        """How many of these draws are too long for the model, so that others stand in for them."""
-        count = 0
+    def refused(self, numbers: Sequence[int]) -> tuple[int, int]:
+        """How many questions of these draws are too long for the model, and how many there are."""
+        long = every = 0
         for number in numbers:
+            samples = self.samples(number)
+            every += len(samples)
             try:
-                row(self.backbone, self.samples(number))
+                long += row(self.backbone, samples).left_out
             except TooLong:
-                count += 1
-        return count
+                long += len(samples)
+        return long, every

@@ -25,13 +25,13 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, EvalResul
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled as Offline
 
-from t4s.corpora import NAMES, CorpusSpec
+from t4s.corpora import NAMES, PATHLESS, CorpusSpec
 from t4s.errors import CheckpointError
 
 FORMAT_FILE, CARD, ADAPTER = "t4s.json", "README.md", "adapter_config.json"
 EMBEDDED = "t4s-tiny"  # as `base_model`: the checkpoint that comes with the package
 SENT = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md", ".png", ".jpg")  # of the folder's own files
-KEPT = ("trainer_state.json", "results.json")  # what concerns nobody else
+KEPT = ("trainer_state.json", "results.json", "sample.png")  # what concerns nobody else
 REPLACED = (".safetensors", ".json", ".jinja", ".model")  # of an earlier push: they go, or both would load
 PATH_FIELDS = ("base_model", "base_model_name_or_path", "_name_or_path", "name_or_path", "tokenizer_file")
 # What huggingface_hub raises: HTTPError for lost connections too, RuntimeError around what stopped a file's upload.
@@ -190,11 +190,15 @@ def add_figures(folder: str | Path, figures: Sequence[Figure]) -> Path:
 def public(text: str) -> str:
     """A corpus spec or any word without this machine's folders: "folder:/home/x/CELLS@val" → "folder:CELLS@val"."""
     name = re.split("[:@*]", text)[0]
-    if name not in NAMES or name in ("hub", "synthetic"):
+    if name not in NAMES or name in PATHLESS:
         return PureWindowsPath(text).name if is_machine_path(text) else text
     spec = CorpusSpec.parse(text)
+    if name == "hub" and not is_machine_path(spec.path):
+        return text
+    folders = r"[^,=]+" if name in ("scenes", "emoji") else ".+"  # these two: PHOTOS,emoji=EMOJI,-rocket
+    place = re.sub(folders, lambda folder: PureWindowsPath(folder[0]).name, spec.path)
     weight = f"*{spec.weight:g}" if spec.weight != 1 else ""
-    return f"{name}:{PureWindowsPath(spec.path).name}" + (f"@{spec.split}" if spec.split else "") + weight
+    return f"{name}:{place}" + (f"@{spec.split}" if spec.split else "") + weight
 
 
 def _result(figure: Figure) -> EvalResult:
@@ -214,7 +218,8 @@ def _metadata(folder: Path, form: Mapping[str, Any], repo_id: str, corpora: Sequ
               license: str | None) -> ModelCardData:  # fmt: skip
     base = form.get("base_model")
     on_hub = bool(base) and base != EMBEDDED
-    hub_data = [spec.path for spec in map(CorpusSpec.parse, corpora) if spec.name == "hub"]
+    hub_data = [spec.path for spec in map(CorpusSpec.parse, corpora)
+                if spec.name == "hub" and not is_machine_path(spec.path)]  # fmt: skip
     return ModelCardData(
         license=license, library_name="t4s", pipeline_tag="image-segmentation",
         tags=["text4seg", "referring-segmentation"],

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,15 @@ class Learner(Trainer):
         )  # fmt: skip
 
     def learn(self, state: Path | None = None) -> None:
-        """Train to the end, from `state` if given. T4SError if something stopped it: what, what to do, what is kept."""
-        try:
+        """Train to the end, from `state` if given. Raises what `keeping` makes of that which stopped it."""
+        with self.keeping():
             self.train(resume_from_checkpoint=str(state) if state else None)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """What stops the run inside becomes a T4SError: what it was, what to do, what is kept."""
+        try:
+            yield
         except torch.OutOfMemoryError as error:
             device = self.args.device
             raise T4SError(f"Out of memory on {device}: lower --batch (with --total-batch the step stays as it is) or "

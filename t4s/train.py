@@ -53,7 +53,7 @@ def train(options: argparse.Namespace) -> None:
     """From the options to a checkpoint in --out, and on the Hub if asked. Raises T4SError."""
     import torch
 
-    from t4s import learning
+    from t4s import hub, learning
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -69,11 +69,17 @@ def train(options: argparse.Namespace) -> None:
     learner = learner_of(session)
     state = learning.to_resume(options.out / "state") if options.resume else None
     learner.learn(state)
-    if session.written != learner.state.global_step:  # resumed where nothing was left to train
-        session.write(learner.state.global_step)
-    result, seen = session.last_result()
-    if main_process:
-        conclude(session, repo_id, result, seen, push)
+    with learner.keeping():
+        if session.written != learner.state.global_step:  # resumed where nothing was left to train
+            session.write(learner.state.global_step)
+        result, seen = session.last_result()
+        too_long = session.too_long()
+        if main_process:
+            conclude(session, repo_id, result, seen, push)
+    if too_long and main_process:
+        print(f"{too_long} questions were too long for the model's context and left out.")
+    if push and main_process:
+        print(hub.push(options.out, repo_id))
 
 
 def check_reporter(name: str) -> None:
@@ -155,6 +161,12 @@ class Session:
             return self.results[step], self.options.validate
         shown = Validation(self.mixture.corpora[0], SHOWN, glance=True)
         return shown.run(self.backbone, self.bf16), f"{self.options.corpus[0]}, which it was trained on"
+
+    def too_long(self) -> int:
+        """The questions of all processes that did not fit into the model's context since the run was started."""
+        from accelerate.utils import gather_object
+
+        return sum(gather_object([int(self.learner.data_collator.too_long)]))
 
 
 def prepare(options: argparse.Namespace) -> Session:
@@ -272,8 +284,9 @@ def preview(session: Session) -> None:
     batches = Collator(backbone, session.mixture, options.queries_per_image, options.seed)
     row, sample = batches.row(0), batches.samples(0)[0]
     taught = sum(label != IGNORE for label in row.labels)
-    print(f"{'sample':18} {len(row.ids)} tokens, {taught} of them learnt; {batches.refused(range(PROBED))} of "
-          f"{PROBED} drawn are too long\n")  # fmt: skip
+    long, every = batches.refused(range(PROBED))
+    print(f"{'sample':18} {len(row.ids)} tokens, {taught} of them learnt; {long} of {every} questions drawn are too "
+          "long\n")  # fmt: skip
     print(spelled(backbone, row.ids))
     options.out.mkdir(parents=True, exist_ok=True)
     grid_picture(sample.grid(form.grid), sample.image).save(options.out / "sample.png")
@@ -289,8 +302,8 @@ def spelled(backbone: Backbone, ids: Sequence[int]) -> str:
 
 
 def conclude(session: Session, repo_id: str, result: Result | None, seen: str, push: bool) -> None:
-    """Card and picture; the way to the Hub."""
-    from t4s import hub, publishing, recipe
+    """The card with its picture, and, to `push` it, a checkpoint that others can load."""
+    from t4s import publishing, recipe
 
     options = session.options
     if push and session.adapted is not None and publishing.must_be_merged(session.backbone.format):
@@ -299,8 +312,6 @@ def conclude(session: Session, repo_id: str, result: Result | None, seen: str, p
     publishing.describe(options.out, repo_id, options.corpus, settings, result, seen, session.validation is not None,
                         options.license)  # fmt: skip
     print(f"Saved {options.out}")
-    if push:
-        print(hub.push(options.out, repo_id))
 
 
 if __name__ == "__main__":

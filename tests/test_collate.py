@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,9 +76,11 @@ def test_too_long_a_sample_is_refused_not_cut(fresh_backbone, monkeypatch):
     with pytest.raises(DataError, match="context is 40: use a smaller --grid"):
         row(fresh_backbone, [sample("dog")])
     collator = Collator(fresh_backbone, Mixture.open(["synthetic"]), 2, seed=3)
-    assert collator.refused(range(4)) == 4
+    long, every = collator.refused(range(4))
+    assert long == every > 4
     with pytest.raises(DataError, match="20 samples of 20 drawn are too long .* take .* tokens"):
         collator([0])
+    assert int(collator.too_long) >= 20
 
 
 def test_a_question_that_is_too_long_leaves_the_others_whole(fresh_backbone, monkeypatch):
@@ -87,6 +90,27 @@ def test_a_question_that_is_too_long_leaves_the_others_whole(fresh_backbone, mon
     monkeypatch.setattr(fresh_backbone.model.config.text_config, "max_position_embeddings", end + 2)
     both, alone = row(fresh_backbone, [long, short]), row(fresh_backbone, [short])
     assert both.ids == alone.ids and both.segments == alone.segments and both.labels == alone.labels
+    assert (both.left_out, alone.left_out) == (1, 0)
+
+
+def test_what_was_too_long_is_counted_wherever_it_was_laid_out(fresh_backbone, monkeypatch):
+    """In processes that load photos too: their counts were lost with them."""
+    end = max(fresh_backbone.suffix_positions(len(fresh_backbone.suffix("dog")), 0))
+    monkeypatch.setattr(fresh_backbone.model.config.text_config, "max_position_embeddings", end + 2)
+
+    class Pairs:
+        name = "pairs"
+
+        def __len__(self) -> int:
+            return 1
+
+        def draw(self, index, rng, count):
+            return sample("dog"), sample("the cat that " * 12 + "sits")
+
+    collator = Collator(fresh_backbone, Mixture((Pairs(),), (1.0,)), 2, seed=0, augmented=False)
+    loader = torch.utils.data.DataLoader(range(6), batch_size=3, collate_fn=collator, num_workers=2)
+    assert [len(made["input_ids"]) for made in loader] == [3, 3]
+    assert int(collator.too_long) == 6
 
 
 def test_a_shared_photo_is_worth_as_much_as_one_a_question(fresh_backbone):
@@ -140,7 +164,8 @@ def test_templates_vary_in_training_where_the_checkpoint_has_the_first_of_them()
 def test_wrong_rows_are_read_by_the_embedded_kind_alone(fresh_backbone, monkeypatch):
     """With plain positions a model counts what it has read; wrong rows would teach it nothing but noise."""
     seen = []
-    monkeypatch.setattr("t4s.collate.row", lambda backbone, samples, rng, words: seen.append(rng))
+    made = SimpleNamespace(left_out=0)
+    monkeypatch.setattr("t4s.collate.row", lambda backbone, samples, rng, words: seen.append(rng) or made)
     for positions in ("cells", "sequence"):
         backbone = Backbone(fresh_backbone.model, fresh_backbone.processor,
                             replace(fresh_backbone.format, positions=positions))  # fmt: skip

@@ -45,6 +45,7 @@ def folder(tmp_path) -> Path:
     (path / "README.md").write_text("---\nlibrary_name: peft\n---\nPEFT's own card, with a path")
     (path / "training_args.bin").write_bytes(b"pickle")
     (path / "trainer_state.json").write_text("{}")
+    (path / "sample.png").write_bytes(b"a training photo that --dry-run drew")
     (path / "checkpoint-2" / "optimizer.pt").write_bytes(b"x")
     Image.new("RGB", (20, 10)).save(path / "predictions.png")
     corpora, figures = ["folder:/home/me/PHOTOS@train*3", "hub:acme/leaves"], [
@@ -194,6 +195,24 @@ def test_the_card_tells_what_it_is_and_nothing_of_the_machine(folder):
                  "Not stated: the base model's terms"):  # fmt: skip
         assert said in card.text, said
     assert "/home/me" not in str(card) and str(folder.parent) not in str(card) and "PEFT" not in str(card)
+
+
+@pytest.mark.parametrize("spec, shown", [
+    ("folder:/home/me/PHOTOS@train*3", "folder:PHOTOS@train*3"),
+    ("hub:acme/leaves@train", "hub:acme/leaves@train"),
+    ("hub:/home/me/leaves@train*2", "hub:leaves@train*2"),  # a folder that `datasets` loads
+    ("scenes:/home/me/PHOTOS,emoji=/home/me/EMOJI*2", "scenes:PHOTOS,emoji=EMOJI*2"),
+    ("emoji:/home/me/EMOJI,-rocket", "emoji:EMOJI,-rocket"),
+    ("synthetic:-crescent*2", "synthetic:-crescent*2"),
+    ("/home/me/checkpoint", "checkpoint"),
+    ("C:\\data\\checkpoint", "checkpoint"),
+    ("acme/vlm", "acme/vlm"),
+])  # fmt: skip
+def test_a_corpus_is_named_without_this_machines_folders(folder, spec, shown):
+    assert hub.public(spec) == shown
+    if spec.startswith("hub:"):
+        card = ModelCard.load(hub.write_card(folder, "tester/cells", [spec]))
+        assert card.data.datasets == (["acme/leaves"] if "acme" in spec else None) and "/home/me" not in str(card)
 
 
 def test_the_cards_code_parses_and_names_the_checkpoint(folder):

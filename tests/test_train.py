@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +18,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from t4s import DataError, Segmenter, backbone, codec, learning, publishing, starting, train, validation
+from t4s import DataError, Segmenter, backbone, codec, collate, learning, lora, publishing, recipe, starting, train
+from t4s.validation import Validation
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--corpus", "synthetic", "--width", "32", "--layers", "1", "--grid", "4", "4", "--batch", "2",
@@ -49,6 +54,54 @@ def same(one: Path, two: Path, name: str) -> None:
         torch.testing.assert_close(first[key], second[key], atol=0, rtol=0)
 
 
+def logged(out: Path) -> dict[int, dict]:
+    """Step → everything that the last state's log says of it."""
+    lines: dict[int, dict] = {}
+    for line in json.loads((learning.last_state(out / "state") / "trainer_state.json").read_text())["log_history"]:
+        lines.setdefault(line["step"], {}).update(line)
+    return lines
+
+
+# --- what is set
+
+def test_the_published_setting_is_the_default():
+    """LoRA 64/128/0.05, 2e-4 (InternVL 1e-4), cosine with 3 % warm-up, 128 questions a step, 5 epochs; and shown."""
+    parser = recipe.arguments("")
+    options = parser.parse_args(["--corpus", "synthetic", "--base", "x", "--out", "y"])
+    assert (options.lora_rank, options.lora_alpha, options.lora_dropout, options.warmup) == (64, 128, 0.05, 0.03)
+    recipe.resolve(options, "lora", "llava", photos=1000, shared=True, world=2)
+    assert (options.lr, options.weight_decay) == (2e-4, 0)
+    assert options.total_batch * options.queries_per_image == options.accumulate * 2 * options.batch * 4 == 128
+    assert options.steps == round(5 * 1000 / 32)
+    options = parser.parse_args(["--corpus", "synthetic", "--base", "x", "--out", "y"])
+    recipe.resolve(options, "lora", "internvl", photos=1000, shared=False, world=1)
+    assert (options.lr, options.queries_per_image, options.total_batch) == (1e-4, 1, 128)
+    said = " ".join(parser.format_help().split())
+    for words in ("LoRA 0.0002", "InternVL with LoRA 0.0001", "(64)", "(128)", "(0.05)", "(0.03)",
+                  "makes 128 questions", "as many photos are drawn as the corpora have (5)"):  # fmt: skip
+        assert words in said, words
+
+
+def test_an_adapter_sits_beside_every_linear_layer_of_the_language_model(base):
+    backbone = starting.base(str(base))
+    decoder = {id(layer) for layer in backbone.model.get_decoder().modules() if isinstance(layer, torch.nn.Linear)}
+    adapted = lora.attach(backbone, 4, 8, 0.0)
+    found = {id(layer.base_layer) for layer in adapted.modules() if hasattr(layer, "lora_A")}
+    assert found == decoder and len(found) == 7  # q, k, v, o, gate, up, down of its one layer
+    learnt = {name.replace("base_model.model.", "") for name, weight in adapted.named_parameters()
+              if weight.requires_grad and "lora_" not in name}  # fmt: skip
+    assert learnt and all(name.startswith("model.multi_modal_projector.") for name in learnt)
+
+
+@pytest.mark.parametrize("wanted, gpu, expected", [
+    ("auto", False, False), ("auto", True, True), ("bf16", False, True), ("fp32", True, False),
+])  # fmt: skip
+def test_bf16_where_the_device_has_it(monkeypatch, wanted, gpu, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: gpu)
+    assert train.mixed(SimpleNamespace(precision=wanted)) is expected
+
+
 # --- what comes out
 
 def test_a_checkpoint_from_nothing_but_scenes(tmp_path, examples):
@@ -66,7 +119,7 @@ def test_a_checkpoint_from_nothing_but_scenes(tmp_path, examples):
     assert Image.open(tmp_path / "out" / "predictions.png").width > 400
 
 
-def test_an_adapter_resumed_and_watched_is_as_one_that_ran_through(base, tmp_path):
+def test_an_adapter_resumed_and_watched_is_as_one_that_ran_through(base, tmp_path, capsys):
     """Interrupted after two steps of four, and evaluated twice: neither may move a weight by a bit."""
     through, parts = tmp_path / "through", tmp_path / "parts"
     on = ["--base", str(base), *ADAPTER, "--steps", "4"]
@@ -75,9 +128,10 @@ def test_an_adapter_resumed_and_watched_is_as_one_that_ran_through(base, tmp_pat
     assert train.main([*watched, "--stop-after", "2"]) == 0
     assert train.main([*watched, "--resume"]) == 0
     same(through, parts, "adapter_model.safetensors")
-    last = [json.loads((learning.last_state(out / "state") / "trainer_state.json").read_text())["log_history"][-2:]
-            for out in (through, parts)]  # fmt: skip
-    assert [line["loss"] for lines in last for line in lines if "loss" in line][0] is not None
+    one, two = logged(through), logged(parts)
+    losses = {step: line["loss"] for step, line in one.items()}
+    assert sorted(losses) == [1, 2, 3, 4] and losses == {step: line["loss"] for step, line in two.items()}
+    assert capsys.readouterr().out.count("{'eval_cIoU': ") == 2, "what is logged is what --report-to is told"
     lines = [json.loads(line) for line in (parts / "validation.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4] and all(0 <= line["valid"] <= 100 for line in lines)
     assert {file.name for file in (parts / "validation").iterdir()} == {"step-000002.png", "step-000004.png"}
@@ -124,13 +178,39 @@ def test_merged_is_as_adapted(base, tmp_path):
         torch.testing.assert_close(weight, merged[name], atol=1e-3, rtol=1e-2)
 
 
+def test_gradient_checkpointing_saves_memory_and_changes_nothing(base, tmp_path, monkeypatch):
+    on, seen = ["--base", str(base), *ADAPTER, "--steps", "2"], []
+    usual = learning.Learner.compute_loss
+
+    def compute(self, model, *args, **more):
+        seen.append(any(getattr(module, "gradient_checkpointing", False) for module in model.modules()))
+        return usual(self, model, *args, **more)
+
+    monkeypatch.setattr(learning.Learner, "compute_loss", compute)
+    assert train.main([*on, "--out", str(tmp_path / "plain")]) == 0
+    assert train.main([*on, "--out", str(tmp_path / "saving"), "--gradient-checkpointing"]) == 0
+    assert seen == [False, False, True, True]
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "saving"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=1e-4)
+
+
+def test_the_rate_rises_and_falls_as_a_cosine(base, tmp_path):
+    on = ["--base", str(base), *ADAPTER, "--steps", "8", "--warmup", "0.25", "--batch", "1", "--total-batch", "1"]
+    assert train.main([*on, "--save-steps", "8", "--out", str(tmp_path)]) == 0
+    rates = [line["learning_rate"] for step, line in sorted(logged(tmp_path).items()) if "learning_rate" in line]
+    expected = [0, 0.5, *(0.5 * (1 + math.cos(math.pi * k / 6)) for k in range(6))]
+    assert rates == pytest.approx([0.01 * share for share in expected], rel=1e-6)
+
+
 def test_a_dry_run_says_everything_and_writes_a_picture(base, tmp_path, capsys):
     assert train.main(["--base", str(base), *ADAPTER, "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     said = capsys.readouterr().out
     for line in ("kind               lora", "lora-rank          4", "total-batch        2", "warmup             0.03",
                  "grid               4×4", "positions          cells"):  # fmt: skip
         assert line in said.splitlines()
-    assert " of them learnt; 0 of 32 drawn are too long" in said and "<image>×16" in said and "</seg>" in said
+    assert re.search(r" of them learnt; 0 of \d\d questions drawn are too long", said)
+    assert "<image>×16" in said and "</seg>" in said
     (trained,) = [line.split()[1] for line in said.splitlines() if line.startswith("trained")]
     assert 0 < int(trained.replace(",", "")) < 100_000
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["sample.png"]
@@ -150,6 +230,25 @@ def test_two_processes_learn_what_one_with_twice_the_batch_does(texts, tmp_path)
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.long
+def test_the_script_under_torchrun(base, tmp_path):
+    """Two processes: one checkpoint, one card, one line an evaluation, and what one with twice the batch learns."""
+    on = [str(ROOT / "t4s" / "train.py"), "--base", str(base), "--full", *SMALL[:2], *SMALL[9:], "--steps", "4",
+          "--total-batch", "2", "--validate", "synthetic:scenes=3", "--validate-photos", "3"]  # fmt: skip
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    for before, name, batch in (([], "one", "2"), (torchrun, "two", "1")):
+        command = [sys.executable, *before, *on, "--batch", batch, "--out", str(tmp_path / name)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("Saved ") == 1 and done.stdout.count("step 4: ") == 1
+    one, two = ({step: line["loss"] for step, line in logged(tmp_path / name).items()} for name in ("one", "two"))
+    assert one == pytest.approx(two, rel=1e-3)
+    lines = [(tmp_path / name / "validation.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert len(lines[0]) == len(lines[1]) == 2
+    asked = [[json.loads(line)["answers"] for line in own] for own in lines]
+    assert asked[0] == asked[1]
 
 
 # --- what goes wrong
@@ -243,6 +342,28 @@ def test_a_full_disk_costs_nothing_that_was_trained(base, tmp_path, capsys, monk
     assert (tmp_path / "model.safetensors").read_bytes() != kept
 
 
+def test_a_disk_that_is_full_in_the_end_is_a_sentence_too(base, tmp_path, capsys, monkeypatch):
+    """The last state was written, and then there was no room for the card: a traceback after hours."""
+    on = ["--base", str(base), *ADAPTER, "--out", str(tmp_path), "--steps", "2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "describe", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left")))
+        assert train.main(on) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("t4s train: ") and "make room on the disk. The state of step 2 is kept" in said
+    assert train.main([*on, "--resume"]) == 0 and (tmp_path / "README.md").is_file()
+
+
+def test_questions_that_were_too_long_are_counted(base, tmp_path, capsys, monkeypatch):
+    usual = collate.row
+
+    def short(backbone, samples, *given):
+        return replace(usual(backbone, samples, *given), left_out=1)
+
+    monkeypatch.setattr(collate, "row", short)
+    assert train.main(["--base", str(base), *ADAPTER, "--out", str(tmp_path), "--steps", "2"]) == 0
+    assert "4 questions were too long for the model's context and left out." in capsys.readouterr().out
+
+
 def test_no_room_is_said_before_training(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(learning.shutil, "disk_usage", lambda folder: learning.shutil._ntuple_diskusage(9, 9, 0))
     assert train.main(["--base", str(base), *ADAPTER, "--out", str(tmp_path), "--steps", "1"]) == 2
@@ -259,7 +380,7 @@ def test_an_evaluation_leaves_the_model_as_it_was(base):
     modes = {name: module.training for name, module in loaded.model.named_modules()}
     held = {name: id(value) for name, value in vars(loaded.model.model).items()}
     random = torch.random.get_rng_state()
-    watch = validation.Validation(open_corpus("synthetic:scenes=2@val"), 2, glance=True)
+    watch = Validation(open_corpus("synthetic:scenes=2@val"), 2, glance=True)
     first, second = (watch.run(loaded) for _ in range(2))
     assert first.figures == second.figures and first.answers == second.answers == 2
     watch.photos = [99]
