@@ -187,18 +187,32 @@ def add_figures(folder: str | Path, figures: Sequence[Figure]) -> Path:
     return path
 
 
+def add_names(folder: str | Path, names: Mapping[str, float]) -> None:
+    """Put {class name: IoU in [0, 1]} into the folder's `t4s.json`: the app offers the names that are drawn."""
+    path = Path(folder) / FORMAT_FILE
+    content = json.loads(path.read_text(encoding="utf-8"))
+    metrics = content.get("metrics", {})
+    content["metrics"] = metrics | {"names": metrics.get("names", {}) | names}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def public(text: str) -> str:
-    """A corpus spec or any word without this machine's folders: "folder:/home/x/CELLS@val" → "folder:CELLS@val"."""
+    """A corpus spec or any word without this machine's folders: "folder:/home/x/CELLS@val" → "folder:CELLS@val".
+
+    Words may follow the spec: "folder:/home/x/CELLS*3, 32 photos".
+    """
     name = re.split("[:@*]", text)[0]
     if name not in NAMES or name in PATHLESS:
         return PureWindowsPath(text).name if is_machine_path(text) else text
-    spec = CorpusSpec.parse(text)
+    weighed = re.fullmatch(r"(.*\*[\d.]+)([, ].*)", text)  # else they would be read as its weight
+    written, words = weighed.groups() if weighed else (text, "")
+    spec = CorpusSpec.parse(written)
     if name == "hub" and not is_machine_path(spec.path):
         return text
     folders = r"[^,=]+" if name in ("scenes", "emoji") else ".+"  # these two: PHOTOS,emoji=EMOJI,-rocket
     place = re.sub(folders, lambda folder: PureWindowsPath(folder[0]).name, spec.path)
     weight = f"*{spec.weight:g}" if spec.weight != 1 else ""
-    return f"{name}:{place}" + (f"@{spec.split}" if spec.split else "") + weight
+    return f"{name}:{place}" + (f"@{spec.split}" if spec.split else "") + weight + words
 
 
 def _result(figure: Figure) -> EvalResult:

@@ -22,6 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import constants
+
 USER = "tester"
 WRITES, READS = "hf_writes", "hf_reads"  # the tokens it knows
 LFS_FROM = 10_000  # bytes; and every .safetensors or picture
@@ -81,6 +83,16 @@ class HubServer:
         ours = {"HF_ENDPOINT": self.url, "HF_HOME": str(self.home / cache), "HF_HUB_DISABLE_XET": "1",
                 "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}  # fmt: skip
         return {**kept, **ours, **({"HF_TOKEN": token} if token else {})}
+
+
+def taken_for_the_hub(server: HubServer, monkeypatch) -> None:
+    """This process too talks to `server`, with a login that may write."""
+    settings = {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
+                "HF_TOKEN_PATH": str(server.home / "no-token")}  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", WRITES)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 class Handler(BaseHTTPRequestHandler):

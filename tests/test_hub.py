@@ -16,7 +16,7 @@ from PIL import Image
 
 from t4s import hub, publishing, starting, train
 from t4s.errors import CheckpointError
-from tests.hub_server import READS, WRITES, HubServer
+from tests.hub_server import READS, WRITES, HubServer, taken_for_the_hub
 
 FORM = {"format_version": 1, "grid": [16, 16], "layout": "rows", "base_model": "acme/vlm", "base_revision": "ab12"}
 
@@ -25,12 +25,7 @@ FORM = {"format_version": 1, "grid": [16, 16], "layout": "rows", "base_model": "
 def server(tmp_path, monkeypatch):
     """The stand-in, taken for the Hub by this process too."""
     with HubServer(tmp_path) as running:
-        settings = {"ENDPOINT": running.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
-                    "HF_TOKEN_PATH": str(tmp_path / "no-token")}  # fmt: skip
-        for name, value in settings.items():
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setenv("HF_TOKEN", WRITES)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        taken_for_the_hub(running, monkeypatch)
         yield running
 
 
@@ -199,6 +194,8 @@ def test_the_card_tells_what_it_is_and_nothing_of_the_machine(folder):
 
 @pytest.mark.parametrize("spec, shown", [
     ("folder:/home/me/PHOTOS@train*3", "folder:PHOTOS@train*3"),
+    ("folder:/home/me/PHOTOS@train*3, which it was trained on", "folder:PHOTOS@train*3, which it was trained on"),
+    ("folder:/home/me/PHOTOS@val, 32 photos", "folder:PHOTOS@val, 32 photos"),
     ("hub:acme/leaves@train", "hub:acme/leaves@train"),
     ("hub:/home/me/leaves@train*2", "hub:leaves@train*2"),  # a folder that `datasets` loads
     ("scenes:/home/me/PHOTOS,emoji=/home/me/EMOJI*2", "scenes:PHOTOS,emoji=EMOJI*2"),
