@@ -145,6 +145,17 @@ def card_figures(results: dict[str, Any], corpus: str) -> list[Figure]:
     return found
 
 
+def names_drawn(results: dict[str, Any]) -> dict[str, float]:
+    """{class name: mean IoU in [0, 1]} over the photos of all sources that have it: the app offers what is drawn."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for part in results.get("sources", {}).values():
+        for name, own in part.get("classes", {}).items():
+            if own["targets"]:
+                found.setdefault(name, []).append((own["targets"], own["strict"]["target_miou"] / 100))
+    return {name: round(sum(n * iou for n, iou in parts) / sum(n for n, _ in parts), 3)
+            for name, parts in sorted(found.items())}  # fmt: skip
+
+
 def versions() -> dict[str, str]:
     """What the figures were made with."""
     packages = ("torch", "transformers", "numpy", "pillow")
