@@ -289,6 +289,19 @@ def test_bad_input_is_one_sentence_before_anything_is_trained(base, tmp_path, ca
     assert not (tmp_path / "out" / "state").exists()
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_mask_of_another_size_is_named_by_its_line(base, tmp_path, capsys, workers):
+    """Out of a process that loads photos comes a traceback of its own, in the message of the error."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("L", (4, 8), 255).save(tmp_path / "mask.png")
+    (tmp_path / "data.jsonl").write_text('{"image": "a.png", "query": "dog", "mask": "mask.png"}')
+    on = ["--base", str(base), *ADAPTER[2:], "--corpus", f"jsonl:{tmp_path / 'data.jsonl'}", "--workers", workers]
+    assert train.main([*on, "--steps", "1", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("t4s train: ") and "No step was finished." in said, said
+    assert 'data.jsonl, line 1, field "mask": the mask is 4×8 pixels and its upright photo 8×8' in said
+
+
 def stopped_at(step: int, error: Exception, monkeypatch) -> None:
     """Training raises `error` in the step after `step`."""
     usual = learning.Learner.compute_loss

@@ -1,0 +1,45 @@
+"""What a base without a `t4s.json` is taught with: the grid and the square that its vision tower goes with."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from t4s import starting
+from t4s.errors import CheckpointError
+from tests.families import IMAGE_SIZE, build, here
+
+
+def config(**vision) -> SimpleNamespace:
+    return SimpleNamespace(vision_config=SimpleNamespace(**vision), model_type="some")
+
+
+@pytest.mark.parametrize("vision, grid, side", [
+    ({"image_size": 336, "patch_size": 14}, (16, 16), 336),  # LLaVA: what the tower was made for
+    ({"image_size": (448, 448), "patch_size": (14, 14)}, (32, 32), 448),  # InternVL says height and width
+    ({"patch_size": 14, "spatial_merge_size": 2}, (16, 16), 448),  # Qwen2.5-VL: a cell is a merged patch
+    ({"patch_size": 16, "spatial_merge_size": 2}, (16, 24), 768),  # Qwen3-VL
+    ({"patch_size": 16, "spatial_merge_size": 2}, (64, 64), 1024),  # too many: two cells a patch
+])  # fmt: skip
+def test_cells_and_patches_line_up(vision, grid, side):
+    assert starting.square(config(**vision), grid) == side
+    unit = vision["patch_size"] * vision["spatial_merge_size"] if "spatial_merge_size" in vision else 1
+    assert side % unit == 0
+
+
+def test_a_model_that_names_no_size_asks_for_one():
+    with pytest.raises(CheckpointError, match="A some model does not say .* --image-size PIXELS"):
+        starting.square(config(), (16, 16))
+
+
+@pytest.mark.parametrize("family", here())
+def test_a_base_gets_its_grid_and_its_square(family, tmp_path):
+    folder = build(family, tmp_path)
+    base = starting.base(str(folder), grid=(4, 4))
+    assert (base.format.grid, base.format.image_size) == ((4, 4), IMAGE_SIZE[family])
+    assert base.format.base_revision.startswith("files:") and base.format.positions == "sequence"
+    if "qwen" in family:  # a side that is no multiple of a merged patch would shift the cells against them
+        assert starting.base(str(folder), grid=(4, 4), image_size=96).format.image_size == 96
+        with pytest.raises(CheckpointError, match="in squares of 16 pixels.* a multiple of 16"):
+            starting.base(str(folder), grid=(4, 4), image_size=72)
