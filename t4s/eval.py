@@ -45,12 +45,13 @@ def arguments() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="only N photos, evenly spaced over the corpus")
     add("--min-cover", type=float, default=0.0, metavar="SHARE",
         help="leave out targets that cover less than this share of the scored pixels (0.01: one percent)")  # fmt: skip
+    add("--only", nargs="+", metavar="PHRASE", help="ask only these phrases, about the photos that have them")
     add("--other-words", action="store_true", help="also ask for each class by its plural and its synonyms")
     add("--average-from", metavar="NAME[:PATH][@SPLIT]",
         help="also score the class-average baseline: each class's mean grid over these photos")  # fmt: skip
     add("--out", type=Path, help="folder of the run: results.json and what a stopped run goes on from")
     add("--save", type=Path, metavar="DIR", help="write predictions (JSON lines, COCO RLE) and a picture sheet")
-    add("--update-card", action="store_true", help="put the figures into the model card of a checkpoint folder")
+    add("--update-card", action="store_true", help="put the figures into a checkpoint folder's card and t4s.json")
     add("--device", help='"cpu", "cuda", "cuda:1" (default: a GPU if there is one)')
     add("--dtype", help='"float32", "bfloat16" or "float16" (default: what the device does best)')
     return parser
@@ -92,6 +93,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
     settings = asker.settings | {
         "corpus": public(options.corpus), "split": split, "limit": options.limit, "min_cover": options.min_cover,
         "average_from": options.average_from and public(options.average_from), "other_words": options.other_words,
+        "only": options.only,
     }  # fmt: skip
     folder = options.out or default_folder(settings)
     private = {"state": asker.state, "photos": len(corpus), "saved": bool(options.save), "place": place_of(spec.path)}
@@ -122,6 +124,8 @@ def check(options: argparse.Namespace) -> None:
         raise QueryError(f"--min-cover is {options.min_cover}; it is a share of the photo from 0 to below 1.")
     if options.at_once is not None and options.at_once < 1:
         raise QueryError(f"--at-once is {options.at_once}; it is a number of names, 1 or more.")
+    if options.update_card and options.only:
+        raise QueryError("--update-card takes figures over all phrases of a corpus; leave --only or --update-card out.")
     if options.update_card and options.oracle:
         raise QueryError("--update-card takes figures of a checkpoint, --oracle has none; leave one of the two out.")
     if options.update_card and options.checkpoint and not Path(options.checkpoint).is_dir():
@@ -152,7 +156,7 @@ def check_words(options: argparse.Namespace) -> None:
     from t4s.errors import QueryError
 
     foreign = {"--oracle": options.oracle, "--refine": options.refine, "--min-cover": options.min_cover,
-               "--at-once": options.at_once, "--other-words": options.other_words,
+               "--at-once": options.at_once, "--other-words": options.other_words, "--only": options.only,
                "--average-from": options.average_from}  # fmt: skip
     given = [name for name, value in foreign.items() if value]
     if given:
@@ -173,7 +177,7 @@ def chosen(total: int, limit: int | None) -> list[int]:
 def default_folder(settings: dict[str, Any]) -> Path:
     """eval-results/CHECKPOINT-CORPUS-REFINER-… below the current folder."""
     names = ("checkpoint", "corpus", "refine", "decoding", "limit")
-    parts = [str(settings[name]) for name in names if settings.get(name)]
+    parts = [*(str(settings[name]) for name in names if settings.get(name)), *(settings["only"] or ())]
     return Path("eval-results") / "-".join("".join(c if c.isalnum() or c in "._+" else "_" for c in p) for p in parts)
 
 
@@ -194,7 +198,7 @@ def answer_photos(options: argparse.Namespace, corpus: Corpus | VqaCorpus, mine:
     bar = tqdm(todo, initial=len(mine) - len(todo), total=len(mine), unit="photo", disable=quiet)
     for photo in bar:
         started = time.perf_counter()
-        every = corpus[photo]
+        every = [one for one in corpus[photo] if options.only is None or one.query in options.only]
         questions = asked(options, every)
         records, saved = answered(asker, questions, averages, saving=bool(options.save))
         for record in records:
@@ -274,12 +278,16 @@ def conclude(options: argparse.Namespace, corpus: Corpus | VqaCorpus, photos: Se
              journal: Journal, seconds: float) -> dict[str, Any]:  # fmt: skip
     """Records → results.json and results.md, the saved predictions, the card, and the tables on the screen."""
     from t4s import hub, report
+    from t4s.errors import QueryError
     from t4s.journal import write_whole
     from t4s.scoring import figures, timings
 
     lines = journal.records(photos)
     records = [record for line in lines for record in line["answers"]]
     left_out = sum(line["left_out"] for line in lines)
+    if options.only and not records and not left_out:
+        raise QueryError(f"No photo of {settings['corpus']} is asked for {', '.join(options.only)}; --only takes "
+                         "phrases as the corpus has them.")  # fmt: skip
     results = {"settings": settings, "versions": report.versions(), "photos": len(photos), "left_out": left_out}
     whole = {"seconds_a_question": sum(line["seconds"] for line in lines) / max(len(records), 1)}
     results |= figures(records) | {"timings": timings(records) | whole | {"last_start_seconds": seconds}}
@@ -293,7 +301,9 @@ def conclude(options: argparse.Namespace, corpus: Corpus | VqaCorpus, photos: Se
     if options.update_card:
         from t4s.backbone import find
 
-        print(hub.add_figures(find(options.checkpoint), report.card_figures(results, settings["corpus"])))
+        folder = find(options.checkpoint)
+        print(hub.add_figures(folder, report.card_figures(results, settings["corpus"])))
+        hub.add_names(folder, report.names_drawn(results))
     return results
 
 

@@ -214,6 +214,34 @@ def test_a_label_that_was_not_asked_for_is_invalid(photos, model, tmp_path, monk
     assert {entry["id"].split("/")[-1] for entry in got["invalid"]} >= {"cat", "cow"}
 
 
+def test_some_phrases_alone_score_as_they_do_among_all(photos, model, tmp_path, capsys):
+    whole = run(photos, tmp_path / "whole")
+    model.encoded.clear()
+    some = run(photos, tmp_path / "some", "--only", "owl", "pig")
+    for source, asked in (("farm", "pig"), ("zoo", "owl")):
+        assert some["sources"][source]["classes"] == {asked: whole["sources"][source]["classes"][asked]}
+    assert some["photos"] == 6 and some["left_out"] == 0 and some["settings"]["only"] == ["owl", "pig"]
+    run(photos, tmp_path / "pigs", "--only", "pig")
+    assert len(model.encoded) == 6 + 3, "a photo that is asked nothing is not looked at"
+    arguments = ["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "none"), "--only", "zebra"]
+    assert "is asked for zebra; --only takes phrases as the corpus has them" in fails(arguments, capsys)
+    assert "leave --only or --update-card out" in fails([*arguments, "--update-card"], capsys)
+
+
+def test_the_results_say_what_they_were_made_with(photos, model, tmp_path, capsys):
+    run(photos, tmp_path / "out", "--limit", "4")
+    got = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {"t4s", "python", "torch", "transformers", "numpy", "pillow"} == got["versions"].keys()
+    settings = got["settings"]
+    assert (settings["refine"], settings["decoding"], settings["limit"]) == ("none", "fast", 4)
+    assert (settings["grid"], settings["device"], settings["split"]) == ([8, 8], "cpu", "val") and settings["dtype"]
+    refused = sum("no pigs" in entry["why"] for entry in got["invalid"])
+    assert got["cost"]["answers"] == got["phrases"]["phrases"] - refused
+    assert got["cost"]["tokens"] > got["cost"]["forwards"] > 0
+    assert got["timings"]["seconds_a_question"] > 0 and got["timings"]["decode_seconds"]["mean"] > 0
+    assert "4/4" in (bar := capsys.readouterr().err) and "cIoU " in bar, "the score so far"
+
+
 def test_each_photo_is_encoded_once(photos, model, tmp_path):
     run(photos, tmp_path / "out")
     assert len(model.encoded) == 6 and model.answers > 12
@@ -506,6 +534,11 @@ def test_figures_go_into_the_model_card(photos, model, tmp_path):
     card = (folder / "README.md").read_text()
     assert "cIoU" in card and "(zoo)" in card and card.rstrip().endswith("End.")
     assert "model-index" in card
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    names = json.loads((folder / "t4s.json").read_text())["metrics"]["names"]
+    classes = [part["classes"] for part in results["sources"].values()]
+    assert set(names) == {name for own in classes for name in own if own[name]["targets"]}
+    assert all(0 <= iou <= 1 for iou in names.values())
 
 
 # --- bad input
