@@ -43,9 +43,11 @@ QUICK = {"concurrency_id": "quick", "concurrency_limit": 4}
 PRIVATE = {"api_visibility": "private"}
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 KEEP = 3600  # seconds that an answer is kept for downloads and other refiners
+Answered = tuple[str, Prediction]  # a photo's path and the answer about it
 FETCH = """(file) => { const link = document.createElement("a"); link.href = file.url; link.download = file.orig_name;
 document.body.append(link); link.click(); link.remove(); }"""
 
+COLOURS = json.loads((ASSETS / "app" / "theme.json").read_text("utf-8"))  # Gradio's names: (light, dark)
 THEME = gr.themes.Base(
     primary_hue=gr.themes.colors.indigo,
     neutral_hue=gr.themes.colors.stone,
@@ -53,28 +55,10 @@ THEME = gr.themes.Base(
     font=["Inter", "system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"],
     font_mono=["ui-monospace", "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", "Menlo", "monospace"],
 ).set(
-    body_background_fill="#fbfaf6", body_background_fill_dark="#14161b",
-    background_fill_primary="#ffffff", background_fill_primary_dark="#1b1e25",
-    background_fill_secondary="#f4f1e9", background_fill_secondary_dark="#20242c",
-    block_background_fill="#ffffff", block_background_fill_dark="#1b1e25", block_radius="12px",
-    block_border_width="1px", block_border_color="#e4e0d6", block_border_color_dark="#31363f",
-    border_color_primary="#e4e0d6", border_color_primary_dark="#31363f",
-    input_background_fill="#ffffff", input_background_fill_dark="#14161b", input_border_color="#d3cec1",
-    input_border_color_dark="#454c58", input_border_color_focus="#3d5bd9", input_border_color_focus_dark="#8ea4ff",
-    block_label_text_color="#4c5361", block_label_text_color_dark="#b6bdc9", block_title_text_color="#3a404d",
-    block_title_text_color_dark="#c9cfda", block_title_text_weight="600",
-    body_text_color="#1d2129", body_text_color_dark="#eceef2", body_text_color_subdued="#626a78",
-    body_text_color_subdued_dark="#a0a8b6", block_shadow="none", button_primary_shadow="none",
-    button_primary_background_fill="#3d5bd9", button_primary_background_fill_hover="#3049b8",
-    button_primary_background_fill_dark="#4a67e4", button_primary_background_fill_hover_dark="#5d78ee",
-    button_secondary_background_fill="#ece8df", button_secondary_background_fill_hover="#e2ddd1",
-    button_secondary_background_fill_dark="#2b303a", button_secondary_background_fill_hover_dark="#363c48",
-    checkbox_label_background_fill="#f4f1e9", checkbox_label_background_fill_dark="#2b303a",
-    button_primary_text_color="#ffffff", button_primary_text_color_dark="#ffffff",
-    slider_color="#3d5bd9", slider_color_dark="#8ea4ff",
-    table_even_background_fill="#ffffff", table_even_background_fill_dark="#1b1e25",
-    table_odd_background_fill="#f9f7f1", table_odd_background_fill_dark="#20242c",
-    table_border_color="#e4e0d6", table_border_color_dark="#31363f",
+    block_radius="12px", block_border_width="1px", block_shadow="none", button_primary_shadow="none",
+    block_title_text_weight="600", color_accent=COLOURS["input_border_color_focus"][0],
+    **{name: light for name, (light, _) in COLOURS.items()},
+    **{f"{name}_dark": dark for name, (_, dark) in COLOURS.items()},
 )  # fmt: skip
 
 # --- components ---------------------------------------------------------------------------------------
@@ -86,9 +70,9 @@ class Photo(gr.Image):
     is_template = True  # the browser shows it as the gr.Image that it is
 
     def preprocess(self, payload: Any) -> str | None:
-        if payload is None or (payload.url or "").startswith("data:"):
-            return super().preprocess(payload)
-        return payload.path
+        if payload is not None and (payload.url or "").startswith("data:"):
+            return gr.processing_utils.save_base64_to_cache(payload.url, self.GRADIO_CACHE)
+        return payload and payload.path
 
 
 class Panels(gr.HTML):
@@ -177,9 +161,10 @@ def _check_names(photo: str | None, names: str, *others: Any) -> list[dict[str, 
 
 
 @_told
-def _save(kind: str, path: str | None, answer: Prediction | None) -> str:
-    if path is None or answer is None:
+def _save(kind: str, answered: Answered | None) -> str:
+    if answered is None:
         raise QueryError("There is nothing to save yet: segment a photo first.")
+    path, answer = answered
     name, data = parcel.make(kind, answer, path)
     file = parcel.place(name)
     file.write_bytes(data)
@@ -241,8 +226,9 @@ class Talk:
         if kept is None:
             for shown in self.ask(path, query, refiner, sam_id, decoding, flag):
                 yield shown
-            if shown[1].stats["ended"] == "complete":
-                self.answers.keep(key, shown[1])
+            _, answer = shown[1]
+            if answer.stats["ended"] == "complete":
+                self.answers.keep(key, answer)
             return
         refiner = self.named(refiner, sam_id)
         if kept.stats.get("refiner") != refiner:
@@ -253,17 +239,19 @@ class Talk:
         url, _ = _preview(path)
         for answer in answers:
             if answer.stats["ended"]:
-                yield page.finished_view(answer, url, self.model.layout, refiner), answer
+                yield page.finished_view(answer, url, self.model.layout, refiner), (path, answer)
             else:
                 yield page.growing_view(answer, url, self.model.layout), gr.skip()
 
     @_told
-    def refine(self, path: str | None, answer: Prediction | None, refiner: str, sam_id: str) -> tuple[Any, Any]:
-        if path is None or answer is None:
+    def refine(self, photo: str | None, answered: Answered | None, refiner: str, sam_id: str) -> tuple[Any, Any]:
+        """The answer on show with another refiner; nothing where no answer, or one about another photo, is kept."""
+        if answered is None or answered[0] != photo:
             return gr.skip(), gr.skip()
+        path, answer = answered
         refiner = self.named(refiner, sam_id)
         answer = self.model.refine(path, answer, refiner)
-        return page.finished_view(answer, _preview(path)[0], self.model.layout, refiner), answer
+        return page.finished_view(answer, _preview(path)[0], self.model.layout, refiner), (path, answer)
 
     def named(self, refiner: str, sam_id: str) -> str:
         return f"sam:{sam_id.strip() or sam.DEFAULT_SAM}" if refiner == "sam" else refiner
@@ -324,7 +312,7 @@ def _segment_tab(model: Model) -> None:
             shelf = _shelf("examples")
             options = _options(model, "refiner")
         with gr.Column(scale=9, min_width=300):
-            answered = _answer(photo, "panels", "save")
+            answered = _answer("panels", "save")
     fields = Fields(photo, phrase, go, stop, shelf, *options, *answered)
     taken = shelf.click(partial(showcase.example, ASSETS), shelf, [photo, phrase], queue=False, **QUIET)
     _wire(fields, Talk(model, str), [go.click, phrase.submit], taken, _check_phrase)
@@ -335,17 +323,20 @@ def _everything_tab(model: Model) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280, elem_classes="t4s-side"):
             photo = _photo("photo-all")
-            preset = gr.Radio(list(lists), label="Ready-made lists", elem_id="preset", visible=bool(lists))
             names = gr.Textbox(
                 next(iter(lists.values()), ""), label="Names", info=f"Up to {MAX_LABELS}, parted by commas.", lines=2,
                 placeholder="cat, dog, grass", elem_id="names",
             )  # fmt: skip
+            with gr.Row(visible=bool(lists), elem_classes="t4s-small", elem_id="lists"):
+                gr.HTML("<span>Lists</span>", apply_default_css=False, js_on_load=None)
+                for title in lists:
+                    take = gr.Button(title, size="sm", min_width=60)
+                    take.click(partial(lists.get, title), None, names, queue=False, **QUIET)
             go, stop = _buttons("Segment", "go-all")
             shelf = _shelf("examples-all")
             options = _options(model, "refiner-all")
         with gr.Column(scale=9, min_width=300):
-            answered = _answer(photo, "panels-all", "save-all")
-    preset.input(lists.get, preset, names, queue=False, **QUIET)
+            answered = _answer("panels-all", "save-all")
     fields = Fields(photo, names, go, stop, shelf, *options, *answered)
     taken = shelf.click(lambda index: showcase.example(ASSETS, index)[0], shelf, photo, queue=False, **QUIET)
     _wire(fields, Talk(model, page.names), [go.click], taken, _check_names)
@@ -394,16 +385,16 @@ def _refiner(model: Model, elem_id: str) -> tuple[gr.Radio, gr.Textbox]:
     return refiner, sam_id
 
 
-def _answer(photo: Photo, panels_id: str, save_id: str) -> tuple[Panels, gr.State]:
+def _answer(panels_id: str, save_id: str) -> tuple[Panels, gr.State]:
     """The panels, and one small button a download: a file is made when it is asked for, then the browser fetches it."""
     panels = Panels(page.sample_view(showcase.DRAWING), elem_id=panels_id)
     answer = gr.State(None, time_to_live=KEEP)
-    with gr.Row(elem_classes="t4s-downloads"):
+    with gr.Row(elem_classes=["t4s-small", "t4s-downloads"]):
         gr.HTML("<span>Download</span>", apply_default_css=False, js_on_load=None)
         ready = gr.File(visible="hidden")
         for kind, (label, *_) in parcel.FILES.items():
             button = gr.Button(label, size="sm", min_width=60, elem_id=f"{save_id}-{kind}")
-            saved = button.click(partial(_save, kind), [photo, answer], ready, **QUICK, **QUIET)
+            saved = button.click(partial(_save, kind), answer, ready, **QUICK, **QUIET)
             saved.success(None, ready, js=FETCH, **PRIVATE)
     return panels, answer
 
@@ -442,7 +433,7 @@ def _text_tab(model: Model) -> None:
                         type="filepath", label="Mask", sources=["upload", "clipboard"], height=220, elem_id="mask",
                         placeholder="# Drop a mask here\na PNG, black or index 0 where nothing is",
                     )  # fmt: skip
-                    labels = gr.Textbox("cat", label="Its label, or one name for each colour", elem_id="labels",
+                    labels = gr.Textbox("cat", label="Label, or one for each colour", elem_id="labels",
                                         max_length=2000)  # fmt: skip
                     back = gr.Button("Write the text", variant="primary", elem_id="encode")
                     size = _sides(model.shape, 1, "rows-to", "columns-to")
@@ -484,14 +475,17 @@ def _wire_text(model: Model, text: tuple, mask: tuple, go: gr.Button, back: gr.B
 def _batch_tab(model: Model) -> None:
     @_told
     def run(paths: list[str] | None, phrases: str, refiner: str, sam_id: str, progress=gr.Progress()) -> Iterator[Any]:  # noqa: B008
-        pictures: list[tuple[Any, str]] = []
+        pictures: list[tuple[str, str]] = []
         box = parcel.Parcel(parcel.place("text4seg.zip"))
         asked = paths, phrases, talk.named(refiner, sam_id)
         for done, total, path, answers in batch(model.write_all, *asked, box):
             progress((done, total), desc="photos")
-            pictures += page.captioned(path, answers)
-            file = str(box.close()) if done == total else None
-            yield pictures, page.table(box.rows), gr.update(value=file, interactive=done == total)
+            for picture, caption in page.captioned(path, answers):
+                file = parcel.place("masks.jpg")  # as a file: what is shown already is not encoded again
+                picture.save(file)
+                pictures.append((str(file), caption))
+            packed = str(box.close()) if done == total else None
+            yield pictures, page.table(box.rows), gr.update(value=packed, interactive=done == total)
 
     talk = Talk(model, str)
     with gr.Row(equal_height=False):
@@ -504,14 +498,14 @@ def _batch_tab(model: Model) -> None:
             with gr.Row():
                 go = gr.Button("Segment all", variant="primary", elem_id="go-batch", min_width=80, scale=2)
                 stop = gr.Button("Stop", elem_id="stop-go-batch", min_width=60)
-            zipped = gr.DownloadButton("Masks, COCO JSON and CSV as a ZIP", interactive=False, elem_id="batch-zip")
+            zipped = gr.DownloadButton("Download all as a ZIP", interactive=False, elem_id="batch-zip")
             with gr.Accordion("Options", open=False):
                 refiner, sam_id = _refiner(model, "refiner-batch")
         with gr.Column(scale=9, min_width=300):
             gallery = gr.Gallery(label="Masks", columns=4, height=360, object_fit="contain", elem_id="batch-gallery")
             table = gr.Dataframe(
                 headers=list(page.TABLE), label="Results", interactive=False, elem_id="batch-table", wrap=True,
-                column_widths=["18%", "16%", "10%", "9%", "9%", "9%", "29%"],
+                column_widths=["18%", "16%", "10%", "10%", "10%", "10%", "26%"],
             )  # fmt: skip
     running = go.click(run, [files, phrases, refiner, sam_id], [gallery, table, zipped],
                        show_progress_on=gallery, **ONE_AT_A_TIME, **PRIVATE)  # fmt: skip
@@ -527,7 +521,9 @@ def _about_tab(model: Model, tab: gr.Tab) -> None:
 
     gr.Markdown("## How it works, in five pictures that the code makes from one photo", elem_classes="t4s-prose")
     figures = gr.HTML(page.figures([]), elem_id="story", apply_default_css=False, js_on_load=None)
-    gr.Markdown((ASSETS / "app" / "about.md").read_text("utf-8"), elem_id="about-text", elem_classes="t4s-prose")
+    text = (ASSETS / "app" / "about.md").read_text("utf-8")
+    about = showcase.about(text, model.shape, model.metrics)
+    gr.Markdown(about, elem_id="about-text", elem_classes="t4s-prose")
     tab.select(pictures, None, figures, **ONE_AT_A_TIME, **QUIET)
 
 
@@ -581,6 +577,7 @@ LAUNCH = {
     "allowed_paths": [str(ASSETS / "examples")],
     "footer_links": ["api", "settings"],
     "ssr_mode": False,
+    "state_session_capacity": 256,  # visitors whose last answer is kept
 }
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def _fill(
         if run.note:
             note(row, column, run.note)
         if column + count > width:
-            note(row, column, f"{short(run.label)} went past the end of the row; it was cut to {width - column} cells")
+            note(row, column, f"{short(run.label)} went past the row's end and was cut (cells kept: {width - column})")
         if filled and filled[-1][0] == run.label:
             note(row, column, f"neighbouring runs of {short(run.label)} became one")
         filled.append((run.label, min(count, width - column)))
@@ -168,6 +168,6 @@ def _fill(
     if left_out:
         note(row, left_out[0], f"what is no run with cells of its own was left out (pieces: {len(left_out)})")
     if column < width:
-        note(row, column, f'the row was {width - column} cells short; "others" filled it up')
+        note(row, column, f'the row was too short; "others" filled it up (cells: {width - column})')
         filled.append((OTHERS, width - column))
     return filled

@@ -74,26 +74,41 @@ def coco_rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(n) for n in np.shape(mask)], "counts": text.decode()}
 
 
-def coco_json(photos: Iterable[tuple[str, tuple[int, int], Masks]]) -> dict[str, Any]:
-    """A COCO data set of (file name, (h, w), {label: mask}): one annotation a label that is there.
+class CocoSet:
+    """A COCO data set that grows photo by photo, and keeps run lengths alone: one annotation a label that is there.
 
     It opens in `pycocotools.coco.COCO`. Ids count from 1; a category for every label, also an absent one.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    categories: dict[str, int] = {}
-    for name, (height, width), masks in photos:
-        images.append({"id": len(images) + 1, "file_name": name, "height": int(height), "width": int(width)})
+
+    def __init__(self) -> None:
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._categories: dict[str, int] = {}
+
+    def add(self, name: str, size: tuple[int, int], masks: Masks) -> None:
+        """The photo in the file `name`, of `size` (h, w)."""
+        number, (height, width) = len(self._images) + 1, size
+        self._images.append({"id": number, "file_name": name, "height": int(height), "width": int(width)})
         for label, mask in masks.items():
-            category = categories.setdefault(label, len(categories) + 1)
+            category = self._categories.setdefault(label, len(self._categories) + 1)
             if (around := box(mask)) is None:
                 continue
             x0, y0, x1, y1 = around
-            annotation = {"id": len(annotations) + 1, "image_id": len(images), "category_id": category, "iscrowd": 0}
+            annotation = {"id": len(self._annotations) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
             area = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(mask.sum()), "segmentation": coco_rle(mask)}
-            annotations.append(annotation | area)
-    named = [{"id": number, "name": label} for label, number in categories.items()]
-    return {"images": images, "annotations": annotations, "categories": named}
+            self._annotations.append(annotation | area)
+
+    def as_dict(self) -> dict[str, Any]:
+        named = [{"id": number, "name": label} for label, number in self._categories.items()]
+        return {"images": self._images, "annotations": self._annotations, "categories": named}
+
+
+def coco_json(photos: Iterable[tuple[str, tuple[int, int], Masks]]) -> dict[str, Any]:
+    """The COCO data set of (file name, (h, w), {label: mask})."""
+    data = CocoSet()
+    for photo in photos:
+        data.add(*photo)
+    return data.as_dict()
 
 
 def geojson(masks: Masks) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from t4s import codec, export, render
 from t4s.codec import OTHERS, DescriptorGrid, Fault
@@ -57,11 +57,12 @@ def captioned(path: str, answers: Sequence[Prediction]) -> list[tuple[Image.Imag
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """A batch's rows (`parcel.Parcel`) as people read them, in the columns TABLE."""
-    told = {True: "yes", False: "no", None: ""}
+    found = {True: "yes", False: "no", None: ""}
     return [
-        [row["file"], row["phrase"], told[row["present"]], row["score"], row["area"], row["faults"], row["error"]]
+        [row["file"], row["phrase"], found[row["present"]], row["score"] and f"{row['score']:.2f}", row["area"],
+         row["faults"], row["error"]]
         for row in rows
-    ]
+    ]  # fmt: skip
 
 
 def _samples(pixels: int, wanted: int) -> np.ndarray:
@@ -329,24 +330,30 @@ def _index_picture(masks: Mapping[str, np.ndarray], labels: Sequence[str], size:
 def read_mask(path: str) -> tuple[np.ndarray, list[int]]:
     """An image file as a class map: ((h, w) integers with 0 for the background, its other values, ascending).
 
-    An indexed or grey image has its values as classes; a colour image has one class a colour, black left out. A file
-    with more values than MAX_LABELS is no drawing of classes: it becomes one class, lighter than half. In an indexed
-    file of several classes 255 is the edge that VOC does not count, and goes to the background. Raises ImageError.
+    An indexed or grey image has its values as classes; a colour image has one class a colour. Black is left out, and so
+    is what is transparent. A file with more values than MAX_LABELS is no drawing of classes: it becomes one class, what
+    is not transparent (a cut-out), or else what is lighter than half. In an indexed file of several classes 255 is the
+    edge that VOC does not count, and goes to the background. Raises ImageError.
     """
     photo = open_photo(path)  # the limits, and a sentence for what cannot be read
+    clear = np.zeros(photo.size[::-1], bool)
     with Image.open(path) as file:
-        if file.mode in ("P", "1", "L"):
+        indexed = file.mode == "P"
+        if indexed or file.mode in ("1", "L") or file.mode.startswith("I"):
             classes = np.asarray(file).astype(np.int32)
         else:
             red, green, blue = np.moveaxis(np.asarray(photo).astype(np.int32), -1, 0)
             classes = red << 16 | green << 8 | blue
-        indexed = file.mode == "P"
+            if file.has_transparency_data:
+                clear = np.asarray(ImageOps.exif_transpose(file).convert("RGBA"))[..., 3] < 128
+                classes[clear] = 0
     values = [int(value) for value in np.unique(classes) if value]
     if indexed and len(values) > 1 and 255 in values:
         values.remove(255)
         classes = np.where(classes == 255, 0, classes)
     if len(values) > MAX_LABELS:
-        return (np.asarray(photo.convert("L")) >= 128).astype(np.int32), [1]
+        inside = ~clear if clear.any() else np.asarray(photo.convert("L")) >= 128
+        return inside.astype(np.int32), [1]
     return classes, values
 
 

@@ -81,7 +81,7 @@ class Parcel:
 
     path: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
-    _photos: list[tuple[str, tuple[int, int], dict[str, np.ndarray]]] = field(default_factory=list)
+    _coco: export.CocoSet = field(default_factory=export.CocoSet)
     _taken: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class Parcel:
                    "error": ""} | corners  # fmt: skip
             self.rows.append(row)
         if answers:
-            self._photos.append((photo, answers[0].mask.shape, masks))
+            self._coco.add(photo, answers[0].mask.shape, masks)
 
     def fail(self, photo: str, reason: str) -> None:
         """A photo that could not be answered for, and why."""
@@ -114,7 +114,7 @@ class Parcel:
         writer.writeheader()
         writer.writerows({key: _tame(value) for key, value in row.items()} for row in self.rows)
         self._zip.writestr("results.csv", table.getvalue().encode("utf-8-sig"))
-        self._zip.writestr("coco.json", _json(export.coco_json(self._photos)))
+        self._zip.writestr("coco.json", _json(self._coco.as_dict()))
         self._zip.close()
         return self.path
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
+from string import Template
 from typing import Any
 
 EXAMPLES = (  # (a photo of assets/examples, what to find in it)
@@ -16,6 +18,7 @@ PRESETS = {
     "clothes": "hair, skin, shirt, pants, dress, shoes, bag",
 }
 LEAST_SCORE, LEAST_NAMES = 0.25, 2  # a name is offered from this IoU on, a list with at least so many names
+GOOD_SCORE, TOLD_NAMES = 0.6, 24  # from this IoU on a name is drawn well; so many names are listed, others counted
 DRAWING = (
     "others *16\n others *16\n others *16\n others *16\n"
     " others *5| dog *2| others *9\n others *4| dog *4| others *8\n others *4| dog *4| others *8\n"
@@ -46,3 +49,26 @@ def presets(metrics: Mapping[str, Any]) -> dict[str, str]:
         for title, text in PRESETS.items()
     }
     return {title: ", ".join(names) for title, names in able.items() if len(names) >= LEAST_NAMES}
+
+
+def about(text: str, shape: tuple[int, int], metrics: Mapping[str, Any]) -> str:
+    """The About page: `text` with `$rows`, `$columns` and `$able` filled in for this checkpoint."""
+    return Template(text).substitute(rows=shape[0], columns=shape[1], able=able(metrics))
+
+
+def able(metrics: Mapping[str, Any]) -> str:
+    """What a checkpoint draws, as Markdown, from the IoU of every name that it was measured on (see `presets`)."""
+    scores = metrics.get("names")
+    if not scores:
+        return "Its `t4s.json` holds no figures, so nothing can be said here about what it draws well."
+    ranked = sorted(scores, key=scores.get, reverse=True)
+    parts = {
+        f"well (IoU {GOOD_SCORE} and more)": [name for name in ranked if scores[name] >= GOOD_SCORE],
+        f"roughly ({LEAST_SCORE} and more)": [name for name in ranked if LEAST_SCORE <= scores[name] < GOOD_SCORE],
+        "hardly ever": [name for name in ranked if scores[name] < LEAST_SCORE],
+    }
+    lines = [f"Measured on {len(ranked)} names, on photos that it was not trained on, it draws", ""]
+    for how, names in parts.items():
+        more = f" and {len(names) - TOLD_NAMES} more" if len(names) > TOLD_NAMES else ""
+        lines += [f"- {how}: {html.escape(', '.join(names[:TOLD_NAMES]))}{more}"] if names else []
+    return "\n".join(lines)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -63,23 +65,31 @@ def take(browser: Browser, url: str, name: str) -> None:
     page.close()
 
 
-def main() -> None:
+@contextmanager
+def visited(segmenter: Any) -> Iterator[tuple[Browser, str]]:
+    """A browser and the address of an app that runs with this segmenter."""
     import app
-    from t4s import Segmenter
 
     chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     if chromium is None:
         sys.exit("No browser: install Chromium, so that one of " + ", ".join(BROWSERS) + " is on the path.")
-    FOLDER.mkdir(exist_ok=True)
-    blocks = app.build(Segmenter.from_pretrained(device="cpu")).queue()
+    blocks = app.build(segmenter).queue()
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser, url
+        browser.close()
+    blocks.close()
+
+
+def main() -> None:
+    from t4s import Segmenter
+
+    FOLDER.mkdir(exist_ok=True)
+    with visited(Segmenter.from_pretrained(device="cpu")) as (browser, url):
         for name in PICTURES:
             take(browser, url, name)
             print(FOLDER / name)
-        browser.close()
-    blocks.close()
 
 
 if __name__ == "__main__":

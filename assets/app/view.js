@@ -110,20 +110,21 @@ function drawGrid() {
   });
 }
 
-function short(i) { // what fits under the grid: the place last, where it may be cut off
+function known(i) { // what is known of a cell: [what is there, its run, its place]
   const place = `row ${Math.floor(i / view.shape[1]) + 1}, column ${(i % view.shape[1]) + 1}`;
-  if (i >= view.written) return `not written yet · ${place}`;
-  const run = view.runs[runOf[i]], sure = view.confidence ? ` · ${percent(view.confidence[i])} sure` : "";
-  return `${view.labels[view.ids[i]]}${sure}${run ? ` · run of ${run.count}` : ""} · ${place}`;
+  if (i >= view.written) return ["not written yet", "", place];
+  const run = view.runs[runOf[i]], sure = view.confidence ? `, ${percent(view.confidence[i])} sure` : "";
+  return [view.labels[view.ids[i]] + sure, run ? `run of ${run.count}` : "", place];
+}
+
+function tell(i) { // under the grid: on one line or, where it is narrow, on two
+  const [what, run, place] = known(i);
+  readout.replaceChildren(make("b", "", what), make("span", "", [run, place].filter(Boolean).join(", ")));
 }
 
 function describe(i) {
-  const place = `row ${Math.floor(i / view.shape[1]) + 1}, column ${(i % view.shape[1]) + 1}`;
-  if (i >= view.written) return `${place}: not written yet`;
-  const run = view.runs[runOf[i]];
-  const length = run ? `, run of ${run.count}` : "";
-  const sure = view.confidence ? `, ${percent(view.confidence[i])} sure` : "";
-  return `${place}: ${view.labels[view.ids[i]]}${length}${sure}`;
+  const [what, run, place] = known(i);
+  return `${place}: ${[what, run].filter(Boolean).join(", ")}`;
 }
 
 // --- mask ---------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ function light(run, cell) {
   lit = view && view.runs[run] ? run : -1;
   rects.replaceChildren();
   if (lit < 0) {
-    readout.textContent = cell >= 0 ? short(cell) : view?.hint || "\u00a0";
+    if (cell >= 0) tell(cell); else readout.textContent = view?.hint || "\u00a0";
     return;
   }
   const { at, count, label } = view.runs[lit], [height, width] = view.shape;
@@ -234,7 +235,7 @@ function light(run, cell) {
     rects.append(box);
     first = end;
   }
-  readout.textContent = short(cell >= 0 ? cell : at);
+  tell(cell >= 0 ? cell : at);
 }
 
 function choose(label) {

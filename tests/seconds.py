@@ -1,0 +1,86 @@
+"""How soon the app answers, as a visitor sees it: `python tests/seconds.py`, with Chromium installed.
+
+Starts the app with the embedded checkpoint and hands in each example photo as a visitor hands in one of their own. From
+the click to the first row on the screen and to the finished mask, in seconds; then the same for a second phrase on the
+photo, which is encoded by then. The model is loaded, and warm from a photo before.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Browser
+from screenshots import ROOT, visited
+
+from t4s import showcase
+
+SECOND = {"person": "dog"}  # phrase: the one that is asked after it; "person" after all others
+WATCH = """() => {
+  const root = document.querySelector("#panels .t4s"), seen = window.seconds = {};
+  document.querySelector("#go").addEventListener("click", () => { seen.start = performance.now(); },
+                                                 { once: true, capture: true });
+  new MutationObserver((_, observer) => {
+    const now = (performance.now() - seen.start) / 1000;
+    if (root.dataset.state === "running") seen.running = true;
+    if (!seen.running) return;
+    if (seen.row === undefined && root.querySelector(".cell:not(.waiting)")) seen.row = now;
+    if (root.dataset.state !== "done" || root.dataset.mask !== "fine") return;
+    seen.mask = now;
+    observer.disconnect();
+  }).observe(root, { attributes: true, childList: true, subtree: true });
+}"""
+
+
+def measured(browser: Browser, url: str, photo: Path, phrases: list[str]) -> list[float]:
+    """The phrases, asked one after the other about one photo on a page of its own: two numbers each."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(120_000)
+    page.goto(url)
+    page.wait_for_selector("#phrase textarea")
+    page.set_input_files("#photo input[type=file]", photo)
+    page.wait_for_selector("#panels .t4s[data-state=ready]")
+    found = []
+    for phrase in phrases:
+        page.fill("#phrase textarea", phrase)
+        page.evaluate(WATCH)
+        page.click("#go")
+        page.wait_for_function("() => window.seconds.mask !== undefined")
+        seen = page.evaluate("() => window.seconds")
+        found += seen["row"], seen["mask"]
+    page.close()
+    return found
+
+
+def examples(browser: Browser, url: str) -> Iterator[tuple[str, str, list[float]]]:
+    """(photo, phrase, four numbers: for the phrase and for the second one), example by example."""
+    for name, phrase in showcase.EXAMPLES:
+        photo = ROOT / "assets" / "examples" / name
+        yield name, phrase, measured(browser, url, photo, [phrase, SECOND.get(phrase, "person")])
+
+
+def table(rows: list[tuple[str, str, list[float]]]) -> str:
+    """As Markdown, the medians last."""
+    lines = ["| photo | phrase | first row | mask | second phrase: first row | mask |", "|---|---|---|---|---|---|"]
+    medians = [statistics.median(column) for column in zip(*(values for *_, values in rows), strict=True)]
+    for name, phrase, values in [*rows, ("median", "", medians)]:
+        lines.append(f"| {name} | {phrase} | {' | '.join(f'{value:.2f}' for value in values)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    import torch
+
+    from t4s import Segmenter
+
+    with visited(Segmenter.from_pretrained(device="cpu")) as (browser, url):
+        name, phrase = showcase.EXAMPLES[0]
+        measured(browser, url, ROOT / "assets" / "examples" / name, ["something else"])
+        print(table(list(examples(browser, url))))
+    print(f"\nSeconds, with {torch.get_num_threads()} threads of torch on {os.cpu_count()} processors.")
+
+
+if __name__ == "__main__":
+    main()
