@@ -16,6 +16,7 @@ import html
 import inspect
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial, wraps
@@ -581,6 +582,9 @@ LAUNCH = {
 }
 
 if __name__ == "__main__":
-    chosen = Segmenter.from_pretrained(os.environ.get("T4S_CHECKPOINT") or None)
-    demo = build(chosen, os.environ.get("T4S_REFINER", ""))
+    try:
+        chosen = Segmenter.from_pretrained(os.environ.get("T4S_CHECKPOINT") or None)
+        demo = build(chosen, os.environ.get("T4S_REFINER", ""))
+    except T4SError as problem:
+        sys.exit(str(problem))
     demo.queue(max_size=64).launch(mcp_server=True, **LAUNCH)

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -382,6 +383,19 @@ def test_phrases_that_cannot_be_asked(client: Client, phrase: str, says: str):
         client.predict(handle_file(CATS), phrase, api_name="/segment")
 
 
+def test_fields_are_checked_before_anything_runs():
+    """One verdict a field, so that the message stands beside the field that it is about."""
+
+    def verdicts(checked: list[dict]) -> list[bool]:
+        return [each["is_valid"] for each in checked]
+
+    many = ", ".join(map(str, range(65)))
+    for names, good in (("cat, dog", True), ("cat\ncat,,", True), (" , ", False), (many, False), ("x" * 201, False)):
+        assert verdicts(app._check_names("photo", names, "", "", "")) == [True, good, True, True, True], names
+    assert verdicts(app._check_phrase(None, " ", "")) == [False, False, True]
+    assert "this has 201" in app._check_phrase("photo", "x" * 201)[1]["message"]
+
+
 def test_a_list_of_too_many_names_and_an_empty_batch(client: Client):
     with pytest.raises(AppError, match="at most 64"):
         client.predict(handle_file(CATS), ", ".join(f"thing {i}" for i in range(65)), api_name="/segment_classes")
@@ -602,6 +616,12 @@ def test_a_wrong_refiner_of_the_owner_stops_the_start():
         desk.Desk(stand_in.StandIn(), "egde")
     with pytest.raises(CheckpointError, match="cannot be found"):
         desk.Desk(stand_in.StandIn(), "sam:nobody/nothing")
+
+
+def test_a_wrong_space_variable_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("T4S_CHECKPOINT", str(tmp_path))
+    with pytest.raises(SystemExit, match="has no t4s.json.*give a checkpoint"):
+        runpy.run_path(str(ROOT / "app.py"), run_name="__main__")
 
 
 def test_sam_is_among_the_refiners_and_the_default_comes_first():

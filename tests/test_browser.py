@@ -410,7 +410,12 @@ def test_text_and_mask_both_ways_without_a_model(visit: Visit, segmenter: stand_
     expect(page.locator("#layout").get_by_label("full")).to_be_checked()
     page.click("#decode")
     expect(page.locator("#panels-text .t4s-said")).to_have_text("Valid.", timeout=PATIENCE)
-    assert segmenter.asked == asked
+    page.locator("#layout").get_by_label("rows").check()
+    page.fill("#rle textarea", ("<b>others *3| *| cat *-1\n" * 4500)[:100_000])
+    page.click("#decode")
+    expect(page.locator("#panels-text .t4s-said")).to_contain_text("faults, mended", timeout=PATIENCE)
+    expect(page.locator("#panels-text .t4s-faults li").last).to_contain_text("more")
+    assert segmenter.asked == asked and visit.wrong == []
 
 
 @pytest.mark.long
