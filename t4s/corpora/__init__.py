@@ -26,7 +26,7 @@ import numpy as np
 from t4s.errors import DataError
 from t4s.samples import Sample
 
-NAMES = ("synthetic", "scenes", "emoji", "places", "folder", "jsonl", "hub", "refcoco", "refcoco+", "refcocog",
+NAMES = ("synthetic", "scenes", "emoji", "places", "folder", "jsonl", "coco", "hub", "refcoco", "refcoco+", "refcocog",
          "grefcoco", "ade20k", "pc59", "voc20", "cocostuff", "vqa")  # fmt: skip
 PATHLESS = ("synthetic",)
 FORM = "NAME[:PATH][@SPLIT][*WEIGHT]"
@@ -126,6 +126,10 @@ def _open(spec: CorpusSpec, split: str, seed: int) -> Corpus:
             from t4s.corpora.jsonl import JsonlCorpus
 
             return JsonlCorpus(spec.path, split)
+        case "coco":
+            from t4s.corpora.coco import CocoCorpus
+
+            return CocoCorpus(spec.path, split)
         case "hub":
             from t4s.corpora.hub import HubCorpus
 
