@@ -475,18 +475,18 @@ def _wire_text(model: Model, text: tuple, mask: tuple, go: gr.Button, back: gr.B
 
 def _batch_tab(model: Model) -> None:
     @_told
-    def run(paths: list[str] | None, phrases: str, refiner: str, sam_id: str, progress=gr.Progress()) -> Iterator[Any]:  # noqa: B008
+    def run(paths: list[str] | None, phrases: str, refiner: str, sam_id: str) -> Iterator[Any]:
         pictures: list[tuple[str, str]] = []
         box = parcel.Parcel(parcel.place("text4seg.zip"))
         asked = paths, phrases, talk.named(refiner, sam_id)
         for done, total, path, answers in batch(model.write_all, *asked, box):
-            progress((done, total), desc="photos")
             for picture, caption in page.captioned(path, answers):
                 file = parcel.place("masks.jpg")  # as a file: what is shown already is not encoded again
                 picture.save(file)
                 pictures.append((str(file), caption))
             packed = str(box.close()) if done == total else None
-            yield pictures, page.table(box.rows), gr.update(value=packed, interactive=done == total)
+            finished = gr.update(value=packed, interactive=done == total)
+            yield page.progress(done, total), pictures, page.table(box.rows), finished
 
     talk = Talk(model, str)
     with gr.Row(equal_height=False):
@@ -503,13 +503,14 @@ def _batch_tab(model: Model) -> None:
             with gr.Accordion("Options", open=False):
                 refiner, sam_id = _refiner(model, "refiner-batch")
         with gr.Column(scale=9, min_width=300):
+            progress = gr.HTML("", elem_id="batch-progress", apply_default_css=False, js_on_load=None)
             gallery = gr.Gallery(label="Masks", columns=4, height=360, object_fit="contain", elem_id="batch-gallery")
             table = gr.Dataframe(
                 headers=list(page.TABLE), label="Results", interactive=False, elem_id="batch-table", wrap=True,
                 column_widths=["18%", "16%", "10%", "10%", "10%", "10%", "26%"],
             )  # fmt: skip
-    running = go.click(run, [files, phrases, refiner, sam_id], [gallery, table, zipped],
-                       show_progress_on=gallery, **ONE_AT_A_TIME, **PRIVATE)  # fmt: skip
+    asked, shown = [files, phrases, refiner, sam_id], [progress, gallery, table, zipped]
+    running = go.click(run, asked, shown, **ONE_AT_A_TIME, **QUIET)
     stop.click(None, cancels=[running], **PRIVATE)
 
 

@@ -172,10 +172,10 @@ def batch(
     write_all: Callable[..., tuple[list[Prediction], str]], paths: list[str] | None, phrases: str, refiner: str,
     box: Parcel,
 ) -> Iterator[tuple[int, int, str, list[Prediction]]]:  # fmt: skip
-    """(photos done, of how many, the last one's path, its answers), photo by photo, while `box` grows.
+    """(photos done, of how many, the last one's path, its answers), photo by photo from none on, while `box` grows.
 
     `phrases` one a line. A photo that cannot be answered for is a row of `box` with its error, and the rest goes on.
-    Raises QueryError before the first photo.
+    Raises QueryError before anything else.
     """
     wanted = list(dict.fromkeys(line.strip() for line in phrases.splitlines() if line.strip()))
     if not paths or not wanted:
@@ -183,6 +183,7 @@ def batch(
     if len(paths) * len(wanted) > MAX_BATCH:
         raise QueryError(f"{len(paths)} photos times {len(wanted)} phrases are more than the {MAX_BATCH} of a batch.")
     check_query(wanted)
+    yield 0, len(paths), "", []
     for done, path in enumerate(paths, 1):
         answers, problem = write_all(path, wanted, refiner)
         if problem:

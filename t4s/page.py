@@ -55,6 +55,12 @@ def captioned(path: str, answers: Sequence[Prediction]) -> list[tuple[Image.Imag
     return [(thumbnail(open_photo(path), each), f"{Path(path).name}: {each.query}") for each in answers]
 
 
+def progress(done: int, total: int) -> str:
+    """A bar as HTML, for a batch."""
+    bar = f'<progress value="{done}" max="{total}"></progress>'
+    return f'<label class="t4s-progress">{bar}{done} of {total} photos</label>'
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """A batch's rows (`parcel.Parcel`) as people read them, in the columns TABLE."""
     found = {True: "yes", False: "no", None: ""}
