@@ -74,12 +74,19 @@ class Learner(Trainer):
     """Trainer for a backbone whose data set is a range of draw numbers. What stops it leaves a state to go on from."""
 
     def __init__(self, backbone: Backbone, model: nn.Module, settings: TrainingArguments, batches: Callable,
-                 optimizer: torch.optim.Optimizer, callbacks: Iterable = ()):  # fmt: skip
+                 optimizer: Callable[[nn.Module], torch.optim.Optimizer], callbacks: Iterable = ()):  # fmt: skip
+        self._optimizer_of = optimizer
         draws = settings.max_steps * settings.train_batch_size * settings.gradient_accumulation_steps
         super().__init__(
             model, settings, train_dataset=range(draws * settings.world_size), data_collator=batches,
-            compute_loss_func=token_loss(backbone), optimizers=(optimizer, None), callbacks=list(callbacks),
+            compute_loss_func=token_loss(backbone), callbacks=list(callbacks),
         )  # fmt: skip
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer asks when the weights are where they will be trained: sharding replaces them."""
+        if self.optimizer is None:
+            self.optimizer = self._optimizer_of(self.model if model is None else model)
+        return self.optimizer
 
     def learn(self, state: Path | None = None) -> None:
         """Train to the end, from `state` if given. Raises what `keeping` makes of that which stopped it."""

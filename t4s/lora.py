@@ -62,12 +62,16 @@ def attach(backbone: Backbone, rank: int, alpha: int, dropout: float, checkpoint
 
 def save(adapted: PeftModel, backbone: Backbone, folder: Path) -> None:
     """The adapter with the name of its base in place of a path, the processor and t4s.json."""
-    form = backbone.format
-    for config in adapted.peft_config.values():
-        config.base_model_name_or_path, config.revision = form.base_model, form.base_revision
+    name_base(adapted, backbone.format)
     adapted.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the Hub for the base
     backbone.processor.save_pretrained(folder)
-    form.write(folder)
+    backbone.format.write(folder)
+
+
+def name_base(adapted: PeftModel, form: Format) -> None:
+    """The base's id and revision, in place of where it lay when it was loaded."""
+    for config in adapted.peft_config.values():
+        config.base_model_name_or_path, config.revision = form.base_model, form.base_revision
 
 
 def merge(folder: Path, dtype: torch.dtype) -> None:

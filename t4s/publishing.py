@@ -11,8 +11,10 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from t4s import hub, lora
 from t4s.backbone import ADAPTER, EMBEDDED, Backbone, Format
@@ -36,11 +38,29 @@ def write(backbone: Backbone, adapted, folder: Path) -> None:
     if adapted is not None:
         lora.save(adapted, backbone, new)
     else:
-        copy.deepcopy(backbone.model).to(dtype_of(backbone.format)).save_pretrained(new)
+        stored(backbone.model, dtype_of(backbone.format)).save_pretrained(new)
         backbone.processor.save_pretrained(new)
         backbone.format.write(new)
     (new / hub.CARD).unlink(missing_ok=True)  # PEFT's own does not fit
     _move(new, folder)
+
+
+def stored(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy on the CPU in `dtype`, tensor by tensor: beside a model in training a GPU has no room for a second one."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        copied = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None, copy=True)
+        memo[id(tensor)] = nn.Parameter(copied, False) if isinstance(tensor, nn.Parameter) else copied
+    return copy.deepcopy(model, memo)
+
+
+def complete(backbone: Backbone, adapted, folder: Path) -> None:
+    """What Trainer leaves out where it has saved a sharded model: t4s.json, the processor, the name of the base."""
+    if adapted is not None:
+        lora.name_base(adapted, backbone.format)
+        adapted.peft_config["default"].save_pretrained(folder)
+    backbone.processor.save_pretrained(folder)
+    backbone.format.write(folder)
 
 
 def _move(new: Path, folder: Path) -> None:

@@ -13,6 +13,7 @@ Imports neither torch nor transformers: --help must not wait for them.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from t4s.errors import DataError
@@ -144,6 +145,8 @@ def check(options: argparse.Namespace) -> None:
                         "--freeze-tower and --tower-lr.")  # fmt: skip
     if options.tower and options.base:
         raise DataError("--tower is for a fresh model, and --base has a tower of its own; leave one of the two out.")
+    if options.fsdp and int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        raise DataError("--fsdp shards the model over several processes, and this is one; start it with torchrun.")
     if options.fsdp and options.validate:
         raise DataError("--validate answers photos with the whole model, and --fsdp has it in pieces; measure the "
                         "checkpoint with t4s/eval.py afterwards.")  # fmt: skip

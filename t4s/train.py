@@ -129,7 +129,9 @@ class Session:
         from t4s import publishing
 
         if self.options.fsdp:
-            self.learner.save_model(str(self.options.out))
+            self.learner.save_model(str(self.options.out))  # all processes together
+            if self.learner.args.should_save:
+                publishing.complete(self.backbone, self.adapted, self.options.out)
         elif self.learner.args.should_save:
             publishing.write(self.backbone, self.adapted, self.options.out)
         self.written = step
@@ -252,9 +254,12 @@ def learner_of(session: Session):
         activation_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
         fsdp=options.fsdp or None,
     )  # fmt: skip
-    tower = None if session.adapted is not None else session.backbone.model.get_encoder("image")
-    groups = learning.parameter_groups(model, tower, options.lr, options.tower_lr, options.weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=(learning.BETA1, options.beta2))
+
+    def optimizer(model) -> torch.optim.Optimizer:
+        tower = None if session.adapted is not None else model.get_encoder("image")
+        groups = learning.parameter_groups(model, tower, options.lr, options.tower_lr, options.weight_decay)
+        return torch.optim.AdamW(groups, betas=(learning.BETA1, options.beta2))
+
     batches = Collator(session.backbone, session.mixture, options.queries_per_image, options.seed)
     watch = learning.Watch(session.saved, options.stop_after)
     session.learner = learning.Learner(session.backbone, model, settings, batches, optimizer, [watch])

@@ -51,8 +51,7 @@ def main(out: str, photos: str, questions: str) -> None:
         use_cpu=True, report_to="none", save_strategy="no", seed=0, remove_unused_columns=False, max_grad_norm=0.5,
         disable_tqdm=True, logging_strategy="no",
     )  # fmt: skip
-    optimizer = torch.optim.SGD(backbone.model.parameters(), lr=0.05)
-    learner = Learner(backbone, backbone.model, settings, batches, optimizer)
+    learner = Learner(backbone, backbone.model, settings, batches, lambda m: torch.optim.SGD(m.parameters(), lr=0.05))
     learner.learn()
     if settings.process_index == 0:
         Path(out).mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from t4s import DataError, Segmenter, backbone, codec, collate, learning, lora, publishing, recipe, starting, train
+from t4s import DataError, Segmenter, backbone, codec, collate, hub, learning, lora, publishing, recipe, starting, train
 from t4s.validation import Validation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -233,6 +233,38 @@ def test_two_processes_learn_what_one_with_twice_the_batch_does(texts, tmp_path)
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("full", [True, False])
+def test_what_is_written_where_the_model_is_sharded(base, tmp_path, full):
+    """Sharding itself needs GPUs. Around it: Trainer takes no finished optimizer, and writes neither t4s.json nor a
+    processor, nor an adapter's base by its name."""
+    on = ["--base", str(base), *(["--full"] if full else []), *ADAPTER, "--batch", "1", "--base-id", "acme/base"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command = [*torchrun, str(ROOT / "t4s" / "train.py"), *on, "--steps", "2", "--fsdp", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert publishing.Format.read(tmp_path / "out").base_model == "acme/base"
+    hub.refuse_machine_paths(hub.checkpoint_files(tmp_path / "out"))
+    if full:
+        assert backbone.load(tmp_path / "out", device="cpu").model is not None
+    else:
+        config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "acme/base"
+
+
+def test_what_is_stored_is_a_copy_in_the_type_it_is_stored_in(base):
+    """Tied weights stay one, and the model in training stays as it is."""
+    model = backbone.load(base, device="cpu").model.float()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    stored = publishing.stored(model, torch.float16)
+    assert {weight.dtype for weight in stored.parameters()} == {torch.float16}
+    assert stored.lm_head.weight is stored.get_input_embeddings().weight
+    places = [{weight.data_ptr() for weight in some.parameters()} for some in (stored, model)]
+    assert not places[0] & places[1]
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name]) and weight.dtype == before[name].dtype
+
+
+@pytest.mark.long
 def test_the_script_under_torchrun(base, tmp_path):
     """Two processes: one checkpoint, one card, one line an evaluation, and what one with twice the batch learns."""
     on = [str(ROOT / "t4s" / "train.py"), "--base", str(base), "--full", *SMALL[:2], *SMALL[9:], "--steps", "4",
@@ -270,7 +302,7 @@ def test_the_script_under_torchrun(base, tmp_path):
     (["--validate", "folder:EMPTY"], "index.jsonl is not there"),
     (["--report-to", "trackio"], "pip install trackio"),
     (["--resume"], "holds no state to resume"),
-    (["--fsdp", "--validate", "synthetic"], "measure the checkpoint with t4s/eval.py"),
+    (["--fsdp"], "this is one; start it with torchrun"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence_before_anything_is_trained(base, tmp_path, capsys, monkeypatch, more, said):
     empty = tmp_path / "empty"
