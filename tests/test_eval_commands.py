@@ -54,7 +54,8 @@ def places(tmp_path_factory) -> dict[str, Path]:
     (root / "quiz.jsonl").write_text(json.dumps(quiz))
     chats = build("llava", root / "chats")
     Format(grid=(4, 4), image_size=IMAGE_SIZE["llava"], refiner="none").write(chats)
-    return {"PHOTOS": photos, "PATH": root, "FILE.jsonl": root / "quiz.jsonl", "ID": chats}
+    own = test_refer.write_instances(root / "own")
+    return {"PHOTOS": photos, "PATH": root, "FILE.jsonl": root / "quiz.jsonl", "FILE.json": own, "ID": chats}
 
 
 def test_the_readme_names_every_loader_and_every_way():
@@ -62,7 +63,7 @@ def test_the_readme_names_every_loader_and_every_way():
     from t4s.corpora.semantic import _LAYOUTS
 
     asked = {re.search(r"--corpus (\S+?):", command)[1] for command in commands()}
-    assert asked >= {*refer.FILES, *_LAYOUTS, "folder", "vqa"} and class_names.VOC20
+    assert asked >= {*refer.FILES, *_LAYOUTS, "folder", "coco", "vqa"} and class_names.VOC20
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "torchrun --nproc_per_node" in text and "--update-card" in text
 

@@ -112,6 +112,16 @@ def write_miniature(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def write_instances(folder: Path) -> Path:
+    """A photo of one's own with the file that an annotation tool writes beside it."""
+    folder.mkdir()
+    Image.new("RGB", SIZE[::-1], "grey").save(folder / "own.jpg")
+    image = {"id": 9, "file_name": "own.jpg", "height": SIZE[0], "width": SIZE[1]}
+    content = {"images": [image], "annotations": ANNOTATIONS[:2], "categories": [{"id": 18, "name": "dog"}]}
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder / "instances.json"
+
+
 def square(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
     mask = np.zeros(SIZE, bool)
     mask[y0:y1, x0:x1] = True
