@@ -80,6 +80,7 @@ def train(options: argparse.Namespace) -> None:
         print(f"{too_long} questions were too long for the model's context and left out.")
     if push and main_process:
         print(hub.push(options.out, repo_id))
+    learner.accelerator.end_training()  # closes what the processes talked through: left open, one may abort at its end
 
 
 def check_reporter(name: str) -> None:
@@ -262,7 +263,8 @@ def learner_of(session: Session):
 
     batches = Collator(session.backbone, session.mixture, options.queries_per_image, options.seed)
     watch = learning.Watch(session.saved, options.stop_after)
-    session.learner = learning.Learner(session.backbone, model, settings, batches, optimizer, [watch])
+    loss = learning.token_loss(session.backbone, options.full_row)
+    session.learner = learning.Learner(session.backbone, model, settings, batches, optimizer, loss, [watch])
     return session.learner
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import TrainingArguments
 
 from t4s import collate, starting
-from t4s.learning import Learner
+from t4s.learning import Learner, token_loss
 from t4s.samples import Sample
 
 STEPS = 10
@@ -51,13 +51,15 @@ def main(out: str, photos: str, questions: str) -> None:
         use_cpu=True, report_to="none", save_strategy="no", seed=0, remove_unused_columns=False, max_grad_norm=0.5,
         disable_tqdm=True, logging_strategy="no",
     )  # fmt: skip
-    learner = Learner(backbone, backbone.model, settings, batches, lambda m: torch.optim.SGD(m.parameters(), lr=0.05))
+    learner = Learner(backbone, backbone.model, settings, batches, lambda m: torch.optim.SGD(m.parameters(), lr=0.05),
+                      token_loss(backbone, 0.2))  # fmt: skip
     learner.learn()
     if settings.process_index == 0:
         Path(out).mkdir(parents=True, exist_ok=True)
         weights = {name: value.contiguous() for name, value in backbone.model.named_parameters()}
         save_file(weights, Path(out) / "weights.safetensors")
     print(f"{settings.world_size} processes")
+    learner.accelerator.end_training()
 
 
 if __name__ == "__main__":
