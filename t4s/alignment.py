@@ -23,6 +23,7 @@ from t4s.errors import CheckpointError
 
 FILE = "aligned.safetensors"  # beside the tower's weights
 NAME_RMS, CELL_RMS = 0.05, 0.5  # size of the numbers of a name's vector and of a projected cell, as written
+SCALE = 12.0  # of a logit at first: a cosine of 1 is 12 - 4
 SHARED = 3  # a part of words that more names than this are spelled with keeps its own embedding
 
 
@@ -34,14 +35,17 @@ class Aligned(nn.Module):
         self.table = names
         self.linear_1, self.linear_2 = nn.Linear(inputs, width), nn.Linear(width, width)
         self.names = nn.Parameter(torch.randn(len(names), width))
-        self.scale = nn.Parameter(torch.ones(len(names)))
+        self.scale = nn.Parameter(torch.full((len(names),), SCALE))
         self.bias = nn.Parameter(torch.full((len(names),), -4.0))  # most names are not in a cell
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear_2(F.gelu(self.linear_1(features)))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return F.linear(self.project(features), F.normalize(self.names, dim=1)) * self.scale + self.bias
+        """Compares directions alone: a language model normalises what it reads, so what all cells have in common
+        must not outweigh what tells them apart."""
+        cells = F.normalize(self.project(features), dim=-1)
+        return F.linear(cells, F.normalize(self.names, dim=1)) * self.scale + self.bias
 
     @torch.no_grad()
     def save(self, folder: Path, features: Tensor) -> None:

@@ -22,7 +22,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from t4s.backbone import Backbone
 from t4s.errors import DataError, T4SError
 
-FULL_ROW = 0.2  # weight of a run as wide as the grid in the loss of the embedded model
 BETA1, GRADIENT_NORM = 0.9, 1.0
 STATE_FILE = "trainer_state.json"  # Trainer writes it last: a state without it is half a state
 TORCH_SAVE = ("PytorchStreamWriter", "inline_container")  # how torch.save says that a file could not be written
@@ -31,16 +30,15 @@ ADAM_BYTES = 12  # of a trained weight in a saved state: itself and two moments,
 
 # --- what is learnt
 
-def token_loss(backbone: Backbone) -> Callable[..., torch.Tensor]:
+def token_loss(backbone: Backbone, full_row: float = 1.0) -> Callable[..., torch.Tensor]:
     """Cross-entropy, summed over the labels that are not ignored and divided by those of the whole step.
 
-    In the embedded model, ending a row with a full-width run counts `FULL_ROW`: where a model is unsure, the place of
-    an object's edge is spread over many counts and its absence is a single one, so a greedy choice would call absent
-    what is probably there.
+    `full_row` is for the embedded model alone: the weight of ending a row with a full-width run. Where a model is
+    unsure, the place of an object's edge is spread over many counts and its absence is a single one, so at weight 1 a
+    greedy choice calls absent what is probably there.
     """
-    full_row = None
-    if backbone.format.positions == "cells":
-        full_row = backbone.text_ids(f"others *{backbone.format.grid[1]}\n")[-1]
+    cells = backbone.format.positions == "cells"
+    full = backbone.text_ids(f"others *{backbone.format.grid[1]}\n")[-1] if cells else None
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
         targets = labels[:, 1:].flatten()
@@ -48,8 +46,8 @@ def token_loss(backbone: Backbone) -> Callable[..., torch.Tensor]:
         logits = outputs.logits[:, :-1].flatten(0, 1)[learnt]
         logits = logits if logits.dtype == torch.float64 else logits.float()
         losses = nn.functional.cross_entropy(logits, targets[learnt], reduction="none")
-        if full_row is not None:
-            losses = torch.where(targets[learnt] == full_row, losses * FULL_ROW, losses)
+        if full is not None:
+            losses = torch.where(targets[learnt] == full, losses * full_row, losses)
         return losses.sum() / (learnt.sum() if num_items_in_batch is None else num_items_in_batch)
 
     return loss
@@ -74,12 +72,13 @@ class Learner(Trainer):
     """Trainer for a backbone whose data set is a range of draw numbers. What stops it leaves a state to go on from."""
 
     def __init__(self, backbone: Backbone, model: nn.Module, settings: TrainingArguments, batches: Callable,
-                 optimizer: Callable[[nn.Module], torch.optim.Optimizer], callbacks: Iterable = ()):  # fmt: skip
+                 optimizer: Callable[[nn.Module], torch.optim.Optimizer], loss: Callable[..., torch.Tensor],
+                 callbacks: Iterable = ()):  # fmt: skip
         self._optimizer_of = optimizer
         draws = settings.max_steps * settings.train_batch_size * settings.gradient_accumulation_steps
         super().__init__(
             model, settings, train_dataset=range(draws * settings.world_size), data_collator=batches,
-            compute_loss_func=token_loss(backbone), callbacks=list(callbacks),
+            compute_loss_func=loss, callbacks=list(callbacks),
         )  # fmt: skip
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -29,6 +29,7 @@ DEFAULTS = {  # name: of the three kinds; None: worked out by `resolve`
     "steps": (2000, None, None),
 }
 EPOCHS = 5.0
+FULL_ROW = 0.2  # see learning.token_loss
 LR_OF = {"internvl": 1e-4}  # published for this family in place of 2e-4
 LORA_RANK, LORA_ALPHA, LORA_DROPOUT = 64, 128, 0.05
 SPEC = "NAME[:PATH][@SPLIT][*WEIGHT]"
@@ -93,6 +94,9 @@ def _schedule(group: argparse._ArgumentGroup) -> None:
     add("--warmup", type=float, default=0.03, metavar="SHARE", help="share of the steps (0.03)")
     add("--weight-decay", type=float, help=_of_kinds("weight_decay"))
     add("--beta2", type=float, help=f"of AdamW {_of_kinds('beta2')}")
+    add("--full-row", type=float, default=FULL_ROW, metavar="WEIGHT",
+        help="the embedded model: weight of a full-width run in the loss; the more, the more is called absent "
+        f"({FULL_ROW})")  # fmt: skip
     add("--epochs", type=float, help=f"times that as many photos are drawn as the corpora have ({EPOCHS:g})")
     add("--steps", type=int, help=f"in place of --epochs {_of_kinds('steps', '--epochs')}")
     add("--batch", type=int, help=f"photos that a process takes at once {_of_kinds('batch')}")
@@ -131,7 +135,7 @@ def check(options: argparse.Namespace) -> None:
                  "lora_rank", "lora_alpha", "image_size"):  # fmt: skip
         if (value := getattr(options, name)) is not None and value < 1:
             raise DataError(f"--{name.replace('_', '-')} is {value}; it is a whole number from 1.")
-    for name in ("lr", "epochs"):
+    for name in ("lr", "epochs", "full_row"):
         if (value := getattr(options, name)) is not None and not value > 0:
             raise DataError(f"--{name} is {value}; it is a number above 0.")
     if not 0 <= options.lora_dropout < 1 or not 0 <= options.warmup < 1:
@@ -200,4 +204,6 @@ def settings(options: argparse.Namespace, kind: str) -> dict[str, object]:
         names += ["lora_rank", "lora_alpha", "lora_dropout", *(["quantize"] if options.quantize else [])]
     else:
         names += ["freeze_tower", *(["tower_lr"] if not options.freeze_tower else [])]
+    if kind == "embedded":
+        names += ["full_row"]
     return {"kind": kind, **{name.replace("_", "-"): getattr(options, name) for name in names}, "schedule": "cosine"}

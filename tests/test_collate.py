@@ -134,6 +134,23 @@ def test_a_shared_photo_is_worth_as_much_as_one_a_question(fresh_backbone):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_only_full_rows_are_weighed(fresh_backbone):
+    """Each weight changes what an empty grid costs in proportion, and a grid without a full row not at all."""
+    model = fresh_backbone.model
+
+    def cost(classes: np.ndarray, weight: float) -> float:
+        made = Sample("1", "t", Image.new("RGB", (64, 64)), "dog", ("others", "dog"), classes)
+        inputs = batch([row(fresh_backbone, [made])], 0)
+        labels = inputs.pop("labels")
+        with torch.no_grad():
+            return token_loss(fresh_backbone, weight)(model(**inputs), labels).item()
+
+    empty, half = np.zeros((64, 64), np.int16), np.zeros((64, 64), np.int16)
+    half[:, 32:] = 1
+    assert cost(empty, 0.5) == pytest.approx((cost(empty, 0.0) + cost(empty, 1.0)) / 2)
+    assert cost(empty, 0.0) < cost(empty, 1.0) and cost(half, 0.0) == cost(half, 1.0)
+
+
 def test_the_same_question_is_asked_once_in_a_row(fresh_backbone):
     """A photo with a single line in a jsonl file was asked the same thing four times over."""
 
