@@ -109,7 +109,7 @@ def test_a_command_runs_as_it_stands(places, server, segmenter, command, tmp_pat
         given = [*kept, *SMALL, *(["--grid", "4", "4"] if "t4s-tiny" not in given else [])]
     if door == "eval":
         monkeypatch.setattr(Segmenter, "from_pretrained", lambda *arguments, **named: segmenter)
-        given = [part for part in given if part not in ("--checkpoint", "runs/crescent")]
+        given = [part for part in given if part not in ("--checkpoint", "runs/hexagon")]
         given += ["--limit", "12" if "--only" in given else "2"]
     if "--quantize" in given:
         assert DOORS[door](given) == 2 and "needs a CUDA device" in capsys.readouterr().err

@@ -26,7 +26,8 @@ from t4s.corpora.staging import SPLITS, Scene, behind, evaluation_samples, train
 from t4s.errors import DataError
 from t4s.samples import Sample
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent", "arrow")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent", "arrow",
+          "hexagon")  # fmt: skip
 # hue in degrees, saturation and value in [0, 1]: each from a range, far enough from the others that no word is in doubt
 COLOURS = {
     "red": ((354, 364), (0.80, 1.0), (0.75, 0.95)), "orange": ((24, 33), (0.85, 1.0), (0.92, 1.0)),
@@ -209,6 +210,8 @@ def outlines(name: str) -> tuple[tuple[int, np.ndarray], ...]:
             shape = [(255, 0.85 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float))]
         case "triangle":
             shape = [(255, np.array([(0, -1), (0.95, 0.8), (-0.95, 0.8)]))]
+        case "hexagon":
+            shape = [(255, disc[::12])]
         case "star":
             tips = np.arange(10) * np.pi / 5
             shape = [(255, np.stack([np.sin(tips), -np.cos(tips)], 1) * np.where(np.arange(10) % 2, 0.42, 1)[:, None])]
