@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refiners", nargs="+", default=list(BUILT_IN), help="also crf, sam and sam:SOURCE")
     parser.add_argument("--cells", nargs="+", type=int, default=[16, 24, 32], help="cells a side of the true grids")
     parser.add_argument("--checkpoint", help="take the grids from this model ('embedded', a folder or a Hub id)")
-    parser.add_argument("--groups", nargs="+", default=[], help="sources per table, such as voc+msrc; all by default")
+    parser.add_argument("--groups", nargs="+", default=[], help="sources per table, such as voc+msrc, and no others")
     parser.add_argument("--smallest", type=float, default=0.01, help="leave out masks below this share of known pixels")
     parser.add_argument("--limit", type=int, help="at most this many photos, evenly spaced over the corpus")
     parser.add_argument("--sheet", type=Path, help="draw the example photos, refined, into this file instead")
@@ -71,8 +71,10 @@ def run(options: argparse.Namespace) -> None:
         example_sheet(options.refiners).save(options.sheet, quality=82)
         return
     scores: dict[tuple[str, str, str], Score] = defaultdict(Score)
-    sources = set()
+    sources, wanted = set(), {source for group in options.groups for source in group.split("+")}
     for sample in samples(options.corpus, options.smallest, options.limit):
+        if wanted and sample.source not in wanted:
+            continue
         sources.add(sample.source)
         for kind, case in cases(sample, options.cells, options.checkpoint):
             for name in options.refiners:
