@@ -83,7 +83,7 @@ class Visit:
     def tab(self, name: str) -> None:
         tab = self.page.get_by_role("tab", name=name)
         if not tab.count():  # what has no room is behind a button
-            self.page.locator(".overflow-menu > button").click()
+            self.page.locator(".overflow-menu > button").first.click()  # tabs inside a tab have one too
             tab = self.page.locator(".overflow-dropdown button", has_text=name)
         tab.click()
 
