@@ -214,7 +214,7 @@ class FolderCorpus:
             extra = self._some_absent(photo, absent, int(rng.integers(0, 3)), rng)
             names = tuple(str(name) for name in rng.permutation([*rng.permutation(list(present)), *extra][:MAX_LIST]))
             return names, [(name, present.get(name, [])) for name in names]
-        kinds = self._kinds(photo.source)
+        kinds = [word for word in self._kinds(photo.source) if set(prompts.HYPERNYMS[word]) & set(present)]
         if kinds and kind > 1 - LIST_SHARE - KIND_SHARE:
             word = str(rng.choice(kinds))
             phrase = prompts.vary(word, rng)
@@ -230,6 +230,6 @@ class FolderCorpus:
         return [*rng.choice(absent, count, replace=False, p=chances / chances.sum())] if count else []
 
     def _kinds(self, source: str) -> list[str]:
-        """The hypernyms that mean something in this source."""
+        """The hypernyms that mean something in this source. None is asked in vain: it may label other animals too."""
         table = self.tables[source]
         return [word for word, names in prompts.HYPERNYMS.items() if sum(name in table for name in names) >= MIN_KIND]
