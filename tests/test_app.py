@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import functools
+import gc
 import hashlib
 import inspect
 import io
@@ -700,6 +702,8 @@ def test_clients_at_once_get_their_own_answers(address: str, segmenter: stand_in
 def test_sixteen_clients_for_a_minute():
     """With the embedded checkpoint: no error, every answer the one that the model gives when nobody else asks."""
     def resident() -> int:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later is no leak
         return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
     segmenter = Segmenter.from_pretrained(device="cpu")
@@ -707,7 +711,7 @@ def test_sixteen_clients_for_a_minute():
     blocks = app.build(segmenter).queue(max_size=64)
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)
     try:
-        assert _ask_for(5, 16, url, expected) == []
+        assert _ask_for(20, 16, url, expected) == []  # what is kept of photos and answers fills up
         before = resident()
         assert _ask_for(60, 16, url, expected) == []
         assert resident() - before < 100_000  # kB; the encoded photos and Gradio's files are bounded
