@@ -28,7 +28,7 @@ class Model:
     """A checkpoint. The questions about one photo share its encoding."""
 
     def __init__(self, options: argparse.Namespace):
-        from t4s.backbone import find
+        from t4s.checkpoint import find
         from t4s.segmenter import Segmenter
 
         device = device_of(options.device)
@@ -60,7 +60,7 @@ class Talker:
 
     def __init__(self, options: argparse.Namespace):
         from t4s import answering
-        from t4s.backbone import FORMAT_FILE, find
+        from t4s.checkpoint import FORMAT_FILE, find
         from t4s.segmenter import Segmenter
 
         folder, device = find(options.checkpoint, options.revision), device_of(options.device)
@@ -111,8 +111,8 @@ def untuned(options: argparse.Namespace, device: str | None):
     import torch
 
     from t4s import starting
-    from t4s.backbone import DTYPES
     from t4s.errors import CheckpointError
+    from t4s.loading import DTYPES
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = options.dtype or ("bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32")

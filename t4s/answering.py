@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from t4s import codec
-from t4s.backbone import FORMAT_FILE, Backbone
+from t4s.backbone import Backbone
+from t4s.checkpoint import FORMAT_FILE
 from t4s.constrain import Constraint, Vocabulary, vocabulary
 from t4s.decoding import CLOSING, DRAFT_ROWS, DRAFT_ROWS_ELSEWHERE, Continuation, Ending
 from t4s.drafting import draft_text

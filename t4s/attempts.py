@@ -9,7 +9,6 @@ Weak photos, whose masks were made automatically, are never asked: such a mask t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from t4s import codec
-from t4s.assets import asset
+from t4s.checkpoint import FILES, find, fingerprint
 from t4s.codec import DescriptorGrid
 from t4s.corpora.folder import FolderCorpus
 
@@ -44,7 +43,7 @@ def attempts(checkpoint: str, photos: Iterable[tuple[FolderCorpus, int]], folder
 
     `checkpoint` is "embedded", a folder or a Hub id. Raises CheckpointError and DataError.
     """
-    cache = folder / f"own-{fingerprint(checkpoint)}.jsonl"
+    cache = kept_in(checkpoint, folder)
     known, model = _read(cache), None
     asked = [(corpus, index) for corpus, index in photos if not corpus.photos[index].weak]
     missing = [(corpus, index) for corpus, index in asked if corpus.photos[index].id not in known]
@@ -65,14 +64,10 @@ def attempts(checkpoint: str, photos: Iterable[tuple[FolderCorpus, int]], folder
     return {key: _attempt(one) for key, one in answers.items()}
 
 
-def fingerprint(checkpoint: str) -> str:
-    """Eight hexadecimal digits that change with the model: with a folder's weights, or with the Hub id."""
-    folder = asset("t4s-tiny") if checkpoint == "embedded" else Path(checkpoint)
-    digest = hashlib.blake2b(digest_size=4)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    for file in files:
-        digest.update(file.read_bytes())
-    return (digest if files else hashlib.blake2b(checkpoint.encode(), digest_size=4)).hexdigest()
+def kept_in(checkpoint: str, folder: Path) -> Path:
+    """The file of a model's answers: another one when its weights change. Raises CheckpointError."""
+    weights = fingerprint(find(None if checkpoint == "embedded" else checkpoint))
+    return folder / f"own-{weights.removeprefix(FILES)}.jsonl"
 
 
 def _ask(model, corpus: FolderCorpus, index: int) -> dict[str, dict]:

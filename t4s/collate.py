@@ -19,7 +19,8 @@ import torch.nn.functional as F
 
 from t4s import codec
 from t4s.augment import augment
-from t4s.backbone import Backbone, Format
+from t4s.backbone import Backbone
+from t4s.checkpoint import Format
 from t4s.corpora import Mixture
 from t4s.errors import DataError
 from t4s.prompts import ANSWERS, CLASS_QUESTIONS, QUESTIONS, question

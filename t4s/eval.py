@@ -142,9 +142,10 @@ def check_card(checkpoint: str | None) -> None:
     """Refuse a card without a place for figures now, and not after hours. CheckpointError."""
     from t4s import hub
     from t4s.assets import asset
+    from t4s.checkpoint import EMBEDDED
     from t4s.errors import CheckpointError
 
-    card = (Path(checkpoint) if checkpoint else asset(hub.EMBEDDED)) / hub.CARD
+    card = (Path(checkpoint) if checkpoint else asset(EMBEDDED)) / hub.CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     if not all(mark in text for mark in hub.FIGURES):
         raise CheckpointError(f"{card} has no place for figures; write the lines {hub.FIGURES[0]} and {hub.FIGURES[1]} "
@@ -299,7 +300,7 @@ def conclude(options: argparse.Namespace, corpus: Corpus | VqaCorpus, photos: Se
     if options.save:
         save(options.save, corpus, photos, [line["answers"] for line in lines], journal, settings)
     if options.update_card:
-        from t4s.backbone import find
+        from t4s.checkpoint import find
 
         folder = find(options.checkpoint)
         print(hub.add_figures(folder, report.card_figures(results, settings["corpus"])))

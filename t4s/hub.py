@@ -17,7 +17,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -25,11 +25,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, EvalResul
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled as Offline
 
+from t4s.checkpoint import ADAPTER, EMBEDDED, FORMAT_FILE, Format
 from t4s.corpora import NAMES, PATHLESS, CorpusSpec
 from t4s.errors import CheckpointError
 
-FORMAT_FILE, CARD, ADAPTER = "t4s.json", "README.md", "adapter_config.json"
-EMBEDDED = "t4s-tiny"  # as `base_model`: the checkpoint that comes with the package
+CARD = "README.md"
 SENT = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md", ".png", ".jpg")  # of the folder's own files
 KEPT = ("trainer_state.json", "results.json", "sample.png")  # what concerns nobody else
 REPLACED = (".safetensors", ".json", ".jinja", ".model")  # of an earlier push: they go, or both would load
@@ -155,7 +155,7 @@ def write_card(folder: str | Path, repo_id: str, corpora: Sequence[str] = (),
     their last part: a machine's folders are nobody's business.
     """
     folder = Path(folder)
-    form = json.loads((folder / FORMAT_FILE).read_text(encoding="utf-8"))
+    form = Format.read(folder)
     if picture is not None and not (folder / picture).is_file():
         raise CheckpointError(f"The card's picture {picture!r} is not in {folder}; write it there first.")
     head = _metadata(folder, form, repo_id, corpora, figures, license).to_yaml()
@@ -189,11 +189,9 @@ def add_figures(folder: str | Path, figures: Sequence[Figure]) -> Path:
 
 def add_names(folder: str | Path, names: Mapping[str, float]) -> None:
     """Put {class name: IoU in [0, 1]} into the folder's `t4s.json`: the app offers the names that are drawn."""
-    path = Path(folder) / FORMAT_FILE
-    content = json.loads(path.read_text(encoding="utf-8"))
-    metrics = content.get("metrics", {})
-    content["metrics"] = metrics | {"names": metrics.get("names", {}) | names}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    form = Format.read(Path(folder))
+    known = form.metrics.get("names", {})
+    replace(form, metrics=form.metrics | {"names": known | names}).write(Path(folder))
 
 
 def public(text: str) -> str:
@@ -228,9 +226,9 @@ def _table(figures: Sequence[Figure]) -> str:
     return "\n".join([FIGURES[0], "| figure | value | data | samples |", "|---|---|---|---|", *rows, FIGURES[1]])
 
 
-def _metadata(folder: Path, form: Mapping[str, Any], repo_id: str, corpora: Sequence[str], figures: Sequence[Figure],
+def _metadata(folder: Path, form: Format, repo_id: str, corpora: Sequence[str], figures: Sequence[Figure],
               license: str | None) -> ModelCardData:  # fmt: skip
-    base = form.get("base_model")
+    base = form.base_model
     on_hub = bool(base) and base != EMBEDDED
     hub_data = [spec.path for spec in map(CorpusSpec.parse, corpora)
                 if spec.name == "hub" and not is_machine_path(spec.path)]  # fmt: skip
@@ -243,13 +241,13 @@ def _metadata(folder: Path, form: Mapping[str, Any], repo_id: str, corpora: Sequ
     )  # fmt: skip
 
 
-def _text(folder: Path, form: Mapping[str, Any], repo_id: str, corpora: Sequence[str], settings: Mapping[str, object],
+def _text(folder: Path, form: Format, repo_id: str, corpora: Sequence[str], settings: Mapping[str, object],
           figures: Sequence[Figure], picture: str | None, license: str | None, notes: str) -> str:  # fmt: skip
-    rows, columns = form["grid"]
-    base = form.get("base_model")
+    rows, columns = form.grid
+    base = form.base_model
     kind = "A LoRA adapter" if (folder / ADAPTER).is_file() else "A full model"
     of = {None: "", EMBEDDED: " on the checkpoint that comes with t4s"}.get(base, f" on `{base}`")
-    revision = f", revision `{form['base_revision']}`" if form.get("base_revision") else ""
+    revision = f", revision `{form.base_revision}`" if form.base_revision else ""
     trained = [f"- {public(spec)}" for spec in corpora] or ["- not stated"]
     values = [f"| {key} | {public(str(value))} |" for key, value in settings.items()]
     table = ["", "| setting | value |", "|---|---|", *values] if values else []

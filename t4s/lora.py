@@ -17,8 +17,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 
-from t4s.backbone import EMBEDDED, Backbone, Format, load_model
+from t4s.backbone import Backbone
+from t4s.checkpoint import EMBEDDED, Format
 from t4s.errors import CheckpointError
+from t4s.loading import load_model
 
 # Qwen-VL keeps its projector inside the vision tower, under these names; other families beside it.
 WITHIN_TOWER = re.compile(r"(?:^|\.)(?:merger|deepstack_merger_list\.\d+)$")

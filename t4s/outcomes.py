@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from t4s import codec
-from t4s.backbone import Format
+from t4s.checkpoint import Format
 from t4s.errors import CodecError
 from t4s.refine import disagreements
 from t4s.samples import Prediction

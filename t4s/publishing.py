@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from t4s import hub, lora
-from t4s.backbone import ADAPTER, EMBEDDED, Backbone, Format
+from t4s.backbone import Backbone
+from t4s.checkpoint import ADAPTER, EMBEDDED, Format
 from t4s.validation import Result
 
 NEW = ".new"  # folder below the checkpoint's, while it is written

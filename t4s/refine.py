@@ -207,7 +207,7 @@ def paint_edge(photo: np.ndarray, soft: np.ndarray) -> Painter:
         drawn = (drawn / drawn.sum(0).clamp(min=1e-6))[1:]
     cell = float(np.mean(np.divide(small.shape[:2], soft.shape[1:])))
     share = min(EDGE_GUIDED / cell, EDGE_GUIDED_MOST)
-    mixed = (1 - share) * drawn.numpy() + share * guided(small, soft)[1:]
+    mixed = (1 - share) * drawn.float().numpy() + share * guided(small, soft)[1:]
     return painter(photo, fit(small, mixed.astype(np.float32), EDGE_RADIUS, EDGE_EPS))
 
 

@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from t4s import answering, codec, decoding, lists
-from t4s import backbone as backbones
-from t4s.backbone import Backbone, Encoded, Format, Writing
+from t4s.backbone import Backbone, Encoded, Writing
+from t4s.checkpoint import Format
 from t4s.constrain import vocabulary
 from t4s.errors import QueryError
 from t4s.limits import MAX_ANSWER, MAX_QUERY
+from t4s.loading import load
 from t4s.outcomes import read, told, whole
 from t4s.photo import open_photo
 from t4s.refine import check_refiner
@@ -41,7 +42,7 @@ class Segmenter:
         device: "cpu", "cuda", …; dtype: a torch dtype or its name; quantize: "4bit" or "8bit", CUDA only.
         Raises CheckpointError that says what to do.
         """
-        return cls(backbones.load(source, revision, device, dtype, quantize))
+        return cls(load(source, revision, device, dtype, quantize))
 
     def encode(self, image: Photo) -> Encoded:
         """The photo's part of the prompt, run once; give the result instead of the photo to any other method."""
@@ -99,7 +100,7 @@ class Segmenter:
 
     def _prompt(self, encoded: Encoded, suffix: Sequence[int]) -> int:
         """The positions that photo and question take."""
-        return encoded.next_position + len(suffix) + (len(encoded.ids) if encoded.features else 0)
+        return encoded.next_position + len(suffix)
 
     def ask(self, image: Photo, question: str, refine: str | None = None, limit: int = MAX_ANSWER) -> Answer:
         """A question in free words to a checkpoint that chats; the answer may hold any number of grids.

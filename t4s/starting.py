@@ -18,8 +18,10 @@ from PIL import Image
 from transformers import AutoConfig
 
 from t4s import alignment, tiny
-from t4s.backbone import EMBEDDED, FORMAT_FILE, Backbone, Format, find, fingerprint, load_model, load_processor
+from t4s.backbone import Backbone
+from t4s.checkpoint import EMBEDDED, FORMAT_FILE, Format, find, fingerprint
 from t4s.errors import CheckpointError
+from t4s.loading import load_model, load_processor
 
 MAX_IMAGE = 1024  # pixels of a side that a free choice takes
 
@@ -33,7 +35,8 @@ def fresh(names: Iterable[str], grid: tuple[int, int], width: int, layers: int, 
     if tower:
         alignment.load(model, processor.tokenizer, tower)
     form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION,
-                  class_question=tiny.CLASS_QUESTION, answer=tiny.ANSWER, positions="cells")  # fmt: skip
+                  class_question=tiny.CLASS_QUESTION, answer=tiny.ANSWER, positions="cells",
+                  both_ways=True)  # fmt: skip
     return Backbone(model, processor, form)
 
 

@@ -73,7 +73,8 @@ def fresh_backbone():
     import torch
 
     from t4s import tiny
-    from t4s.backbone import Backbone, Format
+    from t4s.backbone import Backbone
+    from t4s.checkpoint import Format
 
     grid = (4, 4)
     processor = tiny.processor(["dog", "cat", "potted plant"], grid)

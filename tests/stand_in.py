@@ -20,7 +20,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from t4s import codec, refine
-from t4s.backbone import Format
+from t4s.checkpoint import Format
 from t4s.errors import QueryError
 from t4s.limits import MAX_QUERY
 from t4s.photo import open_photo

@@ -13,7 +13,8 @@ from PIL import Image
 
 from t4s import answering, codec
 from t4s.answering import places
-from t4s.backbone import Backbone, Format
+from t4s.backbone import Backbone
+from t4s.checkpoint import Format
 from t4s.constrain import vocabulary
 from t4s.errors import CheckpointError, QueryError
 from t4s.limits import MAX_QUESTION

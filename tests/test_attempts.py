@@ -88,13 +88,14 @@ def test_what_was_cut_off_is_asked_again(folder, pencil, tmp_path):
 
 
 def test_another_model_has_answers_of_its_own(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "model.safetensors").write_bytes(b"weights")
-    names = {attempts.fingerprint(source) for source in ("embedded", str(tmp_path / "a"), "someone/model")}
-    assert len(names) == 3 and all(len(name) == 8 for name in names)
-    first = attempts.fingerprint(str(tmp_path / "a"))
+    for name, weights in (("a", b"weights"), ("b", b"others.")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    names = {attempts.kept_in(source, tmp_path) for source in ("embedded", str(tmp_path / "a"), str(tmp_path / "b"))}
+    assert len(names) == 3 and all(name.parent == tmp_path for name in names)
+    first = attempts.kept_in(str(tmp_path / "a"), tmp_path)
     (tmp_path / "a" / "model.safetensors").write_bytes(b"other weights")
-    assert attempts.fingerprint(str(tmp_path / "a")) != first
+    assert attempts.kept_in(str(tmp_path / "a"), tmp_path) != first
 
 
 def test_mendable_is_what_overlaps_the_truth():

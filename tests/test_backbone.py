@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t4s import backbone as backbones
-from t4s import codec
+from t4s import codec, loading
 from t4s.backbone import Backbone, cells_written
 from t4s.errors import CheckpointError
 
@@ -113,7 +112,7 @@ def test_one_encoded_photo_serves_many_phrases(fresh_backbone: Backbone):
 
 
 def test_saved_and_loaded_again(fresh_backbone: Backbone, folder):
-    again = backbones.load(folder, device="cpu")
+    again = loading.load(folder, device="cpu")
     assert again.format == fresh_backbone.format
     body = fresh_backbone.text_ids(BODY)
     one, two = (b.begin(b.encode(photo(4)), "dog").feed(body) for b in (fresh_backbone, again))
@@ -139,26 +138,26 @@ def change(folder, tmp_path, **changes):
 ])  # fmt: skip
 def test_a_foreign_format_is_refused(folder, tmp_path, changes: dict, says: str):
     with pytest.raises(CheckpointError, match=says):
-        backbones.load(change(folder, tmp_path, **changes))
+        loading.load(change(folder, tmp_path, **changes))
 
 
 def test_checkpoints_that_cannot_be_loaded(folder, tmp_path):
     with pytest.raises(CheckpointError, match="has no t4s.json.*t4s/train.py"):
-        backbones.load(tmp_path)
+        loading.load(tmp_path)
     change(folder, tmp_path)
     with pytest.raises(CheckpointError, match="holds no .safetensors weights"):
-        backbones.load(tmp_path)
+        loading.load(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
     with pytest.raises(CheckpointError, match="pickled weights .pytorch_model.bin."):
-        backbones.load(tmp_path)
+        loading.load(tmp_path)
     with pytest.raises(CheckpointError, match="neither a folder nor a Hub id"):
-        backbones.load("no/such/folder")
+        loading.load("no/such/folder")
     with pytest.raises(CheckpointError, match="could not be fetched from the Hub"):
-        backbones.load("somebody/no-such-model")
+        loading.load("somebody/no-such-model")
     with pytest.raises(CheckpointError, match="needs a CUDA device"):
-        backbones.load(folder, device="cpu", quantize="4bit")
+        loading.load(folder, device="cpu", quantize="4bit")
     with pytest.raises(CheckpointError, match="dtype is one of"):
-        backbones.load(folder, device="cpu", dtype="int7")
+        loading.load(folder, device="cpu", dtype="int7")
 
 
 def test_the_true_text_of_a_grid_can_be_trained_on(fresh_backbone: Backbone):

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from t4s import codec
-from t4s.backbone import Backbone, Format
+from t4s.backbone import Backbone
+from t4s.checkpoint import Format
 from t4s.collate import IGNORE, Collator, Row, answer, batch, row, spoil, wording
 from t4s.corpora import Mixture
 from t4s.errors import DataError

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from t4s import backbone, codec
-from t4s.backbone import Backbone, Format
+from t4s import codec, loading
+from t4s.backbone import Backbone
+from t4s.checkpoint import Format
 from t4s.decoding import Step, decode
 from tests.families import IMAGE_SIZE, build, here
 
@@ -21,7 +22,7 @@ TIE = 1e-3  # float32: between one pass for many tokens and many passes, logits 
 def model(request, tmp_path_factory) -> Backbone:
     folder = build(request.param, tmp_path_factory.mktemp(request.param))
     Format(grid=GRID, image_size=IMAGE_SIZE[request.param], refiner="none").write(folder)
-    return backbone.load(folder, device="cpu", dtype="float32")
+    return loading.load(folder, device="cpu", dtype="float32")
 
 
 def photo(seed: int) -> Image.Image:

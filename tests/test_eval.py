@@ -18,6 +18,7 @@ from PIL import Image
 import t4s.eval as evaluation
 from t4s import codec, export
 from t4s.baselines import Averages
+from t4s.checkpoint import Format
 from t4s.corpora import open_corpus
 from t4s.errors import DataError, QueryError
 from t4s.journal import Journal
@@ -115,10 +116,10 @@ def model(monkeypatch, tmp_path) -> StandIn:
     stand_in = StandIn()
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    (checkpoint / "t4s.json").write_text("{}")
+    Format().write(checkpoint)
     fake = SimpleNamespace(from_pretrained=lambda *arguments, **named: stand_in)
     monkeypatch.setitem(sys.modules, "t4s.segmenter", SimpleNamespace(Segmenter=fake))
-    monkeypatch.setitem(sys.modules, "t4s.backbone", SimpleNamespace(find=lambda *arguments: checkpoint))
+    monkeypatch.setattr("t4s.checkpoint.find", lambda *arguments: checkpoint)
     return stand_in
 
 

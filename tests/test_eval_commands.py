@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import t4s.eval as evaluation
-from t4s.backbone import Format
+from t4s.checkpoint import Format
 from t4s.segmenter import Segmenter
 from tests import test_refer, test_semantic
 from tests.families import IMAGE_SIZE, build

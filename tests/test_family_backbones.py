@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from t4s import backbone as backbones
-from t4s import codec, collate
+from t4s import checkpoint, codec, collate, loading
+from t4s.backbone import Backbone
 from t4s.errors import CheckpointError
 from t4s.samples import Sample
 from t4s.segmenter import Segmenter
@@ -20,10 +20,10 @@ BODY = "others *3| dog *1\n dog *4\n"
 
 
 @pytest.fixture(scope="module", params=here())
-def loaded(request, tmp_path_factory) -> backbones.Backbone:
+def loaded(request, tmp_path_factory) -> Backbone:
     folder = build(request.param, tmp_path_factory.mktemp(request.param))
-    backbones.Format(grid=(4, 4), image_size=IMAGE_SIZE[request.param], refiner="smooth").write(folder)
-    return backbones.load(folder, device="cpu")
+    checkpoint.Format(grid=(4, 4), image_size=IMAGE_SIZE[request.param], refiner="smooth").write(folder)
+    return loading.load(folder, device="cpu")
 
 
 def photo(seed: int) -> Image.Image:
@@ -93,4 +93,4 @@ def test_a_processor_that_needs_torchvision_says_so(kind, tmp_path):
     config["video_processor"] = {"video_processor_type": f"{kind.replace('2_5_', '2')}VideoProcessor"}
     (folder / "processor_config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"needs packages.*t4s\[families\].*Torchvision"):
-        backbones.load_processor(folder)
+        loading.load_processor(folder)

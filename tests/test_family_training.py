@@ -29,9 +29,9 @@ def test_two_steps_saved_and_loaded_on_the_base(family, tmp_path, monkeypatch):
     answer = segment(photo, "dog", refine="none", decoding="fast")
     assert codec.decode(answer.text, (4, 4)) == answer.grid and not answer.faults
 
-    from t4s import backbone
+    from t4s import loading
 
-    plain = backbone.load_model(base, segment.backbone.format, torch.float32, "cpu")
+    plain = loading.load_model(base, segment.backbone.format, torch.float32, "cpu")
     learnt, first = (dict(model.named_parameters()) for model in (segment.backbone.model, plain))
     moved = {name for name in first if not torch.equal(first[name], learnt[name])}
     assert any("q_proj" in name for name in moved) and any("down_proj" in name for name in moved)

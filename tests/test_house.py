@@ -20,12 +20,12 @@ DOORS.remove("__main__.py")
 
 # A module imports lower floors, and of its own floor only what stands before it: so arrows only point down.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "limits", "assets", "metrics", "prompts", "recipe", "journal", "resample", "_outline"),
+    ("errors", "limits", "assets", "metrics", "prompts", "checkpoint", "recipe", "journal", "resample", "_outline"),
     ("_labels", "_cells", "_mend", "codec", "photo", "spoil"),
     ("samples", "grammar", "drafting", "edge", "tower"),
     (
         *("guided", "export", "render", "sam", "refine", "corpora", "augment"),
-        *("constrain", "confidence", "tiny", "alignment", "backbone"),
+        *("constrain", "confidence", "tiny", "alignment", "backbone", "loading"),
     ),
     ("outcomes", "decoding", "answering", "lists", "collate", "baselines", "scoring", "hub", "report", "page",
      "parcel", "story", "showcase", "lora", "starting", "learning"),

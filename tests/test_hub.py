@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.errors import HTTPError
 from PIL import Image
 
-from t4s import backbone, hub, publishing, starting, train
+from t4s import checkpoint, hub, publishing, starting, train
 from t4s.errors import CheckpointError
 from tests.hub_server import READS, WRITES, HubServer, taken_for_the_hub
 
@@ -138,14 +138,14 @@ def test_a_base_that_does_not_come_is_said(server, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match="acme/vlm could not be fetched from the Hub: "):
-        backbone.find("acme/vlm")
+        checkpoint.find("acme/vlm")
 
     def breaks(*_, **__):
         raise HTTPError("peer closed connection without sending the whole body")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", breaks)
     with pytest.raises(CheckpointError, match="could not be fetched from the Hub: peer closed"):
-        backbone.find("acme/vlm")
+        checkpoint.find("acme/vlm")
 
 
 # --- what can go wrong, after training

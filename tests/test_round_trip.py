@@ -126,7 +126,7 @@ def test_an_adapter_is_trained_on_a_base_from_the_hub_and_finds_it_again(server,
 
 
 PULL = """import json, sys
-from t4s.backbone import load
+from t4s.loading import load
 from t4s.errors import CheckpointError
 
 for source, revision in json.loads(sys.argv[1]):

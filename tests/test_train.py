@@ -18,7 +18,21 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from t4s import DataError, Segmenter, backbone, codec, collate, hub, learning, lora, publishing, recipe, starting, train
+from t4s import (
+    CheckpointError,
+    DataError,
+    Segmenter,
+    codec,
+    collate,
+    hub,
+    learning,
+    loading,
+    lora,
+    publishing,
+    recipe,
+    starting,
+    train,
+)
 from t4s.validation import Validation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,29 +165,29 @@ def test_resumed_in_full_ends_where_an_uninterrupted_run_ends(tmp_path):
 def test_an_adapter_is_bound_to_its_base(base, tmp_path):
     """With other weights below it an adapter answers nonsense, and nothing in its shapes shows it."""
     moved, out = tmp_path / "base", tmp_path / "out"
-    publishing.write(backbone.load(base, device="cpu"), None, moved)
+    publishing.write(loading.load(base, device="cpu"), None, moved)
     assert train.main(["--base", str(moved), *ADAPTER, "--out", str(out), "--steps", "1"]) == 0
     form = json.loads((out / "t4s.json").read_text())
     assert form["base_model"] == str(moved) and form["base_revision"].startswith("files:")
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(moved)
     Segmenter.from_pretrained(out, device="cpu")
     publishing.write(starting.fresh(["circle"], (4, 4), width=32, layers=1, seed=5), None, moved)
-    with pytest.raises(backbone.CheckpointError, match="was trained on another"):
+    with pytest.raises(CheckpointError, match="was trained on another"):
         Segmenter.from_pretrained(out, device="cpu")
     (moved / "t4s.json").rename(tmp_path / "t4s.json")
     moved.rename(tmp_path / "elsewhere")
-    with pytest.raises(backbone.CheckpointError, match="needs its base model, .* neither a folder nor a Hub id"):
+    with pytest.raises(CheckpointError, match="needs its base model, .* neither a folder nor a Hub id"):
         Segmenter.from_pretrained(out, device="cpu")
 
 
 def test_merged_is_as_adapted(base, tmp_path):
     out = tmp_path / "out"
     assert train.main(["--base", str(base), *ADAPTER, "--out", str(out), "--steps", "2"]) == 0
-    adapted = backbone.load(out, device="cpu").model.state_dict()
+    adapted = loading.load(out, device="cpu").model.state_dict()
     publishing.merge(out)
     assert not list(out.glob("adapter*")) and not (out / publishing.NEW).exists()
     assert json.loads((out / "t4s.json").read_text())["base_model"] is None
-    merged = backbone.load(out, device="cpu").model.state_dict()
+    merged = loading.load(out, device="cpu").model.state_dict()
     for name, weight in adapted.items():
         torch.testing.assert_close(weight, merged[name], atol=1e-3, rtol=1e-2)
 
@@ -245,7 +259,7 @@ def test_what_is_written_where_the_model_is_sharded(base, tmp_path, full):
     assert publishing.Format.read(tmp_path / "out").base_model == "acme/base"
     hub.refuse_machine_paths(hub.checkpoint_files(tmp_path / "out"))
     if full:
-        assert backbone.load(tmp_path / "out", device="cpu").model is not None
+        assert loading.load(tmp_path / "out", device="cpu").model is not None
     else:
         config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == "acme/base"
@@ -253,7 +267,7 @@ def test_what_is_written_where_the_model_is_sharded(base, tmp_path, full):
 
 def test_what_is_stored_is_a_copy_in_the_type_it_is_stored_in(base):
     """Tied weights stay one, and the model in training stays as it is."""
-    model = backbone.load(base, device="cpu").model.float()
+    model = loading.load(base, device="cpu").model.float()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     stored = publishing.stored(model, torch.float16)
     assert {weight.dtype for weight in stored.parameters()} == {torch.float16}
@@ -419,7 +433,7 @@ def test_an_evaluation_leaves_the_model_as_it_was(base):
     """Several in a row: no mode, cache or random number may be left over, even when one breaks off."""
     from t4s.corpora import open_corpus
 
-    loaded = backbone.load(base, device="cpu")
+    loaded = loading.load(base, device="cpu")
     loaded.model.train()
     loaded.model.model.vision_tower.eval()
     modes = {name: module.training for name, module in loaded.model.named_modules()}

@@ -13,7 +13,7 @@ from PIL import Image
 
 import t4s.eval as evaluation
 from t4s import answerers, codec
-from t4s.backbone import Format
+from t4s.checkpoint import Format
 from t4s.corpora import Mixture, open_corpus
 from t4s.corpora.vqa import LONGEST, VqaCorpus
 from t4s.errors import DataError, QueryError
@@ -119,8 +119,8 @@ def talker(monkeypatch, tmp_path) -> Talker:
     fake = SimpleNamespace(from_pretrained=lambda *arguments, **named: stand_in)
     monkeypatch.setitem(sys.modules, "t4s.segmenter", SimpleNamespace(Segmenter=fake))
     (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "t4s.json").write_text("{}")
-    monkeypatch.setattr("t4s.backbone.find", lambda *a, **k: tmp_path / "checkpoint")
+    Format().write(tmp_path / "checkpoint")
+    monkeypatch.setattr("t4s.checkpoint.find", lambda *a, **k: tmp_path / "checkpoint")
     return stand_in
 
 
