@@ -698,13 +698,29 @@ def test_clients_at_once_get_their_own_answers(address: str, segmenter: stand_in
     assert _ask_for(0, 4, address, expected) == []
 
 
+def _resident() -> int:
+    """kB of memory that the process holds."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+@pytest.mark.long
+def test_sixteen_clients_of_a_stand_in_for_a_minute(address: str, segmenter: stand_in.StandIn):
+    """The app's own memory, whatever the allocator keeps: no model beside it."""
+    expected = _expected(segmenter)
+    assert _ask_for(5, 16, address, expected) == []
+    before = _resident()
+    assert _ask_for(60, 16, address, expected) == []
+    assert _resident() - before < 200_000  # kB; the encoded photos and Gradio's files are bounded
+
+
 @pytest.mark.long
 def test_sixteen_clients_for_a_minute():
     """With the embedded checkpoint: no error, every answer the one that the model gives when nobody else asks."""
+
     def resident() -> int:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later is no leak
-        return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+        return _resident()
 
     segmenter = Segmenter.from_pretrained(device="cpu")
     expected = _expected(segmenter)

@@ -17,13 +17,12 @@ import numpy as np
 
 from t4s import prompts
 from t4s.corpora.annotations import annotation_mask
+from t4s.corpora.folder import ABSENT_PER_PHOTO, ABSENT_SHARE
 from t4s.errors import DataError
 from t4s.photo import open_photo
 from t4s.samples import Sample
 
 FOLDERS = ("", "images", "train2017", "val2017", "train2014", "val2014")
-ABSENT_PER_PHOTO = 2  # names that are not there, asked of every photo in evaluation
-ABSENT_SHARE = 0.2  # of training questions
 
 
 class CocoCorpus:
