@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from t4s.errors import DataError, T4SError
 BETA1, GRADIENT_NORM = 0.9, 1.0
 STATE_FILE = "trainer_state.json"  # Trainer writes it last: a state without it is half a state
 TORCH_SAVE = ("PytorchStreamWriter", "inline_container")  # how torch.save says that a file could not be written
+LETTING_GO = 1.0  # seconds
 ADAM_BYTES = 12  # of a trained weight in a saved state: itself and two moments, in float32
 
 
@@ -91,6 +93,16 @@ class Learner(Trainer):
         """Train to the end, from `state` if given. Raises what `keeping` makes of that which stopped it."""
         with self.keeping():
             self.train(resume_from_checkpoint=str(state) if state else None)
+
+    def close(self) -> None:
+        """End what the processes talked through: left open, one may abort at its end.
+
+        A thread of gloo's may still be letting go of the last gather, for which it needs the interpreter's lock, and
+        whoever drops the model next waits for that thread with the lock in hand, for ever. It gets a moment first.
+        """
+        self.accelerator.end_training()
+        if self.args.world_size > 1:
+            time.sleep(LETTING_GO)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
