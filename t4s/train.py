@@ -80,7 +80,7 @@ def train(options: argparse.Namespace) -> None:
         print(f"{too_long} questions were too long for the model's context and left out.")
     if push and main_process:
         print(hub.push(options.out, repo_id))
-    learner.accelerator.end_training()  # closes what the processes talked through: left open, one may abort at its end
+    learner.close()
 
 
 def check_reporter(name: str) -> None:
@@ -200,7 +200,8 @@ def prepare(options: argparse.Namespace) -> Session:
             restore(backbone, learning.to_resume(options.out / "state"))
         backbone.model.float().requires_grad_(True)
         if options.freeze_tower:
-            backbone.model.get_encoder("image").requires_grad_(False)
+            tower = backbone.model.get_encoder("image")
+            tower.freeze() if form.positions == "cells" else tower.requires_grad_(False)
     return Session(options, kind, backbone, adapted, mixture, validation, bf16)
 
 
@@ -289,7 +290,7 @@ def preview(session: Session) -> None:
     for name, value in facts.items():
         print(f"{name:18} {value}")
     batches = Collator(backbone, session.mixture, options.queries_per_image, options.seed)
-    row, sample = batches.row(0), batches.samples(0)[0]
+    row, sample = batches.rows(0)[0], batches.samples(0)[0]
     taught = sum(label != IGNORE for label in row.labels)
     long, every = batches.refused(range(PROBED))
     print(f"{'sample':18} {len(row.ids)} tokens, {taught} of them learnt; {long} of {every} questions drawn are too "

@@ -124,8 +124,8 @@ class Training:
         self.tower = LiteTower(LiteTowerConfig(image_size=options.image_size, hidden_size=options.width))
         imagenet_body(self.tower, imagenet_weights())
         self.tower = self.tower.to(self.device, memory_format=torch.channels_last).train()
-        for part in (self.tower.stem, *self.tower.stages)[: options.freeze + 1] if options.freeze else ():
-            part.requires_grad_(False)
+        if options.freeze:
+            self.tower.freeze(options.freeze)
         self.head = Aligned(options.width, options.language_width, names).to(self.device)
         self.typical = torch.zeros(0)
         body = [p for part in (self.tower.stem, self.tower.stages) for p in part.parameters()]

@@ -42,7 +42,7 @@ def main(out: str, photos: str, questions: str) -> None:
     backbone.model.double()
 
     def batches(numbers):
-        rows = [collate.row(backbone, sample(number, questions == "unequal")) for number in numbers]
+        rows = [collate.row(backbone, (one,)) for number in numbers for one in sample(number, questions == "unequal")]
         made = collate.batch(rows, backbone.tokenizer.pad_token_id)
         return {name: value.double() if value.is_floating_point() else value for name, value in made.items()}
 
@@ -59,7 +59,7 @@ def main(out: str, photos: str, questions: str) -> None:
         weights = {name: value.contiguous() for name, value in backbone.model.named_parameters()}
         save_file(weights, Path(out) / "weights.safetensors")
     print(f"{settings.world_size} processes")
-    learner.accelerator.end_training()
+    learner.close()
 
 
 if __name__ == "__main__":

@@ -53,15 +53,50 @@ def test_padding_changes_nothing(fresh_backbone):
     torch.testing.assert_close(both, alone, atol=1e-4, rtol=1e-4)
 
 
-def test_what_inference_sees_is_what_training_saw(fresh_backbone):
+def seeing(backbone: Backbone, both_ways: bool = True) -> Backbone:
+    """The same model, whose photo sees the question, or does not."""
+    return Backbone(backbone.model, backbone.processor, replace(backbone.format, both_ways=both_ways))
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_what_inference_sees_is_what_training_saw(fresh_backbone, both_ways: bool):
     """The logits of a row's answer are those of the cached passes that decoding makes."""
-    one = sample("dog")
-    made = row(fresh_backbone, [one])
-    trained = logits_of_answer(fresh_backbone.model, made, 1)
-    suffix, before = fresh_backbone.suffix("dog"), fresh_backbone.answer_ids()[0]
-    body = made.ids[len(made.ids) - len(trained) + len(suffix) + len(before) : -2]
-    written = fresh_backbone.begin(fresh_backbone.encode(one.image), "dog").feed(body)
-    torch.testing.assert_close(written, trained[len(suffix) + len(before) : -2], atol=1e-4, rtol=1e-4)
+    backbone, one = seeing(fresh_backbone, both_ways), sample("dog")
+    made, (before, _, after) = row(backbone, [one]), backbone.answer_ids()
+    body = slice(len(backbone.look(one.image)[1]) + len(backbone.suffix("dog")) + len(before), -len(after))
+    with torch.no_grad():
+        trained = backbone.model(**batch([made], 0)).logits[0, : len(made.ids)][body]
+    writing = backbone.begin(backbone.encode(one.image), "dog")
+    torch.testing.assert_close(writing.feed(made.ids[body]), trained, atol=1e-4, rtol=1e-4)
+
+
+def test_the_photo_sees_the_question_and_not_the_answer(fresh_backbone):
+    def cells(backbone: Backbone, query: str, seed: int = 0) -> torch.Tensor:
+        made = row(backbone, [sample(query, seed)])
+        photo = torch.tensor([token == backbone.image_token for token in made.ids])
+        with torch.no_grad():
+            return backbone.model(**batch([made], 0)).logits[0, : len(made.ids)][photo]
+
+    both = seeing(fresh_backbone)
+    assert torch.equal(cells(fresh_backbone, "dog"), cells(fresh_backbone, "cat"))
+    assert not torch.allclose(cells(both, "dog"), cells(both, "cat"), atol=1e-4)
+    one, made = sample("dog"), replace(sample("dog"), class_map=np.zeros((64, 64), np.int16))
+    assert one.grid((4, 4)).ids.any() and not made.grid((4, 4)).ids.any()
+    first, second = (batch([row(both, [any_one])], 0) for any_one in (one, made))
+    prompt = len(both.look(one.image)[1]) + len(both.suffix("dog"))
+    with torch.no_grad():
+        before, after = (both.model(**inputs).logits[0, :prompt] for inputs in (first, second))
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-5)
+
+
+def test_where_the_photo_sees_the_question_each_has_a_row(fresh_backbone):
+    both, mixture = seeing(fresh_backbone), Mixture.open(["synthetic"])
+    collator, shared = (Collator(backbone, mixture, 3, seed=0) for backbone in (both, fresh_backbone))
+    asked = len(shared.samples(0))
+    assert (len(shared.rows(0)), len(collator.rows(0))) == (1, asked) and asked > 1
+    assert len(collator([0, 1])["input_ids"]) == asked + len(shared.samples(1))
+    with pytest.raises(ValueError, match="give a row to each"):
+        row(both, collator.samples(0))
 
 
 def test_only_answers_are_learnt(fresh_backbone):
@@ -187,7 +222,7 @@ def test_wrong_rows_are_read_by_the_embedded_kind_alone(fresh_backbone, monkeypa
     for positions in ("cells", "sequence"):
         backbone = Backbone(fresh_backbone.model, fresh_backbone.processor,
                             replace(fresh_backbone.format, positions=positions))  # fmt: skip
-        Collator(backbone, Mixture.open(["synthetic"]), 1, seed=0).row(0)
+        Collator(backbone, Mixture.open(["synthetic"]), 1, seed=0).rows(0)
     assert seen[0] is not None and seen[1] is None
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModel
 from t4s import alignment, tiny
 from t4s.alignment import Aligned
 from t4s.errors import CheckpointError
-from t4s.tower import STAGES, LiteTower, LiteTowerConfig, _same, imagenet_body
+from t4s.tower import PLACE, STAGES, LiteTower, LiteTowerConfig, _same, imagenet_body, waves
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,36 @@ def test_cells_are_in_row_order(tower: LiteTower):
     with torch.no_grad():
         difference = (tower.neck(*seen) - tower.neck(*maps)).norm(dim=-1)[0]
     assert difference.argmax() == 12
+
+
+@pytest.mark.parametrize("rows, columns, channels", [(16, 16, 256), (4, 4, 32), (5, 3, 18)])
+def test_a_cell_can_tell_where_it_is(rows: int, columns: int, channels: int):
+    """Row and column are a linear function of what is added, of a size that the photo's own numbers do not drown."""
+    added = LiteTower(LiteTowerConfig(grid=(rows, columns), hidden_size=channels, mixers=0)).cells.detach()
+    assert torch.equal(added, PLACE * waves(rows, columns, channels))
+    assert 0.2 < added.pow(2).mean().sqrt() < 0.4
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
+    given_one = torch.cat([added, torch.ones(rows * columns, 1)], 1)
+    found = given_one @ torch.linalg.lstsq(given_one, places, driver="gelsd").solution
+    assert (found - places).abs().max() < 0.5
+
+
+def test_places_outlast_loading(tower: LiteTower, tmp_path):
+    """What was learnt of them comes back, not what they were at first."""
+    again = LiteTower(tower.config)
+    with torch.no_grad():
+        again.cells.fill_(0.25)
+    again.save_pretrained(tmp_path)
+    assert (AutoModel.from_pretrained(tmp_path).cells == 0.25).all()
+
+
+@pytest.mark.parametrize("stages", [3, len(STAGES)])
+def test_frozen_is_the_body_from_its_start(stages: int):
+    tower = LiteTower(LiteTowerConfig(image_size=64, grid=(4, 4), hidden_size=16, mixers=1))
+    tower.freeze(stages)
+    still = {name for name, weight in tower.named_parameters() if not weight.requires_grad}
+    begins = ("stem.", *(f"stages.{i}." for i in range(stages)))
+    assert still == {name for name, _ in tower.named_parameters() if name.startswith(begins)}
 
 
 def test_batch_statistics_are_never_used(tower: LiteTower):
