@@ -6,13 +6,15 @@ All questions about one photo share its image tokens: a row of the batch is
 
 and the block mask lets each question see the prefix and itself, not the other questions. Positions of every question
 start where the prefix ends, so a row of several is worth the same as several rows of one. Where the photo sees the
-question too (`Backbone.both_ways`), every question has a row of its own.
+question too (`Backbone.both_ways`), every question has a row of its own, and the embedded model's cells have labels
+too: what is meant there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,6 +97,13 @@ def answer(backbone: Backbone, sample: Sample, rng: np.random.Generator | None,
     return before + body + after, before + labels + after
 
 
+def words_of_cells(backbone: Backbone, sample: Sample) -> list[int]:
+    """For every cell, in row order, the first token of its label: what the answer says where that cell's run begins."""
+    grid = sample.grid(backbone.format.grid)
+    first = [backbone.text_ids(label)[0] for label in grid.labels]
+    return [first[label] for label in grid.ids.flatten()]
+
+
 def wording(form: Format, query: str | tuple[str, ...], rng: np.random.Generator | None) -> tuple[str, str | None]:
     """The question and the answer's template: the checkpoint's own, or, if it has the first of `prompts`, any there."""
 
@@ -116,7 +125,8 @@ def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator 
     if backbone.both_ways and len(samples) > 1:
         raise ValueError(f"{len(samples)} questions, and this model's photo sees each: give a row to each")
     inputs, ids = backbone.look(samples[0].image)
-    labels, segments = [IGNORE] * len(ids), [0] * len(ids)
+    taught = backbone.both_ways and backbone.format.positions == "cells"
+    labels, segments = words_of_cells(backbone, samples[0]) if taught else [IGNORE] * len(ids), [0] * len(ids)
     photo, start = backbone.rotary(ids, inputs)
     context = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
     positions: list[int] = []
@@ -141,7 +151,7 @@ def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator 
     return Row(inputs, ids, labels, torch.cat([photo, text], -1), segments, backbone.both_ways, left_out)
 
 
-def batch(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
+def batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
     """Rows → `input_ids`, `labels` (B, T), `position_ids` (B, T) or (3, B, T), `attention_mask` (B, 1, T, T) bool, and
     the photos."""
     length = -(-max(len(r.ids) for r in rows) // MULTIPLE) * MULTIPLE
@@ -160,6 +170,7 @@ def batch(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
     return {
         "input_ids": padded("ids", pad), "labels": padded("labels", IGNORE), "position_ids": torch.stack(positions, -2),
         "attention_mask": mask[:, None], **photos,
+        **({"output_hidden_states": True} if rows[0].labels[0] != IGNORE else {}),  # learning.cell_loss reads them
     }  # fmt: skip
 
 

@@ -176,8 +176,8 @@ def add_figures(folder: str | Path, figures: Sequence[Figure]) -> Path:
     _, found_too, after = rest.partition(FIGURES[1])
     if not (found and found_too):
         raise CheckpointError(f"{path} has no place for figures, the lines {FIGURES[0]} and {FIGURES[1]}; add them.")
-    old = [Figure(r.metric_name, r.metric_value, r.dataset_name, r.dataset_args["samples"])
-           for r in card.data.eval_results or [] if r.dataset_args]  # fmt: skip
+    old = [Figure(r.metric_name, r.metric_value, r.dataset_name, r.metric_args["samples"])
+           for r in card.data.eval_results or [] if r.metric_args]  # fmt: skip
     figures = [Figure(f.metric, f.value, public(f.data), f.count) for f in figures]
     merged = list({(f.metric, f.data): f for f in (*old, *figures)}.values())
     card.data.model_name = card.data.model_name or Path(folder).name
@@ -214,9 +214,11 @@ def public(text: str) -> str:
 
 
 def _result(figure: Figure) -> EvalResult:
+    """`dataset_config` keeps the figures of one source from being filed under another's name."""
     return EvalResult(task_type="image-segmentation", dataset_type="t4s", dataset_name=figure.data,
-                      dataset_args={"samples": figure.count}, metric_type=figure.metric.lower().replace(" ", "_"),
-                      metric_name=figure.metric, metric_value=figure.value)  # fmt: skip
+                      dataset_config=figure.data, metric_type=figure.metric.lower().replace(" ", "_"),
+                      metric_name=figure.metric, metric_value=figure.value,
+                      metric_args={"samples": figure.count})  # fmt: skip
 
 
 def _table(figures: Sequence[Figure]) -> str:

@@ -7,14 +7,16 @@ processes with batches of unequal text learn what one process with both would.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import nn
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
@@ -27,6 +29,7 @@ BETA1, GRADIENT_NORM = 0.9, 1.0
 STATE_FILE = "trainer_state.json"  # Trainer writes it last: a state without it is half a state
 TORCH_SAVE = ("PytorchStreamWriter", "inline_container")  # how torch.save says that a file could not be written
 LETTING_GO = 1.0  # seconds
+CELL_WEIGHT = 0.5  # of a cell's label in the loss; a token of the answer weighs 1
 ADAM_BYTES = 12  # of a trained weight in a saved state: itself and two moments, in float32
 
 
@@ -43,16 +46,38 @@ def token_loss(backbone: Backbone, full_row: float = 1.0) -> Callable[..., torch
     full = backbone.text_ids(f"others *{backbone.format.grid[1]}\n")[-1] if cells else None
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-        targets = labels[:, 1:].flatten()
-        learnt = targets != -100
-        logits = outputs.logits[:, :-1].flatten(0, 1)[learnt]
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        losses = nn.functional.cross_entropy(logits, targets[learnt], reduction="none")
+        count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        total = 0.0
+        if outputs.hidden_states is not None and cells:
+            area = math.prod(backbone.format.grid)
+            total = CELL_WEIGHT * cell_losses(backbone, outputs.hidden_states, labels[:, :area]).sum()
+            labels = F.pad(labels[:, area:], (area, 0), value=-100)
+        losses, targets = cross_entropy(outputs.logits[:, :-1], labels[:, 1:])
         if full is not None:
-            losses = torch.where(targets[learnt] == full, losses * full_row, losses)
-        return losses.sum() / (learnt.sum() if num_items_in_batch is None else num_items_in_batch)
+            losses = torch.where(targets == full, losses * full_row, losses)
+        return (total + losses.sum()) / count
 
     return loss
+
+
+def cell_losses(backbone: Backbone, hidden_states: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the photo's cells, which come first: what each would say if the answer's run began there.
+
+    Read where the last layer looks when it writes the answer, at its input. So the photo itself is taught to see which
+    cells are meant: the answer's own tokens say it once a run, and mostly spell counts.
+    hidden_states: (B, T, width) of every layer; labels: (B, rows·columns).
+    """
+    model = backbone.model
+    cells = model.get_decoder().norm(hidden_states[-2][:, : labels.shape[1]])
+    return cross_entropy(model.get_output_embeddings()(cells), labels)[0]
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the labels that are not ignored: (their losses, themselves), both (n,); in float32 at least."""
+    learnt = labels != -100
+    logits, targets = logits[learnt], labels[learnt]
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(logits, targets, reduction="none"), targets
 
 
 def parameter_groups(model: nn.Module, tower: nn.Module | None, lr: float, tower_lr: float, decay: float) -> list[dict]:

@@ -56,7 +56,7 @@ WORDS = (
     "animals", "vehicle", "vehicles", "clothes", "furniture", "man", "men", "woman", "women", "boy", "girl", "child",
     "people", "circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "shape", "shapes", *COLOURS,
 )  # fmt: skip
-NAME_SHARE, SYNONYM_SHARE = 0.6, 0.12  # of training phrases: the bare name, another word for it
+NAME_SHARE, SYNONYM_SHARE = 0.5, 0.22  # of training phrases: the bare name, another word for it
 
 
 def clean_name(text: str) -> str:

@@ -83,8 +83,9 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--tower", type=Path, metavar="FOLDER", help="fresh model: a tower trained by train_tower.py")
     add("--width", type=int, default=256, help="fresh model: of the language model (256)")
     add("--layers", type=int, default=5, help="fresh model: of the language model (5)")
-    add("--freeze-tower", action="store_true",
-        help="train in full, but for the vision tower; of the embedded one, for its body: the neck learns")  # fmt: skip
+    add("--freeze-tower", nargs="?", type=int, default=False, const=True, metavar="STAGES",
+        help="train in full, but for the vision tower; of the embedded one, for its body, or for so many of its seven "
+        "stages: the neck learns")  # fmt: skip
 
 
 def _schedule(group: argparse._ArgumentGroup) -> None:
@@ -161,7 +162,7 @@ def check(options: argparse.Namespace) -> None:
 
 def in_full(options: argparse.Namespace) -> bool:
     """Whether --base is trained in full: asked for, or meant by an option that only full training has."""
-    return options.full or options.freeze_tower or options.tower_lr is not None
+    return options.full or options.freeze_tower is not False or options.tower_lr is not None
 
 
 def kind(options: argparse.Namespace, cells: bool) -> str:

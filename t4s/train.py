@@ -199,10 +199,26 @@ def prepare(options: argparse.Namespace) -> Session:
         if options.resume and not options.fsdp:
             restore(backbone, learning.to_resume(options.out / "state"))
         backbone.model.float().requires_grad_(True)
-        if options.freeze_tower:
-            tower = backbone.model.get_encoder("image")
-            tower.freeze() if form.positions == "cells" else tower.requires_grad_(False)
+        if options.freeze_tower is not False:
+            freeze(backbone, options.freeze_tower)
     return Session(options, kind, backbone, adapted, mixture, validation, bf16)
+
+
+def freeze(backbone: Backbone, stages: int | bool) -> None:
+    """Leave the vision tower as it is; of the embedded one, the body, or its first `stages`, where that is no bool."""
+    from t4s.errors import DataError
+
+    tower = backbone.model.get_encoder("image")
+    if stages is True:
+        tower.freeze() if backbone.format.positions == "cells" else tower.requires_grad_(False)
+    elif backbone.format.positions != "cells":
+        raise DataError(f"--freeze-tower {stages} counts stages of the embedded model's tower, and this base has "
+                        "another; leave the number out to freeze all of it.")  # fmt: skip
+    elif not 1 <= stages <= len(tower.stages):
+        raise DataError(f"--freeze-tower is {stages}; the body has stages 1 to {len(tower.stages)}, and without a "
+                        "number all of them are meant.")  # fmt: skip
+    else:
+        tower.freeze(stages)
 
 
 def mixed(options: argparse.Namespace) -> bool:

@@ -16,7 +16,7 @@ from t4s.checkpoint import Format
 from t4s.collate import IGNORE, Collator, Row, answer, batch, row, spoil, wording
 from t4s.corpora import Mixture
 from t4s.errors import DataError
-from t4s.learning import token_loss
+from t4s.learning import CELL_WEIGHT, cell_losses, token_loss
 from t4s.prompts import ANSWERS, QUESTIONS
 from t4s.samples import Sample
 
@@ -185,6 +185,47 @@ def test_only_full_rows_are_weighed(fresh_backbone):
     half[:, 32:] = 1
     assert cost(empty, 0.5) == pytest.approx((cost(empty, 0.0) + cost(empty, 1.0)) / 2)
     assert cost(empty, 0.0) < cost(empty, 1.0) and cost(half, 0.0) == cost(half, 1.0)
+
+
+@pytest.fixture
+def both_ways(fresh_backbone, monkeypatch):
+    """The embedded architecture as it is made now: the photo sees the question."""
+    monkeypatch.setattr(fresh_backbone, "both_ways", True)
+    return fresh_backbone
+
+
+def test_the_photos_cells_are_taught_what_is_meant_there(both_ways):
+    """Each has its label's first word, where the photo sees the question; elsewhere it cannot know."""
+    classes = np.zeros((64, 64), np.int16)
+    classes[:16, :32], classes[48:, 48:] = 1, 2
+    made = Sample("1", "t", Image.new("RGB", (64, 64)), ("dog", "cat"), ("others", "dog", "cat"), classes)
+    laid_out = row(both_ways, [made])
+    others, dog, cat = (both_ways.text_ids(label)[0] for label in made.labels)
+    assert len({others, dog, cat}) == 3 and laid_out.ids[:17].count(both_ways.image_token) == 16
+    assert laid_out.labels[:16] == [dog] * 2 + [others] * 13 + [cat]
+    assert batch([laid_out], 0)["output_hidden_states"] is True
+    both_ways.both_ways = False
+    alone = row(both_ways, [made])
+    assert set(alone.labels[:16]) == {IGNORE} and "output_hidden_states" not in batch([alone], 0)
+
+
+def test_the_cells_losses_are_added_to_the_answers(both_ways):
+    """Over all labels together: a cell weighs CELL_WEIGHT, and reads the last layer's input."""
+    inputs = batch([row(both_ways, [sample("dog")])], 0)
+    labels = inputs.pop("labels")
+    with torch.no_grad():
+        outputs = both_ways.model(**inputs)
+        whole = token_loss(both_ways)(outputs, labels).item()
+        cells = cell_losses(both_ways, outputs.hidden_states, labels[:, :16])
+        learnt = labels[:, 17:] != IGNORE
+        answer = torch.nn.functional.cross_entropy(outputs.logits[:, 16:-1][learnt], labels[:, 17:][learnt],
+                                                   reduction="none")  # fmt: skip
+    assert cells.shape == (16,)
+    expected = (CELL_WEIGHT * cells.sum() + answer.sum()) / (16 + len(answer))
+    assert whole == pytest.approx(expected.item(), rel=1e-5)
+    first = both_ways.model.get_decoder().norm(outputs.hidden_states[-2][0, 0])
+    alone = torch.nn.functional.cross_entropy(both_ways.model.get_output_embeddings()(first), labels[0, 0])
+    assert cells[0].item() == pytest.approx(alone.item(), rel=1e-5)
 
 
 def test_the_same_question_is_asked_once_in_a_row(fresh_backbone):

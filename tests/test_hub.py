@@ -243,6 +243,20 @@ def test_figures_replace_those_of_the_same_metric_and_data(folder):
     assert "## Training" in card.text and card.data.base_model == "acme/vlm"
 
 
+def test_each_data_set_has_its_own_results_in_the_cards_metadata(folder):
+    """All stood under the first one's name and count, as the Hub's page shows them."""
+    made = [hub.Figure("T-acc", 90.0, "voc", 5), hub.Figure("N-acc", 80.0, "voc", 7),
+            hub.Figure("T-acc", 70.0, "msrc", 3)]  # fmt: skip
+    hub.add_figures(folder, made)
+    index = ModelCard.load(folder / "README.md").data.to_dict()["model-index"]
+    results = {part["dataset"]["name"]: part["metrics"] for part in index[0]["results"]}
+    assert [metric["value"] for metric in results["voc"]] == [90.0, 80.0]
+    assert [metric["value"] for metric in results["msrc"]] == [70.0]
+    text = (folder / "README.md").read_text()
+    hub.add_figures(folder, made[:1])  # the others are read back, each with its own count
+    assert "| N-acc | 80 | voc | 7 |" in text and (folder / "README.md").read_text() == text
+
+
 def test_a_full_model_of_the_embedded_kind_has_no_base_on_the_hub(folder):
     (folder / "adapter_config.json").unlink()
     (folder / "t4s.json").write_text(json.dumps({**FORM, "base_model": "t4s-tiny", "base_revision": None}))

@@ -133,6 +133,18 @@ def test_a_checkpoint_from_nothing_but_scenes(tmp_path, examples):
     assert Image.open(tmp_path / "out" / "predictions.png").width > 400
 
 
+@pytest.mark.parametrize("stages", [None, 3])
+def test_what_is_frozen_of_the_tower_stays_as_it_was(base, tmp_path, stages):
+    more = ["--freeze-tower", *([str(stages)] if stages else [])]
+    on = ["--corpus", "synthetic", "--batch", "2", "--threads", "1", "--steps", "2", "--tower-lr", "0.05"]
+    assert train.main(["--base", str(base), *on, *more, "--out", str(tmp_path / "out")]) == 0
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    of_body = {int(name.partition(".stages.")[2].partition(".")[0]) for name in moved if ".stages." in name}
+    assert of_body == set(range(stages or 7, 7)) and not any(".stem." in name for name in moved)
+    assert any(".mixers." in name for name in moved) and any("language_model" in name for name in moved)
+
+
 def test_an_adapter_resumed_and_watched_is_as_one_that_ran_through(base, tmp_path, capsys):
     """Interrupted after two steps of four, and evaluated twice: neither may move a weight by a bit."""
     through, parts = tmp_path / "through", tmp_path / "parts"
@@ -307,6 +319,8 @@ def test_the_script_under_torchrun(base, tmp_path):
     (["--base", "BASE", "--full", "--quantize", "4bit"], "is not trained itself"),
     (["--base", "BASE", "--grid", "8", "8"], "is made for 4×4 cells"),
     (["--base", "EMPTY"], "holds no .safetensors weights|is no model that transformers loads"),
+    (["--freeze-tower", "0"], "the body has stages 1 to 7"),
+    (["--freeze-tower", "8"], "the body has stages 1 to 7"),
     (["--batch", "0"], "--batch is 0"),
     (["--steps", "3", "--epochs", "2"], "leave one of them out"),
     (["--batch", "2", "--total-batch", "5"], "no multiple of --batch 2 times 1"),
