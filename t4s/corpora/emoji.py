@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from t4s.corpora.cutouts import CutOut, colour_word, options_of, paste
-from t4s.corpora.staging import SPLITS, Scene, evaluation_samples, in_other_words, training_sample
+from t4s.corpora.staging import SPLITS, Scene, evaluation_samples, in_other_words, stage_rng, training_sample
 from t4s.corpora.synthetic import background
 from t4s.errors import DataError
 from t4s.samples import Sample
@@ -179,9 +179,7 @@ class EmojiCorpus:
         return self.scenes
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
-        if not 0 <= index < self.scenes:
-            raise IndexError(f"scene {index} of {self.scenes}")
-        return np.random.default_rng([*self._key, index, purpose])
+        return stage_rng(self._key, index, self.scenes, purpose)
 
     def scene(self, index: int) -> Scene:
         """Scene `index`: always the same picture."""

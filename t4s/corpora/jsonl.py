@@ -20,7 +20,7 @@ when it is opened, photos and masks when they are asked for: `t4s check` looks a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,25 @@ def short(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
+def photos_of(path: str | Path, lines: Iterable[Any], split: str) -> list[tuple[Any, ...]]:
+    """The lines of one split, those about one photo together, in the file's order: each has `image` and `split`.
+
+    DataError where one of them is a DataError, wherever it is, and if none is of the split.
+    """
+    photos: dict[Path, list[Any]] = {}
+    splits: set[str] = set()
+    for line in lines:
+        if isinstance(line, DataError):
+            raise line
+        splits.add(line.split or ALL)
+        if split == ALL or line.split in (None, split):
+            photos.setdefault(line.image, []).append(line)
+    if not photos:
+        found = f"its lines are of {', '.join(sorted(splits))}" if splits else "it has no lines"
+        raise DataError(f"{path} has no line of the split {split!r}; {found}.")
+    return [tuple(own) for own in photos.values()]
+
+
 class JsonlCorpus:
     """The photos of one split, in the order in which the file first names them.
 
@@ -190,18 +209,7 @@ class JsonlCorpus:
 
     def __init__(self, path: str | Path, split: str = "train"):
         self.name, self.source = f"jsonl:{path}@{split}", Path(path).stem
-        photos: dict[Path, list[Line]] = {}
-        splits: set[str] = set()
-        for line in read(Path(path)):
-            if isinstance(line, DataError):
-                raise line
-            splits.add(line.split or ALL)
-            if split == ALL or line.split in (None, split):
-                photos.setdefault(line.image, []).append(line)
-        if not photos:
-            found = f"its lines are of {', '.join(sorted(splits))}" if splits else "it has no lines"
-            raise DataError(f"{path} has no line of the split {split!r}; {found}.")
-        self.photos = [tuple(lines) for lines in photos.values()]
+        self.photos = photos_of(path, read(Path(path)), split)
 
     def __len__(self) -> int:
         return len(self.photos)

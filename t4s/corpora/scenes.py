@@ -32,6 +32,7 @@ from t4s.corpora.staging import (
     evaluation_samples,
     in_other_words,
     name_sample,
+    stage_rng,
     training_sample,
 )
 from t4s.errors import DataError
@@ -108,9 +109,7 @@ class SceneCorpus:
         return tuple(samples)
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
-        if not 0 <= index < self.scenes:
-            raise IndexError(f"scene {index} of {self.scenes}")
-        return np.random.default_rng([*self._key, index, purpose])
+        return stage_rng(self._key, index, self.scenes, purpose)
 
     def scene(self, index: int) -> Scene:
         """Scene `index`: always the same. DataError if the folder holds nothing that can be cut out."""

@@ -44,6 +44,13 @@ class Scene:
     source: str = "composed"
 
 
+def stage_rng(key: Sequence[int], index: int, scenes: int, purpose: int) -> np.random.Generator:
+    """What scene `index` of `scenes` is drawn from, a generator of its own for every purpose. IndexError."""
+    if not 0 <= index < scenes:
+        raise IndexError(f"scene {index} of {scenes}")
+    return np.random.default_rng([*key, index, purpose])
+
+
 def behind(seen: Sequence[np.ndarray], wholes: Sequence[np.ndarray], mask: np.ndarray) -> list[np.ndarray] | None:
     """What stays visible of the earlier things when one with `mask` comes before them; None if it hides too much."""
     rest = [old & ~mask for old in seen]

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from t4s.corpora.phrasing import Thing
-from t4s.corpora.staging import SPLITS, Scene, behind, evaluation_samples, training_sample
+from t4s.corpora.staging import SPLITS, Scene, behind, evaluation_samples, stage_rng, training_sample
 from t4s.errors import DataError
 from t4s.samples import Sample
 
@@ -88,9 +88,7 @@ class SyntheticCorpus:
         return self.scenes
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
-        if not 0 <= index < self.scenes:
-            raise IndexError(f"scene {index} of {self.scenes}")
-        return np.random.default_rng([*self._key, index, purpose])
+        return stage_rng(self._key, index, self.scenes, purpose)
 
     def scene(self, index: int) -> Scene:
         """Scene `index`: always the same picture."""

@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from t4s import prompts
-from t4s.corpora.jsonl import ALL, file_of, objects, short
+from t4s.corpora.jsonl import file_of, objects, photos_of, short
 from t4s.errors import DataError, ImageError
 from t4s.limits import MAX_QUESTION
 from t4s.photo import open_photo
@@ -59,19 +59,9 @@ class VqaCorpus:
 
     def __init__(self, path: str | Path, split: str = "val"):
         self.name, self.source = f"vqa:{path}@{split}", Path(path).stem
-        photos: dict[Path, list[_Line]] = {}
-        splits: set[str] = set()
-        for place, number, row in objects(Path(path), EXAMPLE):
-            if isinstance(row, DataError):
-                raise row
-            line = _line(row, place, number, Path(path).parent)
-            splits.add(line.split or ALL)
-            if split == ALL or line.split in (None, split):
-                photos.setdefault(line.image, []).append(line)
-        if not photos:
-            found = f"its lines are of {', '.join(sorted(splits))}" if splits else "it has no lines"
-            raise DataError(f"{path} has no line of the split {split!r}; {found}.")
-        self.photos = [tuple(lines) for lines in photos.values()]
+        lines = (row if isinstance(row, DataError) else _line(row, place, number, Path(path).parent)
+                 for place, number, row in objects(Path(path), EXAMPLE))  # fmt: skip
+        self.photos = photos_of(path, lines, split)
 
     def __len__(self) -> int:
         return len(self.photos)
