@@ -31,7 +31,10 @@ DOWNLOAD = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md
 
 @dataclass(frozen=True)
 class Format:
-    """`t4s.json`: how a checkpoint was taught to answer. Read from the checkpoint, never guessed."""
+    """`t4s.json`: how a checkpoint was taught to answer. Read from the checkpoint, never guessed.
+
+    `at_once`: how many names of a class list it answers best in one question; None: as many as its context takes.
+    """
 
     grid: tuple[int, int] = (16, 16)
     layout: str = "rows"
@@ -41,6 +44,7 @@ class Format:
     answer: str = prompts.ANSWERS[0]
     positions: str = "sequence"
     both_ways: bool = False
+    at_once: int | None = None
     base_model: str | None = None
     base_revision: str | None = None
     refiner: str = "edge"
@@ -60,6 +64,10 @@ class Format:
             ),
             (self.positions not in POSITIONS, f"positions {self.positions!r}, allowed are {POSITIONS}"),
             (not isinstance(self.both_ways, bool), f"both_ways {self.both_ways!r}, allowed are true and false"),
+            (
+                self.at_once is not None and (type(self.at_once) is not int or self.at_once < 1),
+                f"at_once {self.at_once!r}, allowed are whole numbers from 1, and null for all that fit",
+            ),
             ("{query}" not in self.question or "{query}" not in self.class_question, "a question without {query}"),
             (not self.answer.partition("{body}")[0].endswith("<seg>"), "an answer without <seg>{body}</seg>"),
         ]

@@ -41,7 +41,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--decoding", default="fast", choices=("fast", "constrained", "free"))
     add("--oracle", choices=("grid", "mask"), help="score the true grids (refined) or the true masks, without a model")
     add("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of --oracle (16 16)")
-    add("--at-once", type=int, metavar="N", help="names of a class list in one question (default: all that fit)")
+    add("--at-once", type=int, metavar="N",
+        help="names of a class list in one question (default: what the checkpoint does best, or all that fit)")
     add("--limit", type=int, metavar="N", help="only N photos, evenly spaced over the corpus")
     add("--min-cover", type=float, default=0.0, metavar="SHARE",
         help="leave out targets that cover less than this share of the scored pixels (0.01: one percent)")  # fmt: skip

@@ -56,9 +56,10 @@ class Segmenter:
                 at_once: int | None = None) -> Prediction:  # fmt: skip
         """Open-vocabulary semantic segmentation: each pixel gets one of the names, or "others".
 
-        A list of any length: names are asked `at_once`, or None: as many as the model's context takes. What is
-        asked in parts is merged by confidence, cell by cell, as `lists` says; the photo is encoded once. `text` is
-        then the merged grid's, and `stats` has `parts` and `invalid_parts` (whose own text was not valid).
+        A list of any length: so many names are asked `at_once`; None: as many as the checkpoint answers best, or,
+        where its t4s.json does not say, as its context takes. What is asked in parts is merged by confidence, cell by
+        cell, as `lists` says; the photo is encoded once. `text` is then the merged grid's, and `stats` has `parts` and
+        `invalid_parts` (whose own text was not valid).
         """
         encoded, parts, spent = self._parts(image, names, refine, decoding, at_once)
         if len(parts) == 1:
@@ -75,6 +76,7 @@ class Segmenter:
         decoding.check(mode, self.backbone.tokenizer, form.grid, labels, form.layout)
         if at_once is not None and at_once < 1:
             raise QueryError(f"at_once is {at_once}; it is how many names are asked in one question, 1 or more.")
+        at_once = at_once or form.at_once
         started = time.perf_counter()
         encoded = self.encode(image)
         spent = time.perf_counter() - started

@@ -36,7 +36,7 @@ def fresh(names: Iterable[str], grid: tuple[int, int], width: int, layers: int, 
         alignment.load(model, processor.tokenizer, tower)
     form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION,
                   class_question=tiny.CLASS_QUESTION, answer=tiny.ANSWER, positions="cells",
-                  both_ways=True)  # fmt: skip
+                  both_ways=True, at_once=1)  # fmt: skip
     return Backbone(model, processor, form)
 
 

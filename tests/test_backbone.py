@@ -129,6 +129,8 @@ def change(folder, tmp_path, **changes):
 @pytest.mark.parametrize("changes, says", [
     ({"format_version": 99}, "format_version 99"),
     ({"grid": [0, 16]}, "allowed are 1 to 64"),
+    ({"at_once": 0}, "at_once 0, allowed are whole numbers from 1"),
+    ({"at_once": True}, "at_once True"),
     ({"grid": "16x16"}, "cannot be read"),
     ({"grid": ...}, "cannot be read"),
     ({"positions": "magic"}, "sequence"),

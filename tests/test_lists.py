@@ -101,6 +101,16 @@ def test_a_list_that_fits_is_one_question(small, photo):
     assert np.array_equal(whole.confidence, one.confidence)
 
 
+def test_a_checkpoint_says_how_many_names_it_answers_best_at_once(small, photo):
+    """And whoever asks may say otherwise."""
+    form = replace(small.backbone.format, at_once=2)
+    asked = Segmenter(Backbone(small.backbone.model, small.backbone.processor, form))
+    parts = asked.classes(photo, NAMES)
+    assert parts.stats["parts"] == 3 and parts.text == small.classes(photo, NAMES, at_once=2).text
+    assert list(asked.stream(photo, NAMES))[-1].text == parts.text
+    assert "parts" not in asked.classes(photo, NAMES, at_once=len(NAMES)).stats
+
+
 def test_a_list_too_long_for_the_context_is_asked_in_parts(small, photo, monkeypatch):
     """Every part's question fits, for either kind of positions; names that fit alone at best are asked alone."""
     config = SimpleNamespace(max_position_embeddings=0)
@@ -156,7 +166,7 @@ def test_bad_lists_are_refused_as_a_whole(small, photo):
 
 def test_the_embedded_checkpoint_takes_150_names(segmenter, examples):
     encoded = segmenter.encode(examples / "two_cats.jpg")
-    prediction = segmenter.classes(encoded, ADE20K, refine="none")
+    prediction = segmenter.classes(encoded, ADE20K, refine="none", at_once=len(ADE20K))
     assert "parts" not in prediction.stats and codec.decode(prediction.text, (16, 16)) == prediction.grid
     some = segmenter.classes(encoded, ("cat", *ADE20K[:23]), refine="none", at_once=8)
     assert some.stats["parts"] == 3 and some.grid == codec.decode(some.text, (16, 16))
