@@ -44,7 +44,8 @@ def main(out: str, photos: str, questions: str) -> None:
     def batches(numbers):
         rows = [collate.row(backbone, (one,)) for number in numbers for one in sample(number, questions == "unequal")]
         made = collate.batch(rows, backbone.tokenizer.pad_token_id)
-        return {name: value.double() if value.is_floating_point() else value for name, value in made.items()}
+        made["pixel_values"] = made["pixel_values"].double()
+        return made
 
     settings = TrainingArguments(
         output_dir=out, max_steps=STEPS, per_device_train_batch_size=int(photos), lr_scheduler_type="constant",
