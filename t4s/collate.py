@@ -126,7 +126,8 @@ def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator 
         raise ValueError(f"{len(samples)} questions, and this model's photo sees each: give a row to each")
     inputs, ids = backbone.look(samples[0].image)
     taught = backbone.both_ways and backbone.format.positions == "cells"
-    labels, segments = words_of_cells(backbone, samples[0]) if taught else [IGNORE] * len(ids), [0] * len(ids)
+    labels = words_of_cells(backbone, samples[0]) if taught else [IGNORE] * len(ids)
+    segments = [0] * len(ids)
     photo, start = backbone.rotary(ids, inputs)
     context = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
     positions: list[int] = []
@@ -152,8 +153,8 @@ def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator 
 
 
 def batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
-    """Rows → `input_ids`, `labels` (B, T), `position_ids` (B, T) or (3, B, T), `attention_mask` (B, 1, T, T) bool, and
-    the photos."""
+    """Rows → `input_ids`, `labels` (B, T), `position_ids` (B, T) or (3, B, T), `attention_mask` (B, 1, T, T) bool, the
+    photos, and `output_hidden_states` where the photos' cells are taught."""
     length = -(-max(len(r.ids) for r in rows) // MULTIPLE) * MULTIPLE
 
     def padded(name: str, value: int) -> torch.Tensor:
@@ -170,7 +171,7 @@ def batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
     return {
         "input_ids": padded("ids", pad), "labels": padded("labels", IGNORE), "position_ids": torch.stack(positions, -2),
         "attention_mask": mask[:, None], **photos,
-        **({"output_hidden_states": True} if rows[0].labels[0] != IGNORE else {}),  # learning.cell_loss reads them
+        **({"output_hidden_states": True} if rows[0].labels[0] != IGNORE else {}),  # learning.cell_losses reads them
     }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--width", type=int, default=256, help="fresh model: of the language model (256)")
     add("--layers", type=int, default=5, help="fresh model: of the language model (5)")
     add("--freeze-tower", nargs="?", type=int, default=False, const=True, metavar="STAGES",
-        help="train in full, but for the vision tower; of the embedded one, for its body, or for so many of its seven "
+        help="train in full, but for the vision tower; of the embedded one, for its body, or for so many of its "
         "stages: the neck learns")  # fmt: skip
 
 
