@@ -23,7 +23,7 @@ from t4s.errors import CheckpointError
 
 FILE = "aligned.safetensors"  # beside the tower's weights
 NAME_RMS, CELL_RMS = 0.05, 0.5  # size of the numbers of a name's vector and of a projected cell, as written
-SCALE = 12.0  # of a logit at first: a cosine of 1 is 12 - 4
+SCALE, BIAS = 12.0, -4.0  # of a logit: a cosine of 1 is 8, and most names are not in a cell
 SHARED = 3  # a part of words that more names than this are spelled with keeps its own embedding
 
 
@@ -36,7 +36,7 @@ class Aligned(nn.Module):
         self.linear_1, self.linear_2 = nn.Linear(inputs, width), nn.Linear(width, width)
         self.names = nn.Parameter(torch.randn(len(names), width))
         self.scale = nn.Parameter(torch.full((len(names),), SCALE))
-        self.bias = nn.Parameter(torch.full((len(names),), -4.0))  # most names are not in a cell
+        self.bias = nn.Parameter(torch.full((len(names),), BIAS))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear_2(F.gelu(self.linear_1(features)))

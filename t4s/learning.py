@@ -96,12 +96,15 @@ def parameter_groups(model: nn.Module, tower: nn.Module | None, lr: float, tower
 # --- the loop
 
 class Learner(Trainer):
-    """Trainer for a backbone whose data set is a range of draw numbers. What stops it leaves a state to go on from."""
+    """Trainer for a backbone whose data set is a range of draw numbers. What stops it leaves a state to go on from.
+
+    `lesson`: a step's number → a loss that is added to that of its answers.
+    """
 
     def __init__(self, backbone: Backbone, model: nn.Module, settings: TrainingArguments, batches: Callable,
                  optimizer: Callable[[nn.Module], torch.optim.Optimizer], loss: Callable[..., torch.Tensor],
-                 callbacks: Iterable = ()):  # fmt: skip
-        self._optimizer_of = optimizer
+                 callbacks: Iterable = (), lesson: Callable[[int], torch.Tensor] | None = None):  # fmt: skip
+        self._optimizer_of, self._lesson = optimizer, lesson
         draws = settings.max_steps * settings.train_batch_size * settings.gradient_accumulation_steps
         super().__init__(
             model, settings, train_dataset=range(draws * settings.world_size), data_collator=batches,
@@ -113,6 +116,12 @@ class Learner(Trainer):
         if self.optimizer is None:
             self.optimizer = self._optimizer_of(self.model if model is None else model)
         return self.optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: dict, *arguments: Any, **options: Any) -> Any:
+        loss = super().compute_loss(model, inputs, *arguments, **options)
+        if self._lesson is not None:
+            loss = loss + self._lesson(self.state.global_step) / self.args.gradient_accumulation_steps
+        return loss
 
     def learn(self, state: Path | None = None) -> None:
         """Train to the end, from `state` if given. Raises what `keeping` makes of that which stopped it."""

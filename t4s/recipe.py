@@ -57,6 +57,9 @@ def _data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--corpus", action="append", required=True, metavar=SPEC,
         help="what to train on; repeatable, see t4s/corpora/__init__.py (`t4s check` looks one over)")  # fmt: skip
+    add("--cells", metavar="folder:PATH[@SPLIT]",
+        help="the embedded model: its tower goes on learning what is in each cell of these photos, under the language "
+        "model's own words for it")  # fmt: skip
     add("--validate", metavar="NAME[:PATH][@SPLIT]",
         help="photos to answer at every --save-steps: a picture sheet too (SPLIT: val unless named)")  # fmt: skip
     add("--validate-photos", type=int, default=32, metavar="N", help="how many of them, evenly spaced (32)")
@@ -207,5 +210,5 @@ def settings(options: argparse.Namespace, kind: str) -> dict[str, object]:
     else:
         names += ["freeze_tower", *(["tower_lr"] if kind == "embedded" or not options.freeze_tower else [])]
     if kind == "embedded":
-        names += ["full_row"]
+        names += ["full_row", "cells"]
     return {"kind": kind, **{name.replace("_", "-"): getattr(options, name) for name in names}, "schedule": "cosine"}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import argparse
 
     from t4s.backbone import Backbone
+    from t4s.cell_lesson import CellLesson
     from t4s.corpora import Mixture
     from t4s.validation import Result, Validation
 
@@ -111,6 +112,7 @@ class Session:
     mixture: Mixture
     validation: Validation | None
     bf16: bool
+    lesson: CellLesson | None = None
     results: dict[int, Result] = field(default_factory=dict)
     learner: Any = None
     written: int | None = None  # the step of the checkpoint in --out
@@ -201,7 +203,20 @@ def prepare(options: argparse.Namespace) -> Session:
         backbone.model.float().requires_grad_(True)
         if options.freeze_tower is not False:
             freeze(backbone, options.freeze_tower)
-    return Session(options, kind, backbone, adapted, mixture, validation, bf16)
+    lesson = cell_lesson(options, kind, backbone, bf16) if options.cells else None
+    return Session(options, kind, backbone, adapted, mixture, validation, bf16, lesson)
+
+
+def cell_lesson(options: argparse.Namespace, kind: str, backbone: Backbone, bf16: bool) -> CellLesson:
+    """What --cells asks for. DataError if the model has no tower that could learn it."""
+    from t4s import cell_lesson
+    from t4s.errors import DataError
+
+    if kind != "embedded":
+        raise DataError("--cells teaches the embedded model's tower, and this training has another model or leaves the "
+                        "tower as it is; leave it out, or train t4s-tiny or a fresh model in full.")  # fmt: skip
+    corpus, rank = cell_lesson.labelled(options.cells), int(os.environ.get("RANK", 0))
+    return cell_lesson.CellLesson(backbone, corpus, options.seed, bf16, rank)
 
 
 def freeze(backbone: Backbone, stages: int | bool) -> None:
@@ -281,7 +296,8 @@ def learner_of(session: Session):
     batches = Collator(session.backbone, session.mixture, options.queries_per_image, options.seed)
     watch = learning.Watch(session.saved, options.stop_after)
     loss = learning.token_loss(session.backbone, options.full_row)
-    session.learner = learning.Learner(session.backbone, model, settings, batches, optimizer, loss, [watch])
+    session.learner = learning.Learner(session.backbone, model, settings, batches, optimizer, loss, [watch],
+                                       session.lesson)  # fmt: skip
     return session.learner
 
 

@@ -18,14 +18,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     import torch
 
-    from t4s.corpora.folder import FolderCorpus
-
-LABEL_SIDE = 64  # side of the label map that coverage is counted on
 BODY_RATE = 1 / 3  # of the neck's learning rate
 
 
@@ -42,71 +37,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--freeze", type=int, default=0, metavar="N",
                         help="leave the first N of the body's 7 stages as they are: 3 train twice as fast")  # fmt: skip
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16: faster where the processor has it")
-    parser.add_argument("--weak", type=float, default=0.3, help="how often a weakly labelled photo is drawn, against 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0: all")
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
     return parser
-
-
-def nearest(ids: np.ndarray, side: int) -> np.ndarray:
-    """(h, w) ids → (side, side), the id at the middle of each part."""
-    rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in ids.shape)
-    return ids[rows][:, columns]
-
-
-def coverage(
-    ids: np.ndarray, names: dict[int, int], void: tuple[int, ...], classes: int, grid: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(s, s) ids → (cells, classes) share of each cell's labelled pixels, and (cells,) share that is labelled.
-
-    `names` maps ids to class indexes; s is a multiple of both sides of the grid.
-    """
-    rows, columns = grid
-    blocks = ids.reshape(rows, ids.shape[0] // rows, columns, ids.shape[1] // columns).transpose(0, 2, 1, 3)
-    blocks = blocks.reshape(rows * columns, -1)
-    known = ~np.isin(blocks, void)
-    count = np.maximum(known.sum(-1), 1)
-    target = np.zeros((rows * columns, classes), np.float32)
-    for value, index in names.items():
-        target[:, index] += ((blocks == value) & known).sum(-1) / count
-    return target, known.mean(-1).astype(np.float32)
-
-
-class Batches:
-    """Photos, targets and weights, drawn with (seed, step). `table`: every class name of the corpus."""
-
-    def __init__(self, corpus: FolderCorpus, options: argparse.Namespace, grid: tuple[int, int]):
-        self.corpus, self.options, self.grid, self.table = corpus, options, grid, corpus.names
-        self.index = {name: i for i, name in enumerate(self.table)}
-        weights = np.array([options.weak if photo.weak else 1.0 for photo in corpus.photos])
-        self.chances = weights / weights.sum()
-
-    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """→ (B, 3, S, S) pixels as the tower takes them, (B, cells, classes) targets, their weights likewise."""
-        import torch
-
-        from t4s.tower import PIXEL_MEAN, PIXEL_STD
-
-        rng = np.random.default_rng((self.options.seed, step))
-        parts = [self._one(i, rng) for i in rng.choice(len(self.corpus), self.options.batch, p=self.chances)]
-        pixels, targets, weights = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
-        return (pixels.float() / 255 - PIXEL_MEAN) / PIXEL_STD, targets, weights
-
-    def _one(self, i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        from t4s.augment import augment
-        from t4s.samples import Sample
-
-        photo = self.corpus.photos[i]
-        image, ids = self.corpus.open(i)
-        whole = Sample(photo.id, photo.source, image, "", ("others",), ids)
-        (changed,) = augment((whole,), rng, self.options.image_size)
-        names = {value: self.index[name] for value, name in photo.classes.items()}
-        ids = nearest(changed.class_map, LABEL_SIDE)
-        target, known = coverage(ids, names, self.corpus.void(photo), len(self.table), self.grid)
-        asked = np.isin(self.table, list(self.corpus.tables[photo.source])).astype(np.float32)
-        return np.asarray(changed.image).transpose(2, 0, 1), target, known[:, None] * asked
 
 
 class Training:
@@ -139,14 +74,14 @@ class Training:
     def learn(self, pixels: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> float:
         """One step; returns the loss, summed over classes and averaged over cells."""
         import torch
-        import torch.nn.functional as F
+
+        from t4s.cell_lesson import cell_loss
 
         pixels, targets, weights = (part.to(self.device) for part in (pixels, targets, weights))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             features = self.tower(pixels).last_hidden_state
         features = features.float()
-        loss = F.binary_cross_entropy_with_logits(self.head(features), targets, weights, reduction="sum")
-        loss = loss / targets[..., 0].numel()
+        loss = cell_loss(self.head(features), targets, weights)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*self.tower.parameters(), *self.head.parameters()], 1.0)
@@ -185,18 +120,14 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from tqdm import tqdm
 
-    from t4s.corpora import open_corpus
-    from t4s.corpora.folder import FolderCorpus
+    from t4s.cell_lesson import CellBatches, labelled
     from t4s.tower import LiteTowerConfig
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    corpus = open_corpus(options.corpus)
-    if not isinstance(corpus, FolderCorpus):
-        from t4s.errors import DataError
-
-        raise DataError(f"The tower learns from labelled cells: give --corpus folder:PATH, not {options.corpus!r}.")
-    batches = Batches(corpus, options, LiteTowerConfig().grid)
+    corpus = labelled(options.corpus)
+    grid = LiteTowerConfig().grid
+    batches = CellBatches(corpus, options.batch, options.image_size, grid, options.seed)
     training = Training(options, corpus.names)
     if options.resume:
         training.resume()

@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("constrain", "confidence", "tiny", "alignment", "backbone", "loading"),
     ),
     ("outcomes", "decoding", "answering", "lists", "collate", "baselines", "scoring", "hub", "report", "page",
-     "parcel", "story", "showcase", "lora", "starting", "learning"),
+     "parcel", "story", "showcase", "lora", "starting", "learning", "cell_lesson"),
     ("segmenter", "validation", "publishing", "answerers", "desk", "endpoints", "bench_tokenizers", "bench_decoding",
      "bench_refine", "bench_places", "attempts", "shots"),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),

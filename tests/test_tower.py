@@ -48,6 +48,19 @@ def test_cells_are_in_row_order(tower: LiteTower):
     assert difference.argmax() == 12
 
 
+def test_a_photo_with_several_questions_is_looked_at_once(tower: LiteTower, monkeypatch):
+    """It stands in the batch once for each; what comes out is as long as what went in, and the same."""
+    torch.manual_seed(1)
+    one, two = torch.randn(2, 3, 64, 64)
+    seen, body = [], tower.body
+    monkeypatch.setattr(tower, "body", lambda pixels: seen.append(len(pixels)) or body(pixels))
+    with torch.no_grad():
+        several = tower(torch.stack([one, one, two, one])).last_hidden_state
+        alone = [tower(photo[None]).last_hidden_state[0] for photo in (one, one, two, one)]
+    assert seen == [3, 1, 1, 1, 1]
+    torch.testing.assert_close(several, torch.stack(alone))
+
+
 @pytest.mark.parametrize("rows, columns, channels", [(16, 16, 256), (4, 4, 32), (5, 3, 18)])
 def test_a_cell_can_tell_where_it_is(rows: int, columns: int, channels: int):
     """Row and column are a linear function of what is added, of a size that the photo's own numbers do not drown."""
@@ -227,11 +240,11 @@ def test_the_lesson_as_a_script(lesson, tmp_path):
 
 def test_a_lesson_that_was_stopped_ends_like_one_that_was_not(lesson):
     from t4s import train_tower
-    from t4s.corpora import open_corpus
+    from t4s.cell_lesson import CellBatches, labelled
 
     options = train_tower.arguments().parse_args([*lesson, "--steps", "3"])
-    corpus = open_corpus(options.corpus)
-    batches = train_tower.Batches(corpus, options, (16, 16))
+    corpus = labelled(options.corpus)
+    batches = CellBatches(corpus, options.batch, options.image_size, (16, 16), options.seed)
     whole, first, second = (train_tower.Training(options, corpus.names) for _ in range(3))
     for step in range(3):
         whole.learn(*batches(step))

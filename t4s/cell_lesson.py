@@ -1,0 +1,133 @@
+"""What is in each cell of labelled photos: the lesson of the embedded model's tower, before and beside the answers.
+
+`train_tower.py` gives it to a tower that no language model reads yet. `train.py --cells` goes on with it while the
+language model learns: its own word embeddings are then the names' vectors, and the projected cells stay beside them.
+Without it they drift apart, as answers ask about a name or two of a photo where this asks about all, and a model
+that has to find out anew which cells go with which word mistakes a cat for a dog more often than its own tower does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t4s import prompts
+from t4s.alignment import BIAS, SCALE
+from t4s.augment import augment
+from t4s.backbone import Backbone
+from t4s.corpora import open_corpus
+from t4s.corpora.folder import FolderCorpus
+from t4s.errors import DataError
+from t4s.samples import Sample
+from t4s.tower import PIXEL_MEAN, PIXEL_STD
+
+LABEL_SIDE = 64  # side of the label map that coverage is counted on
+WEAK = 0.3  # how often a weakly labelled photo is drawn, against 1
+WEIGHT = 0.3  # of the lesson beside the loss of the answers
+PHOTOS = 8  # of a step beside the answers
+
+
+def labelled(spec: str) -> FolderCorpus:
+    """The corpus of a `folder:PATH[@SPLIT]`. DataError if it is another, whose photos are not labelled all over."""
+    corpus = open_corpus(spec)
+    if not isinstance(corpus, FolderCorpus):
+        raise DataError(f"The tower learns from labelled cells: give folder:PATH as the corpus, not {spec!r}.")
+    return corpus
+
+
+def nearest(ids: np.ndarray, side: int) -> np.ndarray:
+    """(h, w) ids → (side, side), the id at the middle of each part."""
+    rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in ids.shape)
+    return ids[rows][:, columns]
+
+
+def coverage(
+    ids: np.ndarray, names: dict[int, int], void: tuple[int, ...], classes: int, grid: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(s, s) ids → (cells, classes) share of each cell's labelled pixels, and (cells,) share that is labelled.
+
+    `names` maps ids to class indexes; s is a multiple of both sides of the grid.
+    """
+    rows, columns = grid
+    blocks = ids.reshape(rows, ids.shape[0] // rows, columns, ids.shape[1] // columns).transpose(0, 2, 1, 3)
+    blocks = blocks.reshape(rows * columns, -1)
+    known = ~np.isin(blocks, void)
+    count = np.maximum(known.sum(-1), 1)
+    target = np.zeros((rows * columns, classes), np.float32)
+    for value, index in names.items():
+        target[:, index] += ((blocks == value) & known).sum(-1) / count
+    return target, known.mean(-1).astype(np.float32)
+
+
+class CellBatches:
+    """Photos, targets and weights of a step, drawn with (seed, step). `table`: every class name of the corpus."""
+
+    def __init__(self, corpus: FolderCorpus, batch: int, image_size: int, grid: tuple[int, int], seed: int):
+        self.corpus, self.batch, self.image_size, self.grid, self.seed = corpus, batch, image_size, grid, seed
+        self.table = corpus.names
+        self.index = {name: i for i, name in enumerate(self.table)}
+        weights = np.array([WEAK if photo.weak else 1.0 for photo in corpus.photos])
+        self.chances = weights / weights.sum()
+
+    def __call__(self, *step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """→ (B, 3, S, S) pixels as the tower takes them, (B, cells, classes) targets, their weights likewise."""
+        rng = np.random.default_rng((self.seed, *step))
+        parts = [self._one(i, rng) for i in rng.choice(len(self.corpus), self.batch, p=self.chances)]
+        pixels, targets, weights = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
+        return (pixels.float() / 255 - PIXEL_MEAN) / PIXEL_STD, targets, weights
+
+    def _one(self, i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        photo = self.corpus.photos[i]
+        image, ids = self.corpus.open(i)
+        whole = Sample(photo.id, photo.source, image, "", ("others",), ids)
+        (changed,) = augment((whole,), rng, self.image_size)
+        names = {value: self.index[name] for value, name in photo.classes.items()}
+        ids = nearest(changed.class_map, LABEL_SIDE)
+        target, known = coverage(ids, names, self.corpus.void(photo), len(self.table), self.grid)
+        asked = np.isin(self.table, list(self.corpus.tables[photo.source])).astype(np.float32)
+        return np.asarray(changed.image).transpose(2, 0, 1), target, known[:, None] * asked
+
+
+def cell_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Binary cross-entropy, summed over names and averaged over cells: all (B, cells, names)."""
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, weights, reduction="sum")
+    return losses / targets[..., 0].numel()
+
+
+class CellLesson:
+    """The lesson beside the answers: `lesson(step)` → its weighted loss, of a batch of its own.
+
+    A name's vector is the mean embedding of its word's tokens, of one of its words (the name, its plural, a synonym,
+    each with and without a space before it), another one every step.
+    """
+
+    def __init__(self, backbone: Backbone, corpus: FolderCorpus, seed: int, bf16: bool, rank: int = 0):
+        form = backbone.format
+        self.backbone, self.seed, self.bf16, self.rank = backbone, seed, bf16, rank
+        self.batches = CellBatches(corpus, PHOTOS, form.image_size, form.grid, seed)
+        self.words = [self._spellings(name) for name in self.batches.table]
+
+    def _spellings(self, name: str) -> list[list[int]]:
+        words = (name, prompts.plural(name), *prompts.SYNONYMS.get(name, ()))
+        return [self.backbone.text_ids(text) for word in words for text in (word, f" {word}")]
+
+    def __call__(self, step: int) -> Tensor:
+        model = self.backbone.model
+        pixels, targets, weights = (part.to(model.device) for part in self.batches(step, self.rank))
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
+            cells = model.model.multi_modal_projector(model.get_encoder("image")(pixels).last_hidden_state)
+        rng = np.random.default_rng((self.seed, step, self.rank, 1))
+        said = [words[int(rng.integers(len(words)))] for words in self.words]
+        logits = F.linear(F.normalize(cells.float(), dim=-1), F.normalize(self._vectors(said), dim=-1))
+        return WEIGHT * cell_loss(logits * SCALE + BIAS, targets, weights)
+
+    def _vectors(self, said: Sequence[Sequence[int]]) -> Tensor:
+        """(names, width): the mean embedding of each one's tokens."""
+        embeddings = self.backbone.model.get_input_embeddings().weight
+        ids = torch.tensor([token for tokens in said for token in tokens], device=embeddings.device)
+        starts = torch.tensor([0, *np.cumsum([len(tokens) for tokens in said])[:-1]], device=embeddings.device)
+        return F.embedding_bag(ids, embeddings, starts, mode="mean")
