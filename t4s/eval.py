@@ -47,6 +47,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--min-cover", type=float, default=0.0, metavar="SHARE",
         help="leave out targets that cover less than this share of the scored pixels (0.01: one percent)")  # fmt: skip
     add("--only", nargs="+", metavar="PHRASE", help="ask only these phrases, about the photos that have them")
+    add("--together", nargs="+", metavar="NAME",
+        help="ask for these names as one class list, of each photo that has one, in place of its phrases")  # fmt: skip
     add("--other-words", action="store_true", help="also ask for each class by its plural and its synonyms")
     add("--average-from", metavar="NAME[:PATH][@SPLIT]",
         help="also score the class-average baseline: each class's mean grid over these photos")  # fmt: skip
@@ -94,7 +96,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
     settings = asker.settings | {
         "corpus": public(options.corpus), "split": split, "limit": options.limit, "min_cover": options.min_cover,
         "average_from": options.average_from and public(options.average_from), "other_words": options.other_words,
-        "only": options.only,
+        "only": options.only, "together": options.together,
     }  # fmt: skip
     folder = options.out or default_folder(settings)
     private = {"state": asker.state, "photos": len(corpus), "saved": bool(options.save), "place": place_of(spec.path)}
@@ -125,8 +127,13 @@ def check(options: argparse.Namespace) -> None:
         raise QueryError(f"--min-cover is {options.min_cover}; it is a share of the photo from 0 to below 1.")
     if options.at_once is not None and options.at_once < 1:
         raise QueryError(f"--at-once is {options.at_once}; it is a number of names, 1 or more.")
-    if options.update_card and options.only:
-        raise QueryError("--update-card takes figures over all phrases of a corpus; leave --only or --update-card out.")
+    if options.together and (options.only or options.other_words):
+        raise QueryError("--together asks for its own names and nothing else; leave --only and --other-words out.")
+    if options.together and len(set(options.together)) < len(options.together):
+        raise QueryError(f"--together names one twice ({', '.join(options.together)}); name each once.")
+    if options.update_card and (options.only or options.together):
+        raise QueryError("--update-card takes figures over all phrases of a corpus; leave --only, --together or "
+                         "--update-card out.")  # fmt: skip
     if options.update_card and options.oracle:
         raise QueryError("--update-card takes figures of a checkpoint, --oracle has none; leave one of the two out.")
     if options.update_card and options.checkpoint and not Path(options.checkpoint).is_dir():
@@ -159,7 +166,7 @@ def check_words(options: argparse.Namespace) -> None:
 
     foreign = {"--oracle": options.oracle, "--refine": options.refine, "--min-cover": options.min_cover,
                "--at-once": options.at_once, "--other-words": options.other_words, "--only": options.only,
-               "--average-from": options.average_from}  # fmt: skip
+               "--together": options.together, "--average-from": options.average_from}  # fmt: skip
     given = [name for name, value in foreign.items() if value]
     if given:
         raise QueryError(f"{given[0]} belongs to masks, and a vqa corpus has none; leave it out.")
@@ -179,7 +186,8 @@ def chosen(total: int, limit: int | None) -> list[int]:
 def default_folder(settings: dict[str, Any]) -> Path:
     """eval-results/CHECKPOINT-CORPUS-REFINER-… below the current folder."""
     names = ("checkpoint", "corpus", "refine", "decoding", "limit")
-    parts = [*(str(settings[name]) for name in names if settings.get(name)), *(settings["only"] or ())]
+    parts = [*(str(settings[name]) for name in names if settings.get(name))]
+    parts += [*(settings["only"] or ()), *(settings["together"] or ())]
     return Path("eval-results") / "-".join("".join(c if c.isalnum() or c in "._+" else "_" for c in p) for p in parts)
 
 
@@ -200,7 +208,7 @@ def answer_photos(options: argparse.Namespace, corpus: Corpus | VqaCorpus, mine:
     bar = tqdm(todo, initial=len(mine) - len(todo), total=len(mine), unit="photo", disable=quiet)
     for photo in bar:
         started = time.perf_counter()
-        every = [one for one in corpus[photo] if options.only is None or one.query in options.only]
+        every = put(options, corpus[photo])
         questions = asked(options, every)
         records, saved = answered(asker, questions, averages, saving=bool(options.save))
         for record in records:
@@ -209,6 +217,16 @@ def answer_photos(options: argparse.Namespace, corpus: Corpus | VqaCorpus, mine:
         record = {"left_out": left_out, "answers": records, "seconds": time.perf_counter() - started}
         journal.append(photo, record, saved if options.save else None)
         bar.set_postfix_str(running.text(), refresh=False)
+
+
+def put(options: argparse.Namespace, every: Sequence[Any]) -> Sequence[Any]:
+    """The samples or questions of a photo that --only and --together leave, or make."""
+    from t4s.scoring import as_list
+
+    if options.together:
+        together = as_list(every, options.together)
+        return () if together is None else (together,)
+    return [one for one in every if options.only is None or one.query in options.only]
 
 
 def asked(options: argparse.Namespace, every: Sequence[Any]) -> list[tuple[Any, dict[str, Any]]]:
@@ -287,9 +305,10 @@ def conclude(options: argparse.Namespace, corpus: Corpus | VqaCorpus, photos: Se
     lines = journal.records(photos)
     records = [record for line in lines for record in line["answers"]]
     left_out = sum(line["left_out"] for line in lines)
-    if options.only and not records and not left_out:
-        raise QueryError(f"No photo of {settings['corpus']} is asked for {', '.join(options.only)}; --only takes "
-                         "phrases as the corpus has them.")  # fmt: skip
+    named = options.only or options.together
+    if named and not records and not left_out:
+        raise QueryError(f"No photo of {settings['corpus']} is asked for {', '.join(named)}; --only and --together "
+                         "take phrases as the corpus has them.")  # fmt: skip
     results = {"settings": settings, "versions": report.versions(), "photos": len(photos), "left_out": left_out}
     whole = {"seconds_a_question": sum(line["seconds"] for line in lines) / max(len(records), 1)}
     results |= figures(records) | {"timings": timings(records) | whole | {"last_start_seconds": seconds}}

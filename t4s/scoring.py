@@ -11,7 +11,7 @@ baselines that need no model: all `others`, and the class's average grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -124,6 +124,23 @@ def other_words(sample: Sample) -> list[tuple[str, Sample]]:
         (kind, replace(sample, id=f"{sample.id} as {word}", query=word, labels=("others", codec.clean_label(word))))
         for kind, word in words
     ]
+
+
+def as_list(samples: Iterable[Sample], names: Sequence[str]) -> Sample | None:
+    """One photo's phrases as a single class list of these names, or None if it has none of them.
+
+    A pixel of two names counts for the later one. Only names that are there are known, so the others count as absent.
+    """
+    index = {name: k for k, name in enumerate(names, 1)}
+    there = [sample for sample in samples if sample.query in index and not sample.absent]
+    if not there:
+        return None
+    classes = np.where(there[0].class_map < 0, there[0].class_map, np.int16(0))
+    for sample in sorted(there, key=lambda sample: index[sample.query]):
+        classes[sample.class_map > 0] = index[sample.query]
+    photo = there[0].id.removesuffix(f"/{there[0].query}")
+    labels = ("others", *(codec.clean_label(name) for name in names))
+    return replace(there[0], id=f"{photo}/{', '.join(names)}", query=tuple(names), labels=labels, class_map=classes)
 
 
 # --- records → figures

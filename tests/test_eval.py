@@ -225,8 +225,33 @@ def test_some_phrases_alone_score_as_they_do_among_all(photos, model, tmp_path, 
     run(photos, tmp_path / "pigs", "--only", "pig")
     assert len(model.encoded) == 6 + 3, "a photo that is asked nothing is not looked at"
     arguments = ["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "none"), "--only", "zebra"]
-    assert "is asked for zebra; --only takes phrases as the corpus has them" in fails(arguments, capsys)
-    assert "leave --only or --update-card out" in fails([*arguments, "--update-card"], capsys)
+    assert "is asked for zebra; --only and --together take phrases as the corpus has them" in fails(arguments, capsys)
+    assert "leave --only, --together or --update-card out" in fails([*arguments, "--update-card"], capsys)
+
+
+def test_names_together_are_one_list_of_each_photo_that_has_one(photos, tmp_path, capsys):
+    """Scored as class lists: the truth gets everything, the true grids what refining them in one picture gives."""
+    names = ["--together", "dog", "pig", "cat"]
+    truth = run(photos, tmp_path / "truth", "--oracle", "mask", *names)
+    assert truth["lists"]["strict"]["miou"] == 100 and "phrases" not in truth
+    corpus = open_corpus(f"folder:{photos}@val")
+    samples = [[s for s in corpus[i] if s.query in names[1:] and not s.absent] for i in range(len(corpus))]
+    assert truth["lists"]["photos"] == sum(map(bool, samples)) and truth["settings"]["together"] == names[1:]
+    grids = run(photos, tmp_path / "grids", "--oracle", "grid", "--grid", "8", "8", "--refine", "none", *names)
+    inter = union = 0
+    for some in filter(None, samples):
+        classes = np.where(some[0].class_map < 0, IGNORED, 0)
+        for sample in sorted(some, key=lambda s: names.index(s.query)):
+            classes[sample.class_map > 0] = names.index(sample.query)
+        grid = codec.grid_from_classes(classes, dict(enumerate(("others", *names[1:]))), (8, 8), ignore=(IGNORED,))
+        cat, scored = classes == 3, classes != IGNORED
+        said = codec.mask_from_grid(grid, "cat", classes.shape) if "cat" in grid.labels else np.zeros_like(cat)
+        inter, union = inter + (cat & said).sum(), union + ((cat | said) & scored).sum()
+    assert grids["lists"]["classes"]["cat"]["strict"] == pytest.approx(100 * inter / union)
+    arguments = ["--corpus", f"folder:{photos}@val", "--out", str(tmp_path / "none"), "--oracle", "mask", "--together"]
+    assert "is asked for zebra" in fails([*arguments, "zebra"], capsys)
+    assert "names one twice (cat, cat)" in fails([*arguments, "cat", "cat"], capsys)
+    assert "leave --only and --other-words out" in fails([*arguments, "cat", "--only", "cat"], capsys)
 
 
 def test_the_results_say_what_they_were_made_with(photos, model, tmp_path, capsys):
