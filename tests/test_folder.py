@@ -98,6 +98,21 @@ def test_small_sources_are_drawn_more_often_than_their_share(folder):
     assert 0.04 < np.mean([source == "small" for source in sources]) < 0.2
 
 
+def test_photos_of_rare_names_are_drawn_and_rare_names_denied_more_often_than_their_share(folder):
+    """One photo in 60 has a train: drawn 2.4 times as often, and asked for on the others about a fourth as often as
+    the name that 59 have, not a 60th."""
+    rows = rows_of(folder)
+    common = [rows[0] | {"classes": {"1": name}} for name in ("dog", "cat") for _ in range(59)]
+    write(folder, [*common[:59], rows[0] | {"classes": {"1": "train"}}])
+    corpus, rng = FolderCorpus(folder, "train"), np.random.default_rng(6)
+    drawn = np.mean([corpus.photos[corpus.pick(rng)].classes[1] == "train" for _ in range(4000)])
+    assert abs(drawn - 6**0.5 / (59 + 6**0.5)) < 0.012
+    write(folder, [*common, rows[0] | {"classes": {"1": "train"}}])
+    corpus = FolderCorpus(folder, "train")
+    asked = [name for _ in range(2000) for name in corpus._some_absent(corpus.photos[0], ["cat", "train"], 1, rng)]
+    assert abs(asked.count("train") / len(asked) - 1 / (1 + 59**0.25)) < 0.04
+
+
 def test_a_photo_is_not_asked_the_same_twice_while_there_is_something_else(folder):
     corpus = FolderCorpus(folder, "train")
     for seed in range(20):

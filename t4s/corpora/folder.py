@@ -36,6 +36,8 @@ ABSENT_SHARE, LIST_SHARE = 0.3, 0.1  # of training questions: absent names, clas
 KIND_SHARE = 0.06  # of training questions: a hypernym such as "animal"
 MIN_KIND = 3  # of a hypernym's names must be in a source's table, or its photos are not asked for it
 BALANCE = 0.6  # a source of n photos is trained on as often as n to this power
+COMMON, MAX_REPEAT = 0.1, 3.0  # a name in this share of a source's photos is no rare one; repeats of a rare one
+RARE_ABSENT = 0.25  # an absent name is asked as often as its number of photos to this power
 WEAK_SHARE = 0.25  # of a photo: what a weak one counts in n
 REPEATS = 20  # tries to find a question that was not asked yet
 MAX_LIST = 4  # names of a training class list
@@ -80,6 +82,7 @@ class FolderCorpus:
         self._sources: dict[tuple[str, bool], list[int]] = {}  # photo numbers of each source, weak ones apart
         for i, photo in enumerate(self.photos):
             self._sources.setdefault((photo.source, photo.weak), []).append(i)
+        self._chances = {key: self._repeated(own) for key, own in self._sources.items()}
         if not self.photos and not faults:
             raise DataError(
                 f"{self.root / INDEX} has no photo of split {split!r}; it has {sorted(splits) or 'no lines'}."
@@ -178,10 +181,20 @@ class FolderCorpus:
 
         Automatic masks of one object would be half of all; they are a source of their own, and count less.
         """
-        members = list(self._sources.values())
+        members = list(self._sources)
         sizes = np.array([len(own) * (WEAK_SHARE if weak else 1) for (_, weak), own in self._sources.items()])
         chances = sizes**BALANCE
-        return int(rng.choice(members[int(rng.choice(len(members), p=chances / chances.sum()))]))
+        chosen = members[int(rng.choice(len(members), p=chances / chances.sum()))]
+        return int(rng.choice(self._sources[chosen], p=self._chances[chosen]))
+
+    def _repeated(self, numbers: list[int]) -> np.ndarray:
+        """How likely each photo of a source is drawn: one with a rare name more often, as its rarest name says (repeat
+        factors, Gupta, Dollár and Girshick, "LVIS", CVPR 2019)."""
+        counts = Counter(name for i in numbers for name in set(self.photos[i].classes.values()))
+        factors = [max((min(MAX_REPEAT, (COMMON * len(numbers) / counts[name]) ** 0.5)
+                        for name in self.photos[i].classes.values()), default=1.0) for i in numbers]  # fmt: skip
+        factors = np.maximum(factors, 1.0)
+        return factors / factors.sum()
 
     def draw(self, i: int, rng: np.random.Generator, k: int) -> tuple[Sample, ...]:
         """k random questions about photo i, different ones where it has as many: classes under their names, other
@@ -225,7 +238,7 @@ class FolderCorpus:
 
     def _some_absent(self, photo: Photo, absent: list[str], count: int, rng: np.random.Generator) -> list[str]:
         """Names that are not there, the common ones of the source more often: a cat is asked for where a dog is."""
-        chances = np.array([self.tables[photo.source][name] for name in absent], float) ** 0.5
+        chances = np.array([self.tables[photo.source][name] for name in absent], float) ** RARE_ABSENT
         count = min(count, len(absent))
         return [*rng.choice(absent, count, replace=False, p=chances / chances.sum())] if count else []
 
