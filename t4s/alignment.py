@@ -93,7 +93,7 @@ def word_vectors(tokenizer: PreTrainedTokenizerBase, table: Sequence[str], vecto
     """
     found: dict[int, list[tuple[int, Tensor]]] = {}
     for name, vector in zip(table, vectors, strict=True):
-        for word in (name, prompts.plural(name), *prompts.SYNONYMS.get(name, ())):
+        for word in prompts.words_for(name):
             for text in (word, f" {word}"):  # behind a space, words are other tokens
                 ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                 if len(ids) > 1 and word != name:

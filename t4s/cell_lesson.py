@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t4s import prompts
+from t4s import _cells, prompts
 from t4s.alignment import BIAS, SCALE
 from t4s.augment import augment
 from t4s.backbone import Backbone
@@ -25,7 +25,6 @@ from t4s.errors import DataError
 from t4s.samples import Sample
 from t4s.tower import PIXEL_MEAN, PIXEL_STD
 
-LABEL_SIDE = 64  # side of the label map that coverage is counted on
 WEAK = 0.3  # how often a weakly labelled photo is drawn, against 1
 WEIGHT = 0.3  # of the lesson beside the loss of the answers
 PHOTOS = 8  # of a step beside the answers
@@ -39,28 +38,18 @@ def labelled(spec: str) -> FolderCorpus:
     return corpus
 
 
-def nearest(ids: np.ndarray, side: int) -> np.ndarray:
-    """(h, w) ids → (side, side), the id at the middle of each part."""
-    rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in ids.shape)
-    return ids[rows][:, columns]
-
-
 def coverage(
     ids: np.ndarray, names: dict[int, int], void: tuple[int, ...], classes: int, grid: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(s, s) ids → (cells, classes) share of each cell's labelled pixels, and (cells,) share that is labelled.
+    """(h, w) ids → (cells, classes) share of each cell's labelled area, and (cells,) share that is labelled.
 
-    `names` maps ids to class indexes; s is a multiple of both sides of the grid.
+    `names` maps ids to class indexes.
     """
-    rows, columns = grid
-    blocks = ids.reshape(rows, ids.shape[0] // rows, columns, ids.shape[1] // columns).transpose(0, 2, 1, 3)
-    blocks = blocks.reshape(rows * columns, -1)
-    known = ~np.isin(blocks, void)
-    count = np.maximum(known.sum(-1), 1)
-    target = np.zeros((rows * columns, classes), np.float32)
-    for value, index in names.items():
-        target[:, index] += ((blocks == value) & known).sum(-1) / count
-    return target, known.mean(-1).astype(np.float32)
+    bins = {value: 2 + index for value, index in names.items()} | dict.fromkeys(void, 1)  # 0: neither
+    areas = _cells.coverage(ids, bins, 2 + classes, grid).reshape(-1, 2 + classes)
+    known = areas.sum(1) - areas[:, 1]
+    target = areas[:, 2:] / np.maximum(known, 1)[:, None]
+    return target.astype(np.float32), (known / areas.sum(1)).astype(np.float32)
 
 
 class CellBatches:
@@ -86,8 +75,7 @@ class CellBatches:
         whole = Sample(photo.id, photo.source, image, "", ("others",), ids)
         (changed,) = augment((whole,), rng, self.image_size)
         names = {value: self.index[name] for value, name in photo.classes.items()}
-        ids = nearest(changed.class_map, LABEL_SIDE)
-        target, known = coverage(ids, names, self.corpus.void(photo), len(self.table), self.grid)
+        target, known = coverage(changed.class_map, names, self.corpus.void(photo), len(self.table), self.grid)
         asked = np.isin(self.table, list(self.corpus.tables[photo.source])).astype(np.float32)
         return np.asarray(changed.image).transpose(2, 0, 1), target, known[:, None] * asked
 
@@ -112,8 +100,7 @@ class CellLesson:
         self.words = [self._spellings(name) for name in self.batches.table]
 
     def _spellings(self, name: str) -> list[list[int]]:
-        words = (name, prompts.plural(name), *prompts.SYNONYMS.get(name, ()))
-        return [self.backbone.text_ids(text) for word in words for text in (word, f" {word}")]
+        return [self.backbone.text_ids(text) for word in prompts.words_for(name) for text in (word, f" {word}")]
 
     def __call__(self, step: int) -> Tensor:
         model = self.backbone.model

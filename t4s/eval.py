@@ -208,7 +208,7 @@ def answer_photos(options: argparse.Namespace, corpus: Corpus | VqaCorpus, mine:
     bar = tqdm(todo, initial=len(mine) - len(todo), total=len(mine), unit="photo", disable=quiet)
     for photo in bar:
         started = time.perf_counter()
-        every = put(options, corpus[photo])
+        every = selected(options, corpus[photo])
         questions = asked(options, every)
         records, saved = answered(asker, questions, averages, saving=bool(options.save))
         for record in records:
@@ -219,7 +219,7 @@ def answer_photos(options: argparse.Namespace, corpus: Corpus | VqaCorpus, mine:
         bar.set_postfix_str(running.text(), refresh=False)
 
 
-def put(options: argparse.Namespace, every: Sequence[Any]) -> Sequence[Any]:
+def selected(options: argparse.Namespace, every: Sequence[Any]) -> Sequence[Any]:
     """The samples or questions of a photo that --only and --together leave, or make."""
     from t4s.scoring import as_list
 

@@ -78,6 +78,11 @@ def plural(name: str) -> str:
     return f"{head} {last}".strip()
 
 
+def words_for(name: str) -> tuple[str, ...]:
+    """The name, its plural and its synonyms."""
+    return name, plural(name), *SYNONYMS.get(name, ())
+
+
 def vary(name: str, rng: np.random.Generator) -> str:
     """A phrase that means every `name` in the photo: mostly the name, else a synonym, an article or the plural."""
     kind = rng.random()

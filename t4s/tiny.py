@@ -42,7 +42,7 @@ def _texts(names: Iterable[str]) -> Iterator[str]:
         for _ in range(50):
             yield f"others *{count}| others *{count}\n others *{count}"
     for name in sorted(set(names)):
-        for word in (name, prompts.plural(name), *prompts.SYNONYMS.get(name, ())):
+        for word in prompts.words_for(name):
             for _ in range(3):
                 yield f"{word}\n"
                 yield f" {word} the {word}, {word} and {word}\n"

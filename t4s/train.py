@@ -203,11 +203,11 @@ def prepare(options: argparse.Namespace) -> Session:
         backbone.model.float().requires_grad_(True)
         if options.freeze_tower is not False:
             freeze(backbone, options.freeze_tower)
-    lesson = cell_lesson(options, kind, backbone, bf16) if options.cells else None
+    lesson = lesson_of(options, kind, backbone, bf16) if options.cells else None
     return Session(options, kind, backbone, adapted, mixture, validation, bf16, lesson)
 
 
-def cell_lesson(options: argparse.Namespace, kind: str, backbone: Backbone, bf16: bool) -> CellLesson:
+def lesson_of(options: argparse.Namespace, kind: str, backbone: Backbone, bf16: bool) -> CellLesson:
     """What --cells asks for. DataError if the model has no tower that could learn it."""
     from t4s import cell_lesson
     from t4s.errors import DataError

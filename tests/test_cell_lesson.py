@@ -141,8 +141,8 @@ def test_beside_the_answers_from_the_command_line(photos, tmp_path):
         assert train.main(["--corpus", "synthetic", *SMALL, "--out", str(out), *more]) == 0
         towers[name] = loading.load(out).model.get_encoder("image").state_dict()
     assert not torch.equal(towers["with"]["project.weight"], towers["without"]["project.weight"])
-    settings = (tmp_path / "with" / "README.md").read_text()
-    assert "cells" in settings
+    card = (tmp_path / "with" / "README.md").read_text()
+    assert "| cells | folder:photos |" in card and str(tmp_path) not in card
 
     half = ["--corpus", "synthetic", *SMALL, "--out", str(tmp_path / "half"), *runs["with"]]
     assert train.main([*half, "--stop-after", "1"]) == 0 and train.main([*half, "--resume"]) == 0

@@ -107,7 +107,7 @@ def test_photos_of_rare_names_are_drawn_and_rare_names_denied_more_often_than_th
     corpus, rng = FolderCorpus(folder, "train"), np.random.default_rng(6)
     drawn = np.mean([corpus.photos[corpus.pick(rng)].classes[1] == "train" for _ in range(4000)])
     assert abs(drawn - 6**0.5 / (59 + 6**0.5)) < 0.012
-    write(folder, [*common, rows[0] | {"classes": {"1": "train"}}])
+    write(folder, [*common, rows[0] | {"classes": {"1": "train"}}, rows[0] | {"classes": {}}])  # and one of nothing
     corpus = FolderCorpus(folder, "train")
     asked = [name for _ in range(2000) for name in corpus._some_absent(corpus.photos[0], ["cat", "train"], 1, rng)]
     assert abs(asked.count("train") / len(asked) - 1 / (1 + 59**0.25)) < 0.04

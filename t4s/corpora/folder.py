@@ -191,9 +191,8 @@ class FolderCorpus:
         """How likely each photo of a source is drawn: one with a rare name more often, as its rarest name says (repeat
         factors, Gupta, Dollár and Girshick, "LVIS", CVPR 2019)."""
         counts = Counter(name for i in numbers for name in set(self.photos[i].classes.values()))
-        factors = [max((min(MAX_REPEAT, (COMMON * len(numbers) / counts[name]) ** 0.5)
-                        for name in self.photos[i].classes.values()), default=1.0) for i in numbers]  # fmt: skip
-        factors = np.maximum(factors, 1.0)
+        repeats = {name: min(MAX_REPEAT, (COMMON * len(numbers) / count) ** 0.5) for name, count in counts.items()}
+        factors = np.array([max([1.0, *map(repeats.get, self.photos[i].classes.values())]) for i in numbers])
         return factors / factors.sum()
 
     def draw(self, i: int, rng: np.random.Generator, k: int) -> tuple[Sample, ...]:
