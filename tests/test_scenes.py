@@ -10,7 +10,7 @@ from PIL import Image
 
 from t4s.corpora import open_corpus
 from t4s.corpora.cutouts import CutOut, colour_word, paste
-from t4s.corpora.phrasing import Thing, draw_phrase
+from t4s.corpora.phrasing import Thing, draw_phrase, place_kind, placed_phrases
 from t4s.corpora.scenes import SceneCorpus, free_piece, free_standing
 from t4s.errors import DataError
 
@@ -131,6 +131,25 @@ def test_a_thing_that_finds_no_room_is_left_out():
     assert paste(below, [thin], ("cat",), np.random.default_rng(0)) is None
     scene = paste(below, [thin, whole], ("cat", "pole"), np.random.default_rng(0))
     assert [thing.name for thing in scene.things] == ["wall"] and scene.absent == ("cat", "pole")
+
+
+def test_one_of_several_is_asked_for_often_and_then_the_other_one(photos):
+    """Two questions about one picture that differ in a word and have different answers: so the word is heard."""
+    corpus, rng = SceneCorpus(photos), np.random.default_rng(0)
+    several = [i for i in range(60) if placed_phrases(corpus.scene(i).things) and not corpus.scene(i).rivals]
+    pairs = [corpus.draw(i, rng, 2) for i in several for _ in range(4)]
+    placed = [[is_placed(sample.query) for sample in pair] for pair in pairs]
+    assert len(pairs) > 40 and np.mean(placed) > 0.55
+    twice = [pair for pair, both in zip(pairs, placed, strict=True) if all(both)]
+    differ = [not np.array_equal(one.class_map, other.class_map) for one, other in twice]
+    assert len(twice) > 15 and np.mean(differ) > 0.75
+
+
+def is_placed(query: str | tuple[str, ...]) -> bool:
+    try:
+        return bool(place_kind(query))
+    except (TypeError, ValueError):  # a class list; no place
+        return False
 
 
 def test_synonyms_are_heard_in_training_alone(photos):

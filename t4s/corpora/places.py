@@ -21,7 +21,7 @@ from t4s.corpora.cutouts import colour_word
 from t4s.corpora.folder import OUTLINE, FolderCorpus, Photo
 from t4s.corpora.phrasing import Phrase, Thing, misplaced_phrases, placed_phrases
 from t4s.corpora.regions import PEOPLE, between, components, distance, is_herd
-from t4s.corpora.staging import Scene, in_other_words, one_of_each, phrase_sample, training_sample
+from t4s.corpora.staging import Scene, in_other_words, one_of_each, phrase_sample, placed_phrase, training_sample
 from t4s.errors import DataError
 from t4s.photo import open_mask
 from t4s.samples import IGNORED, Sample
@@ -112,16 +112,13 @@ class PlacesCorpus:
         meant: set[tuple[int, ...]] = set()
         for _ in range(count):
             spoken = in_other_words(scene, rng) if rng.random() < SYNONYM_SHARE else scene
-            kind = rng.random()
+            kind, phrase = rng.random(), None
             if kind < PLACED:
-                phrases = placed_phrases(spoken.things)
-                phrases = [phrase for phrase in phrases if phrase[1] not in meant] or phrases
-            else:
-                phrases = misplaced_phrases(spoken.things, spoken.absent) if kind < PLACED + MISPLACED else []
-            if phrases:
-                text, things = phrases[int(rng.integers(len(phrases)))]
-                meant.add(things)
-                asked.append(phrase_sample(spoken, photo.id, photo.source, text, things))
+                phrase = placed_phrase(spoken, meant, rng)
+            elif kind < PLACED + MISPLACED and (phrases := misplaced_phrases(spoken.things, spoken.absent)):
+                phrase = phrases[int(rng.integers(len(phrases)))]
+            if phrase:
+                asked.append(phrase_sample(spoken, photo.id, photo.source, *phrase))
             else:
                 asked.append(training_sample(spoken, photo.id, photo.source, rng))
         return tuple(_scored(sample, ids, self.folder.void(photo)) for sample in asked)

@@ -32,6 +32,8 @@ from t4s.corpora.staging import (
     evaluation_samples,
     in_other_words,
     name_sample,
+    phrase_sample,
+    placed_phrase,
     stage_rng,
     training_sample,
 )
@@ -45,6 +47,7 @@ GAP = EDGE = 4  # pixels around it without another named region; at the photo's 
 IN_ONE = 0.95  # of it in one piece
 SEVERAL = 0.6  # of the scenes have at least two things of one name
 SYNONYM_SHARE = 0.15  # of training questions use other words for the names
+PLACED = 0.6  # of the training questions about a scene that allows it tell one of several by place or size
 PROBES = 40  # photos of a name that are looked at to see whether it can be cut out at all
 MIN_NAMES = 2  # that can be pasted on a photo, or it is not used: else the same name comes again and again
 TRIES = 30
@@ -98,12 +101,17 @@ class SceneCorpus:
         return evaluation_samples(self.scene(index), f"{self.name}/{index}", "scenes", self._rng(index, 1))
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
-        """`count` random questions about scene `index`, now and then in other words for the names."""
+        """`count` random questions about scene `index`, now and then in other words for the names; those of place and
+        size are, as long as there are several, of different things."""
         scene, place, samples = self.scene(index), f"{self.name}/{index}", []
+        meant: set[tuple[int, ...]] = set()
         for number in range(count):
             asked = in_other_words(scene, rng) if rng.random() < SYNONYM_SHARE else scene
+            placed = placed_phrase(asked, meant, rng) if rng.random() < PLACED else None
             if asked.rivals and rng.random() < RIVAL_QUESTIONS:
                 samples.append(name_sample(asked, place, "scenes", asked.rivals[number % len(asked.rivals)]))
+            elif placed:
+                samples.append(phrase_sample(asked, place, "scenes", *placed))
             else:
                 samples.append(training_sample(asked, place, "scenes", rng))
         return tuple(samples)

@@ -94,6 +94,18 @@ def one_of_each(scene: Scene, rng: np.random.Generator) -> list[Phrase]:
     return [groups[key][int(rng.integers(len(groups[key])))] for key in order]
 
 
+def placed_phrase(scene: Scene, meant: set[tuple[int, ...]], rng: np.random.Generator) -> Phrase | None:
+    """One phrase of place or size, of a thing that is not in `meant` if there is one, which is put there. None if no
+    phrase tells one of several."""
+    phrases = placed_phrases(scene.things)
+    phrases = [phrase for phrase in phrases if phrase[1] not in meant] or phrases
+    if not phrases:
+        return None
+    text, things = phrases[int(rng.integers(len(phrases)))]
+    meant.add(things)
+    return text, things
+
+
 def in_other_words(scene: Scene, rng: np.random.Generator) -> Scene:
     """The same scene with another word for each name that has one: a dog is asked for as "puppy"."""
     spoken = {}
