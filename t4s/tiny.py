@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    SmolLM3Config,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -34,6 +34,7 @@ CHAT = (
 QUESTION = CLASS_QUESTION = "{query}"
 ANSWER = "<seg>{body}</seg>"
 PATCH = 16  # pixels of a cell's side
+UNPLACED = 1  # the language model's layer without rotary positions
 
 
 def _texts(names: Iterable[str]) -> Iterator[str]:
@@ -85,11 +86,12 @@ def model(processor: LlavaProcessor, grid: tuple[int, int] = (16, 16), width: in
           heads: int = 8, tower_width: int = 256, context: int = 4096) -> LlavaForConditionalGeneration:  # fmt: skip
     """A freshly initialised model for `processor`. Seed torch before calling."""
     tokens = processor.tokenizer
-    text = LlamaConfig(
+    text = SmolLM3Config(
         vocab_size=-(-len(tokens) // 64) * 64, hidden_size=width, intermediate_size=width * 5 // 2,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-        max_position_embeddings=context, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
+        no_rope_layers=[int(layer != UNPLACED) for layer in range(layers)],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, max_position_embeddings=context,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
     )  # fmt: skip
     vision = LiteTowerConfig(image_size=grid[0] * PATCH, grid=grid, hidden_size=tower_width)
     config = LlavaConfig(
