@@ -13,10 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from t4s import alignment, tiny
 from t4s.alignment import Aligned
+from t4s.assets import asset
 from t4s.errors import CheckpointError
 from t4s.tower import PLACE, STAGES, LiteTower, LiteTowerConfig, _same, imagenet_body, waves
 
@@ -166,6 +167,15 @@ def test_pixels_are_scaled_as_the_imagenet_weights_expect(processor):
     assert white["pixel_values"].shape == (1, 3, 64, 64)
     np.testing.assert_allclose(white["pixel_values"], (255 - 127) / 128, rtol=1e-5)
     assert (white["input_ids"] == processor.image_token_id).sum() == 16
+
+
+def test_the_embedded_checkpoint_is_of_the_architecture_that_a_fresh_one_has(processor):
+    """Layer by layer: the second has no rotary positions."""
+    fresh, shipped = tiny.model(processor), AutoConfig.from_pretrained(asset("t4s-tiny"))
+    assert [layer.self_attn.use_rope for layer in fresh.get_decoder().layers] == [1, 0, 1, 1, 1]
+    for part, told in (("text_config", ("vocab_size", "dtype")), ("vision_config", ("dtype",))):
+        there, here = getattr(fresh.config, part).to_dict(), getattr(shipped, part).to_dict()
+        assert {k: v for k, v in there.items() if k not in told} == {k: v for k, v in here.items() if k not in told}
 
 
 def test_a_tower_that_does_not_fit_is_refused(processor, tower: LiteTower, tmp_path):
