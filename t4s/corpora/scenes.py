@@ -107,10 +107,9 @@ class SceneCorpus:
         meant: set[tuple[int, ...]] = set()
         for number in range(count):
             asked = in_other_words(scene, rng) if rng.random() < SYNONYM_SHARE else scene
-            placed = placed_phrase(asked, meant, rng) if rng.random() < PLACED else None
             if asked.rivals and rng.random() < RIVAL_QUESTIONS:
                 samples.append(name_sample(asked, place, "scenes", asked.rivals[number % len(asked.rivals)]))
-            elif placed:
+            elif rng.random() < PLACED and (placed := placed_phrase(asked, meant, rng)):
                 samples.append(phrase_sample(asked, place, "scenes", *placed))
             else:
                 samples.append(training_sample(asked, place, "scenes", rng))
