@@ -1,7 +1,9 @@
 """The embedded architecture, fresh: a LLaVA-type model small enough to live in a repository.
 
-The CNN tower (`tower.py`), a two-layer projector and a small Llama-type language model with its own byte-level BPE
-tokenizer, in which a run of the grid is two tokens: the label and `" *5|"` (or `" *5\\n"` at a row's end).
+The CNN tower (`tower.py`), a two-layer projector and a small Llama-type language model (SmolLM3's, whose second layer
+goes without rotary positions: there a cell meets the question's words alike, however far from them it stands) with its
+own byte-level BPE tokenizer, in which a run of the grid is two tokens: the label and `" *5|"` (or `" *5\\n"` at a row's
+end).
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ CHAT = (
 QUESTION = CLASS_QUESTION = "{query}"
 ANSWER = "<seg>{body}</seg>"
 PATCH = 16  # pixels of a cell's side
-UNPLACED = 1  # the language model's layer without rotary positions
+UNPLACED = 1  # the language model's layer without rotary positions, counted from 0
 
 
 def _texts(names: Iterable[str]) -> Iterator[str]:
