@@ -1,4 +1,4 @@
-"""Training pictures that differ every time: crop, flip, colour, blur and grey, the true answer going along.
+"""Training pictures that differ every time: crop, flip, light, colour and sharpness, the true answer going along.
 
 A mirrored photo swaps "left" and "right" in its phrases; a photo whose phrase names a place or a size among others
 is not cropped, or the phrase could come to mean something else.
@@ -15,8 +15,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from t4s.samples import Sample
 
-CROP, CROP_AREA, STRETCH = 0.8, (0.45, 1.0), 0.25  # share of photos cropped; area kept; log of the aspect's change
-FLIP, GREY, BLUR, COLOUR = 0.5, 0.04, 0.08, 0.6  # shares of photos
+CROP, CROP_AREA, STRETCH = 0.8, (0.4, 1.0), 0.25  # share of photos cropped; area kept; log of the aspect's change
+FLIP, GREY, BLUR, COLOUR, COARSE = 0.5, 0.08, 0.12, 0.75, 0.12  # shares of photos
 _SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _SIDE = re.compile(r"\b(" + "|".join(_SIDES) + r")\b")
 _PLACED = re.compile(r"\b(left|right|top|bottom|middle|centre|upper|lower|\w*most|bigger|biggest|larger|largest|"
@@ -62,13 +62,19 @@ def _box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int
 
 
 def recolour(image: Image.Image, rng: np.random.Generator, keep_hue: bool = False) -> Image.Image:
-    """Random brightness, saturation, blur and grey; `keep_hue` leaves saturation alone, for phrases with a colour."""
+    """Random brightness, contrast, saturation, grey, blur and coarseness. `keep_hue`, for phrases with a colour: less
+    brightness, and neither contrast nor saturation."""
     if rng.random() < COLOUR:
-        image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.7, 1.3))
+        image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.7, 1.3) if keep_hue else rng.uniform(0.55, 1.45))
         if not keep_hue:
-            image = ImageEnhance.Color(image).enhance(rng.uniform(0.6, 1.4))
+            image = ImageEnhance.Color(image).enhance(rng.uniform(0.3, 1.7))
+            image = ImageEnhance.Contrast(image).enhance(rng.uniform(0.6, 1.5))
     if rng.random() < GREY and not keep_hue:
         image = image.convert("L").convert("RGB")
     if rng.random() < BLUR:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.5)))
+    if rng.random() < COARSE:
+        share = rng.uniform(0.35, 0.8)
+        small = image.resize([max(1, round(side * share)) for side in image.size], Image.Resampling.BILINEAR)
+        image = small.resize(image.size, Image.Resampling.BILINEAR)
     return image

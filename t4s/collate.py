@@ -31,6 +31,7 @@ from t4s.samples import Sample
 
 IGNORE = -100  # a label that the loss leaves out
 SPOILT = 0.5  # of training answers are read with wrong rows
+NEAR = 0.4  # of training answers of the embedded kind see the photo's nearby rows alone
 MULTIPLE = 16  # rows are padded to a multiple of this
 TRIES = 20  # draws for one row of the batch, until one is short enough
 
@@ -44,6 +45,7 @@ class Row:
     """One photo with its questions. `positions`: (T,), or (3, T) where a family has time, row and column.
 
     `segments`: 0 for the prefix, then the question's number. `both_ways`: segment 0 attends to all of itself.
+    `near`: where the answers see only the photo's nearby rows, the cells of a row; 0: they see all of it.
     `left_out`: questions that were too long for the model.
     """
 
@@ -53,6 +55,7 @@ class Row:
     positions: torch.Tensor
     segments: list[int]
     both_ways: bool = False
+    near: int = 0
     left_out: int = 0
 
 
@@ -149,7 +152,22 @@ def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator 
                       f"{context}: use a smaller --grid or --image-size.")  # fmt: skip
     text = torch.tensor(positions, dtype=photo.dtype).expand(*photo.shape[:-1], -1)
     left_out = len(samples) - segments[-1]
-    return Row(inputs, ids, labels, torch.cat([photo, text], -1), segments, backbone.both_ways, left_out)
+    near = backbone.format.grid[1] if taught and rng is not None and rng.random() < NEAR else 0
+    return Row(inputs, ids, labels, torch.cat([photo, text], -1), segments, backbone.both_ways, near, left_out)
+
+
+def nearby(row: Row, cells: int) -> torch.Tensor:
+    """(T, T) bool, False where a token of the answer does not see a cell: those before the row above the one that is
+    written and behind the row below it.
+
+    The cells know what is meant at their place. Where all are seen, an answer also learns the photo as a whole by
+    heart, and denies in a new one what the cells say.
+    """
+    written = row.positions - cells  # of a token of the answer: how many cells it and those before it have written
+    ahead = torch.arange(cells) - written[:, None]
+    seen = torch.ones(len(row.ids), len(row.ids), dtype=torch.bool)
+    seen[:, :cells] = (torch.tensor(row.segments) == 0)[:, None] | ((ahead >= -row.near) & (ahead < 2 * row.near))
+    return seen
 
 
 def batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
@@ -166,6 +184,9 @@ def batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
     mask = (same | prefix) & torch.ones(length, length, dtype=torch.bool).tril()
     if rows[0].both_ways:
         mask |= prefix & prefix.mT
+    for one, whole in zip(rows, mask, strict=True):
+        if one.near:
+            whole[: len(one.ids), : len(one.ids)] &= nearby(one, one.ids.count(one.ids[0]))
     positions = [F.pad(r.positions, (0, length - len(r.ids))) for r in rows]
     photos = {name: torch.cat([r.inputs[name] for r in rows]) for name in rows[0].inputs}
     return {

@@ -275,6 +275,25 @@ def test_a_draw_is_a_pure_function_of_its_number(fresh_backbone):
     assert one["input_ids"].shape != other["input_ids"].shape or not torch.equal(one["input_ids"], other["input_ids"])
 
 
+def test_some_answers_see_only_the_nearby_rows_of_the_photo(both_ways, monkeypatch):
+    """The row that a token continues, the one above and the one below; questions and their answers as ever."""
+    monkeypatch.setattr("t4s.collate.NEAR", 1.0)
+    made = row(both_ways, [sample("dog")], np.random.default_rng(0))
+    whole = replace(made, near=0)
+    (columns, cells), prompt = (4, 16), made.segments.index(1)
+    assert (made.near, row(both_ways, [sample("dog")]).near) == (columns, 0)
+    near, every = (batch([one], 0)["attention_mask"][0, 0] for one in (made, whole))
+    size = len(made.ids)
+    assert torch.equal(near[:prompt], every[:prompt]) and torch.equal(near[:, cells:], every[:, cells:])
+    for token in range(prompt, size):
+        written = int(made.positions[token]) - cells
+        seen = [cell for cell in range(cells) if near[token, cell]]
+        assert seen == [cell for cell in range(cells) if written - columns <= cell < written + 2 * columns]
+    assert every[prompt:size, :cells].all() and not near[prompt:size, :cells].all()
+    two = batch([made, whole], 0)["attention_mask"]
+    assert torch.equal(two[0, 0], near) and torch.equal(two[1, 0], every)
+
+
 def test_spoilt_rows_are_read_but_not_learnt(fresh_backbone):
     """Without them the model copies the row above, and an object whose first row it missed is never written."""
     whole = sample("dog")

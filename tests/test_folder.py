@@ -9,10 +9,17 @@ import pytest
 from PIL import Image
 
 from t4s.corpora import Mixture, open_corpus
+from t4s.corpora import folder as folder_module
 from t4s.corpora.folder import FolderCorpus
 from t4s.errors import DataError
 from t4s.prompts import HYPERNYMS
 from t4s.samples import IGNORED
+
+
+@pytest.fixture(autouse=True)
+def one_by_one(monkeypatch):
+    """Photos by themselves, but where a test asks for mosaics."""
+    monkeypatch.setattr(folder_module, "MOSAIC", 0.0)
 
 
 @pytest.fixture
@@ -139,6 +146,55 @@ def test_a_hypernym_means_all_its_names(folder):
         names = corpus.photos[i].classes
         animals = [value for value, name in names.items() if name in HYPERNYMS["animal"]]
         assert animals and ((sample.class_map > 0) == (np.isin(ids, animals) & (sample.class_map >= 0))).all()
+
+
+def test_a_mosaic_is_asked_for_what_its_tiles_show(tmp_path, monkeypatch):
+    """Photos of one colour each, labelled with its name, but for an outline and an unlabelled corner: wherever a
+    sample has a colour's name, the picture has the colour; every tile is asked for, and never in vain."""
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+    rows = []
+    for value, (name, colour) in enumerate(colours.items(), 1):
+        Image.new("RGB", (40, 20 + 4 * value), colour).save(tmp_path / f"{name}.png")
+        mask = np.full((20 + 4 * value, 40), value, np.uint8)
+        mask[:2], mask[-2:, :2] = 255, 9
+        Image.fromarray(mask).save(tmp_path / f"{name}-ids.png")
+        rows.append({"image": f"{name}.png", "mask": f"{name}-ids.png", "source": "walls", "split": "train",
+                     "classes": {str(value): name}, "ignore": [255, 9]})  # fmt: skip
+    write(tmp_path, rows)
+    corpus, shown = FolderCorpus(tmp_path), set()
+    assert all(len(corpus.draw(0, np.random.default_rng(seed), 1)[0].labels) < 6 for seed in range(5))
+    monkeypatch.setattr(folder_module, "MOSAIC", 1.0)
+    for seed in range(60):
+        samples = corpus.draw(0, np.random.default_rng(seed), 3)
+        pixels = np.asarray(samples[0].image, int)
+        tiles = {name for name, colour in colours.items() if (abs(pixels - colour).sum(-1) < 60).any()}
+        assert "red" in tiles and pixels.shape == (40, 40, 3)
+        shown.add(len(tiles))
+        for sample in samples:
+            for at, label in enumerate(sample.labels[1:], 1):
+                (name,) = [name for name in colours if name in label]
+                like = abs(pixels - colours[name]).sum(-1) < 60
+                assert (like[sample.class_map == at]).all()
+                assert ((sample.class_map == at).any()) == (name in tiles)
+                assert name not in tiles or (sample.class_map[like] == at).mean() > 0.75
+    assert max(shown) >= 3
+
+
+def test_a_mosaic_that_cuts_off_all_names_gives_way_to_another(tmp_path, monkeypatch):
+    """A source of one name has nothing to ask for in vain."""
+    mask = np.zeros((20, 40), np.uint8)
+    mask[:, :2] = 1
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.png")
+    write(tmp_path, [{"image": "photo.png", "mask": "mask.png", "source": "stables", "split": "train",
+                      "classes": {"1": "horse"}}])  # fmt: skip
+    corpus, made = FolderCorpus(tmp_path), []
+    monkeypatch.setattr(folder_module, "MOSAIC", 0.5)
+    whole = FolderCorpus._mosaic
+    monkeypatch.setattr(FolderCorpus, "_mosaic", lambda *given: made.append(whole(*given)) or made[-1])
+    samples = [sample for seed in range(60) for sample in corpus.draw(0, np.random.default_rng(seed), 1)]
+    assert any(not (ids == 256).any() for _, _, ids in made), "no mosaic lost the horse"
+    assert len(samples) == 60 and not any(sample.absent for sample in samples)
 
 
 def test_the_front_door_opens_it(folder):

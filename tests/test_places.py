@@ -12,7 +12,7 @@ from t4s.corpora import open_corpus
 from t4s.corpora.phrasing import PLACE_KINDS, Thing, place_kind, placed_phrases
 from t4s.corpora.places import PlacesCorpus, pieces, things_of
 from t4s.corpora.regions import between, components, distance
-from t4s.corpora.staging import one_of_each
+from t4s.corpora.staging import one_of_each, placed_phrase
 from t4s.errors import DataError
 from t4s.samples import IGNORED
 
@@ -139,7 +139,7 @@ def test_left_is_left_and_bigger_is_bigger(photos):
     assert {sample.query for sample in corpus[0] if sample.absent} <= {"person", "couch", "grass", "horse"}
     assert np.array_equal(by_name["dog"].class_map > 0, LEFT | RIGHT)
     rng = np.random.default_rng(0)
-    drawn = {sample.query: sample.class_map > 0 for _ in range(60) for sample in corpus.draw(0, rng, 6)}
+    drawn = {sample.query: sample.class_map > 0 for _ in range(200) for sample in corpus.draw(0, rng, 6)}
     assert np.array_equal(drawn["the dog on the left"], LEFT) and np.array_equal(drawn["the rightmost dog"], RIGHT)
     assert np.array_equal(drawn["the bigger dog"], RIGHT) and np.array_equal(drawn["the smaller dog"], LEFT)
     assert any(query.startswith("the puppy") for query in drawn if isinstance(query, str))
@@ -166,6 +166,16 @@ def test_questions_of_one_photo_contradict_each_other(photos):
         placed += len(answers)
         contrary += len(set(answers)) == 2
     assert contrary >= 35 and 0.5 < placed / 240 < 0.75
+
+
+def test_size_is_asked_for_nearly_as_often_as_every_place_together(photos):
+    """Of the phrases for two dogs side by side most name a place."""
+    corpus, rng = PlacesCorpus(photos), np.random.default_rng(2)
+    scene, level = corpus.scene(0), corpus.scene(4)
+    kinds = [place_kind(placed_phrase(scene, set(), rng)[0]) for _ in range(400)]
+    assert 0.38 < np.mean([kind == "size" for kind in kinds]) < 0.52
+    assert "size" not in {place_kind(text) for text, _ in placed_phrases(level.things)}
+    assert {place_kind(placed_phrase(level, set(), rng)[0]) for _ in range(60)} == {"left", "right", "middle"}
 
 
 def test_ignored_pixels_are_not_scored_and_no_part_of_a_thing(photos):

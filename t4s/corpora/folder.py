@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from t4s import prompts
+from t4s.corpora import mosaic
 from t4s.errors import DataError, ImageError
 from t4s.photo import open_mask, open_photo
 from t4s.samples import IGNORED, Sample
@@ -41,6 +42,7 @@ RARE_ABSENT = 0.25  # an absent name is asked as often as its number of photos t
 WEAK_SHARE = 0.25  # of a photo: what a weak one counts in n
 REPEATS = 20  # tries to find a question that was not asked yet
 MAX_LIST = 4  # names of a training class list
+MOSAIC = 0.35  # of the photos trained on are put together with others of their source
 
 
 @dataclass(frozen=True)
@@ -196,13 +198,16 @@ class FolderCorpus:
         return factors / factors.sum()
 
     def draw(self, i: int, rng: np.random.Generator, k: int) -> tuple[Sample, ...]:
-        """k random questions about photo i, different ones where it has as many: classes under their names, other
-        words for them, hypernyms, class lists, absent names."""
+        """k random questions about photo i, at times put together with others, different ones where it has as many:
+        classes under their names, other words for them, hypernyms, class lists, absent names."""
         photo = self.photos[i]
-        (image, ids), void = self.open(i), self.void(photo)
+        photo, image, ids = self._mosaic(i, rng) if rng.random() < MOSAIC else (photo, *self.open(i))
+        void = self.void(photo)
         present = self._present(photo, ids)
         absent = self.absent(photo, set(present))
         if not present and not absent:
+            if photo is not self.photos[i]:
+                return self.draw(i, rng, k)  # its tiles show none of what their photos do
             raise DataError(f"{photo.mask} holds none of its classes and its source has no other names.")
         asked: dict[str | tuple[str, ...], list[tuple[str, list[int]]]] = {}
         repeated = []
@@ -214,6 +219,23 @@ class FolderCorpus:
             asked[query] = targets
         questions = [*asked.items(), *repeated][:k]
         return tuple(self._sample(photo, image, ids, query, targets, void) for query, targets in questions)
+
+    def _mosaic(self, i: int, rng: np.random.Generator) -> tuple[Photo, Image.Image, np.ndarray]:
+        """Photo i and others of its source as one picture: (what that shows, it, its ids (h, w))."""
+        first = self.photos[i]
+        rows, columns = mosaic.LAYOUTS[int(rng.integers(len(mosaic.LAYOUTS)))]
+        key = (first.source, first.weak)
+        others = rng.choice(self._sources[key], rows * columns - 1, p=self._chances[key]).tolist()
+        numbers = rng.permutation([i, *others]).tolist()
+        photos = [self.photos[number] for number in numbers]
+        names = sorted({name for photo in photos for name in photo.classes.values()})
+        ids = {name: OUTLINE + 1 + k for k, name in enumerate(names)}
+        tiles = []
+        for number, photo in zip(numbers, photos, strict=True):
+            there = {value: ids[name] for value, name in photo.classes.items() if value not in photo.ignore}
+            tiles.append(mosaic.Tile(*self.open(number), there | dict.fromkeys(self.void(photo), OUTLINE)))
+        whole = replace(first, classes={value: name for name, value in ids.items()}, ignore=(OUTLINE,))
+        return whole, *mosaic.joined(tiles, (rows, columns), rng)
 
     def _question(self, photo: Photo, present: dict[str, list[int]], absent: list[str],
                   rng: np.random.Generator) -> tuple[str | tuple[str, ...], list[tuple[str, list[int]]]]:  # fmt: skip

@@ -24,6 +24,7 @@ from t4s.samples import Sample
 SPLITS = {"train": 10_000, "val": 300, "test": 300}  # and how many scenes each has unless told
 HIDDEN = 1 / 3  # of a thing that nearer ones may hide
 LIST_SHARE = 0.12  # of training questions are class lists
+SIZE_SHARE = 0.45  # of the phrases that tell one of several, where they may be of size: it is the hardest to learn
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +102,8 @@ def placed_phrase(scene: Scene, meant: set[tuple[int, ...]], rng: np.random.Gene
     phrases = [phrase for phrase in phrases if phrase[1] not in meant] or phrases
     if not phrases:
         return None
+    of_size = rng.random() < SIZE_SHARE
+    phrases = [phrase for phrase in phrases if (place_kind(phrase[0]) == "size") == of_size] or phrases
     text, things = phrases[int(rng.integers(len(phrases)))]
     meant.add(things)
     return text, things
