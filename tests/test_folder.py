@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t4s.corpora import Mixture, open_corpus
+from t4s.corpora import Mixture, mosaic, open_corpus
 from t4s.corpora import folder as folder_module
 from t4s.corpora.folder import FolderCorpus
 from t4s.errors import DataError
@@ -178,6 +178,16 @@ def test_a_mosaic_is_asked_for_what_its_tiles_show(tmp_path, monkeypatch):
                 assert ((sample.class_map == at).any()) == (name in tiles)
                 assert name not in tiles or (sample.class_map[like] == at).mean() > 0.75
     assert max(shown) >= 3
+
+
+def test_a_mosaic_of_large_photos_is_not_as_large():
+    """Four photos of twelve megapixels would take seconds and be looked at in a few hundred pixels."""
+    large = mosaic.Tile(Image.new("RGB", (1600, 400), "red"), np.full((400, 1600), 7), {7: 300})
+    image, ids = mosaic.joined([large] * 4, (2, 2), np.random.default_rng(0))
+    assert image.size == (1024, 1024) and ids.shape == (1024, 1024) and (ids == 300).all()
+    tiny = mosaic.Tile(Image.new("RGB", (1, 1), "red"), np.full((1, 1), 7), {7: 300})
+    image, ids = mosaic.joined([tiny] * 4, (2, 2), np.random.default_rng(0))
+    assert image.size == (2, 2) and (ids == 300).all()
 
 
 def test_a_mosaic_that_cuts_off_all_names_gives_way_to_another(tmp_path, monkeypatch):

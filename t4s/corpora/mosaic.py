@@ -14,6 +14,7 @@ from PIL import Image
 
 LAYOUTS = ((1, 2), (2, 1), (2, 2))  # rows and columns
 SPLIT = (0.35, 0.65)  # of the picture's side: where tiles meet
+LARGEST = 1024  # pixels of the side: more than most models look at
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,8 @@ class Tile:
 
 def joined(tiles: Sequence[Tile], layout: tuple[int, int], rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
     """The tiles in row order, `layout` (rows, columns), each 1 or 2: a square picture, as large as the first one's
-    longest side, and its ids (side, side) int32."""
-    side = max(2, *tiles[0].image.size)
+    longest side or LARGEST, and its ids (side, side) int32."""
+    side = min(max(2, *tiles[0].image.size), LARGEST)
     ys, xs = (_edges(parts, side, rng) for parts in layout)
     image, ids = Image.new("RGB", (side, side)), np.zeros((side, side), np.int32)
     places = [(y, x) for y in zip(ys, ys[1:], strict=False) for x in zip(xs, xs[1:], strict=False)]
