@@ -186,7 +186,8 @@ def batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
         mask |= prefix & prefix.mT
     for one, whole in zip(rows, mask, strict=True):
         if one.near:
-            whole[: len(one.ids), : len(one.ids)] &= nearby(one, one.ids.count(one.ids[0]))
+            cells = one.ids.count(one.ids[0])  # the photo's tokens come first
+            whole[: len(one.ids), : len(one.ids)] &= nearby(one, cells)
     positions = [F.pad(r.positions, (0, length - len(r.ids))) for r in rows]
     photos = {name: torch.cat([r.inputs[name] for r in rows]) for name in rows[0].inputs}
     return {
