@@ -45,7 +45,7 @@ class Row:
     """One photo with its questions. `positions`: (T,), or (3, T) where a family has time, row and column.
 
     `segments`: 0 for the prefix, then the question's number. `both_ways`: segment 0 attends to all of itself.
-    `near`: where the answers see only the photo's nearby rows, the cells of a row; 0: they see all of it.
+    `near`: how many cells a row has, where the answers see only the nearby ones; 0: they see the whole photo.
     `left_out`: questions that were too long for the model.
     """
 
@@ -157,8 +157,8 @@ def row(backbone: Backbone, samples: Sequence[Sample], rng: np.random.Generator 
 
 
 def nearby(row: Row, cells: int) -> torch.Tensor:
-    """(T, T) bool, False where a token of the answer does not see a cell: those before the row above the one that is
-    written and behind the row below it.
+    """(T, T) bool, False where a token of the answer does not see a cell: it sees a row's length of cells behind the
+    next one to be written, and two rows' ahead.
 
     The cells know what is meant at their place. Where all are seen, an answer also learns the photo as a whole by
     heart, and denies in a new one what the cells say.

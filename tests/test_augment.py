@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t4s.augment import augment, swap_sides
+from t4s.augment import augment, recolour, swap_sides
 from t4s.samples import IGNORED, Sample
 
 
@@ -65,3 +65,16 @@ def test_phrases_with_a_place_are_not_cropped_nor_those_with_a_colour_recoloured
 def test_same_seed_same_picture():
     one, two = (augment((sample("block"),), np.random.default_rng(5), 64)[0] for _ in range(2))
     assert np.array_equal(np.asarray(one.image), np.asarray(two.image)) and np.array_equal(one.class_map, two.class_map)
+
+
+@pytest.mark.parametrize("share, lost", [("COARSE", "detail"), ("BLUR", "detail"), ("GREY", "hue"), ("COLOUR", "")])
+def test_light_colour_and_sharpness_change_one_by_one(monkeypatch, share: str, lost: str):
+    """Of a photo of coloured noise: coarse and blurred it has less detail, grey no hue; its size stays."""
+    for name in ("COARSE", "BLUR", "GREY", "COLOUR"):
+        monkeypatch.setattr(f"t4s.augment.{name}", float(name == share))
+    before = np.random.default_rng(0).integers(60, 200, (48, 64, 3)).astype(np.uint8)
+    after = np.asarray(recolour(Image.fromarray(before), np.random.default_rng(1)), int)
+    assert after.shape == before.shape and not np.array_equal(after, before)
+    detail, hue = (lambda x: abs(np.diff(x.astype(int), axis=1)).mean()), (lambda x: np.ptp(x, axis=-1).mean())
+    assert (detail(after) < 0.8 * detail(before)) or lost != "detail"
+    assert (hue(after) == 0) == (lost == "hue")
