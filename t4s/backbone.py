@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers import DynamicCache
 
 from t4s import prompts
 from t4s.checkpoint import Format
 from t4s.errors import CheckpointError
+
+SUREST = 4  # cells whose likeness to a name is looked at
 
 
 def cells_written(pieces: Iterable[str], cells: int) -> list[int]:
@@ -76,6 +79,7 @@ class Backbone:
         self.both_ways = self.bare or format.both_ways  # photo and question see each other: no prefix to keep
         tiles = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
         self.one_tile = {name: False for name in tiles if hasattr(processor.image_processor, name)}
+        self.known = frozenset(word for name in format.names for word in prompts.words_for(name))
         self._pieces: dict[int, str] = {}
         self._suffixes: dict[str, list[int]] = {}
 
@@ -178,6 +182,23 @@ class Backbone:
             logits_to_keep=1, **inputs,
         )  # fmt: skip
         return Encoded(np.asarray(image), tuple(ids), cache, after)
+
+    @torch.inference_mode()
+    def likeness(self, encoded: Encoded, query: str | tuple[str, ...]) -> float:
+        """How much the photo's surest cells look like the name asked for, of several names the likest: in [-1, 1], the
+        mean cosine of the SUREST likest cells and the mean embedding of the word's tokens.
+
+        0 where that says nothing: for names that this checkpoint's cells were not taught (`Format.names`), and for
+        phrases that say more than a name.
+        """
+        words = [prompts.bare(one) for one in ([query] if isinstance(query, str) else query)]
+        if not encoded.features or not self.known.issuperset(words):
+            return 0.0
+        embeddings = self.model.get_input_embeddings().weight
+        vectors = torch.stack([embeddings[self.text_ids(f" {word}")].float().mean(0) for word in words])
+        cells = F.normalize(encoded.features["image"].pooler_output[0].float().reshape(self.cells, -1), dim=1)
+        alike = cells @ F.normalize(vectors, dim=1).T
+        return float(alike.topk(min(SUREST, self.cells), dim=0).values.mean(0).max())
 
     def rotary(self, ids: Sequence[int], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """The prefix's position ids (n,), or (3, n) where a family has time, row and column; and the next one."""

@@ -3,6 +3,7 @@
     python -m t4s.bench decoding --corpus folder:PHOTOS@val     # tokens, passes and seconds a mask
     python -m t4s.bench refine --corpus folder:PHOTOS@val       # the refiners, side by side
     python -m t4s.bench places --corpus places:PHOTOS@val       # phrases of place and size
+    python -m t4s.bench absent --corpus folder:PHOTOS@val       # from when on a thing is best called absent
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ QUESTIONS = {
     "decoding": "tokens, passes and seconds a mask: layouts, loops and tokenizers side by side",
     "refine": "how good the refiners are",
     "places": "whether the dog on the left is the one on the left",
+    "absent": "T-acc and N-acc by the probability from which a thing is called absent",
 }
 
 

@@ -34,6 +34,8 @@ class Format:
     """`t4s.json`: how a checkpoint was taught to answer. Read from the checkpoint, never guessed.
 
     `at_once`: how many names of a class list it answers best in one question; None: as many as its context takes.
+    `absent_above`: the probability of the empty answer from which a thing is not there (`absence`); None: greedy.
+    `names`: what the photo's cells were taught by name (`train.py --cells`), so that their likeness to it counts there.
     """
 
     grid: tuple[int, int] = (16, 16)
@@ -45,6 +47,8 @@ class Format:
     positions: str = "sequence"
     both_ways: bool = False
     at_once: int | None = None
+    absent_above: float | None = None
+    names: tuple[str, ...] = ()
     base_model: str | None = None
     base_revision: str | None = None
     refiner: str = "edge"
@@ -68,6 +72,15 @@ class Format:
                 self.at_once is not None and (type(self.at_once) is not int or self.at_once < 1),
                 f"at_once {self.at_once!r}, allowed are whole numbers from 1, and null for all that fit",
             ),
+            (
+                self.absent_above is not None
+                and (type(self.absent_above) is not float or not 0 < self.absent_above < 1),
+                f"absent_above {self.absent_above!r}, allowed are numbers between 0 and 1, and null for greedy",
+            ),
+            (
+                self.names and (self.positions != "cells" or not self.both_ways),
+                "names, which only cells of the embedded kind are taught",
+            ),
             ("{query}" not in self.question or "{query}" not in self.class_question, "a question without {query}"),
             (not self.answer.partition("{body}")[0].endswith("<seg>"), "an answer without <seg>{body}</seg>"),
         ]
@@ -90,7 +103,8 @@ class Format:
             if unknown:
                 raise CheckpointError(f"{file} has fields that this t4s does not know: {', '.join(sorted(unknown))}.")
             rows, columns = content["grid"]
-            return cls(**{**content, "grid": (int(rows), int(columns))})
+            names = tuple(str(name) for name in content.get("names", ()))
+            return cls(**{**content, "grid": (int(rows), int(columns)), "names": names})
         except (json.JSONDecodeError, TypeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{file} cannot be read ({error}); it is written by t4s/train.py.") from error
 

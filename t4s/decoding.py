@@ -6,6 +6,8 @@
 
 All three are generators. They yield a `Step` after every pass, and the last one has `ended` set.
 They know a model only through `Continuation`, so tests drive them with stand-ins.
+
+By a `rule` (`absence`), `constrained` and `fast` weigh the empty answer first: one pass over all of it, then as above.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from t4s import codec, confidence
+from t4s import absence, codec, confidence
 from t4s.confidence import Pick
 from t4s.constrain import Choice, Constraint, vocabulary
 from t4s.drafting import draft_text
@@ -63,12 +65,14 @@ class Step:
     forwards  passes so far, the prefill not counted
     ended     "" while running; "complete" (the body is whole), "stopped" (on request), "truncated"
               (`free` alone: the model ended early or ran into the limit without `</seg>`)
+    absent    the empty answer's probability, where it was weighed first (`absence.Rule.absent`)
     """
 
     ids: tuple[int, ...]
     text: str
     forwards: int
     ended: Ending = ""
+    absent: float | None = None
     _path: _Path | None = field(default=None, repr=False, compare=False)
 
     def confidence(self) -> np.ndarray:
@@ -90,21 +94,23 @@ def decode(
     layout: str = "rows",
     eos: Collection[int] = (),
     draft_rows: int | None = None,
+    rule: absence.Rule | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """Writes the body of one answer: a grid of `shape` (H, W) with `labels`, labels[0] == "others".
 
-    `draft_rows` limits how far `fast` drafts ahead (None: what pays on the device). `stop` is asked between
-    passes. Raises `QueryError` before any pass, as `check` does.
+    `draft_rows` limits how far `fast` drafts ahead (None: what pays on the device). `rule`: when the empty answer is
+    written; None: where it is the greedy one. `free` knows nothing of it. `stop` is asked between passes. Raises
+    `QueryError` before any pass, as `check` does.
     """
     constraint = check(mode, tokenizer, shape, labels, layout)
     if mode == "free":
         return free(continuation, constraint, layout=layout, eos=eos, stop=stop)
     if mode == "constrained":
-        return constrained(continuation, constraint, stop=stop)
+        return constrained(continuation, constraint, rule=rule, stop=stop)
     if draft_rows is None:
         draft_rows = DRAFT_ROWS.get(continuation.last.device.type, DRAFT_ROWS_ELSEWHERE)
-    return fast(continuation, constraint, draft_rows=draft_rows, stop=stop)
+    return fast(continuation, constraint, draft_rows=draft_rows, rule=rule, stop=stop)
 
 
 def check(
@@ -150,32 +156,45 @@ def free(
 
 
 def constrained(
-    continuation: Continuation, constraint: Constraint, *, stop: Callable[[], bool] = lambda: False
+    continuation: Continuation,
+    constraint: Constraint,
+    *,
+    rule: absence.Rule | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """Greedy among the allowed tokens, one token a pass: always valid."""
-    return fast(continuation, constraint, draft_rows=0, stop=stop)
+    return fast(continuation, constraint, draft_rows=0, rule=rule, stop=stop)
 
 
 def fast(
-    continuation: Continuation, constraint: Constraint, *, draft_rows: int, stop: Callable[[], bool] = lambda: False
+    continuation: Continuation,
+    constraint: Constraint,
+    *,
+    draft_rows: int,
+    rule: absence.Rule | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """What `constrained` writes, in fewer passes: drafts of up to `draft_rows` rows are verified in one pass each.
 
     A pass takes the model's last own token and the draft after it. The longest part of the draft that the
     constrained greedy choice agrees with is accepted, and then the model's own next token.
     """
-    path = _Path(constraint)
-    logits, draft, states = continuation.last[None], [], [path.state]
+    path, fed = _Path(constraint), 0  # fed: whether the cache holds more than what is accepted
+    if rule is not None:
+        path, fed = path.weighed(continuation, rule)
+    else:
+        path.accept(continuation.last[None], [], [path.state])
     while True:
-        path.accept(logits, draft, states)
         ended = "complete" if path.complete else "stopped" if stop() else ""
         yield path.step(continuation, ended)
         if ended:
             return
-        if draft:
+        if fed:
             continuation.crop(len(path.ids) - 1)  # all that is accepted is in the cache but the model's own token
         draft, states = path.draft(draft_rows)
         logits = continuation.feed([path.ids[-1], *draft[: len(states) - 1]])  # a body's last token is not fed
+        path.accept(logits, draft, states)
+        fed = len(draft)
 
 
 class _Path:
@@ -187,6 +206,8 @@ class _Path:
         self.ids: list[int] = []
         self.data = ""  # latin-1
         self.picks: list[Pick] = []
+        self.absent: float | None = None  # the empty answer's probability, where it was weighed
+        self._begun: int | None = None  # the row that must show something, where greedy decoding would leave all empty
 
     @property
     def complete(self) -> bool:
@@ -194,7 +215,7 @@ class _Path:
 
     def step(self, continuation: Continuation, ended: Ending) -> Step:
         text = self.constraint.vocabulary.as_text(self.data)
-        return Step(tuple(self.ids), text, continuation.forwards, ended, self)
+        return Step(tuple(self.ids), text, continuation.forwards, ended, self.absent, self)
 
     def accept(self, logits: torch.Tensor, draft: Sequence[int], states: Sequence[State]) -> None:
         """Takes the draft as far as it is the greedy choice, then the greedy choice itself.
@@ -204,9 +225,46 @@ class _Path:
         """
         choices = [self.constraint.choice(state) for state in states]
         for at, (choice, values) in enumerate(zip(choices, _gather(logits, choices), strict=True)):
-            self._take(choice, values, int(values.argmax()))
+            self._take(choice, values, self._best(choice, values))
             if at == len(draft) or self.ids[-1] != draft[at]:
                 return
+
+    def _best(self, choice: Choice, values: np.ndarray) -> int:
+        """The greedy choice, among those that still draw something in the row that must."""
+        if self._begun is not None and self.state.row <= self._begun:
+            drawing = absence.drawing(self.constraint, choice, self.constraint.pad + self.data, self._begun)
+            values = np.where(drawing, values, -np.inf)
+        return int(values.argmax())
+
+    def weighed(self, continuation: Continuation, rule: absence.Rule) -> tuple[_Path, int]:
+        """This path, where nothing is written yet, after a pass over the whole empty answer: that answer, if the rule
+        says so; else the greedy beginning, or, where that is empty too, the likeliest drawn one. And how many tokens
+        were fed."""
+        import torch
+
+        draft, states = self.draft(self.constraint.grammar.shape[0])
+        logits = torch.cat([continuation.last[None], continuation.feed(draft[:-1])])
+        choices = [self.constraint.choice(state) for state in states]
+        empty = _Path(self.constraint)
+        for token, choice, values in zip(draft, choices, _gather(logits, choices), strict=True):
+            empty._take(choice, values, choice.index[token])
+        rows = absence.empty_rows(self.constraint, empty.picks)
+        self.absent = empty.absent = rule.absent(rows)
+        if self.absent >= rule.above:
+            return empty, 0
+        self.accept(logits, draft, states)
+        path = empty.begun(absence.first_drawn(rows)) if self.complete else self
+        return path, len(draft)
+
+    def begun(self, row: int) -> _Path:
+        """The path of an empty answer up to a row, and a token more: the likeliest of those that draw there."""
+        path, at = _Path(self.constraint), absence.rows_of(self.constraint, self.picks).index(row)
+        for pick in self.picks[:at]:
+            path._take(*pick)
+        path._begun, path.absent = row, self.absent
+        choice, values, _ = self.picks[at]
+        path._take(choice, values, path._best(choice, values))
+        return path
 
     def _take(self, choice: Choice, values: np.ndarray, best: int) -> None:
         self.picks.append(Pick(choice, values, best))

@@ -5,6 +5,8 @@ Template 0 of each list is the one that evaluation and the front door use.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 QUESTIONS = (
@@ -56,6 +58,7 @@ WORDS = (
     "animals", "vehicle", "vehicles", "clothes", "furniture", "man", "men", "woman", "women", "boy", "girl", "child",
     "people", "circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "shape", "shapes", *COLOURS,
 )  # fmt: skip
+_BEFORE = re.compile(r"^(?:the|an?|all|every) ")
 NAME_SHARE, SYNONYM_SHARE = 0.5, 0.22  # of training phrases: the bare name, another word for it
 
 
@@ -81,6 +84,11 @@ def plural(name: str) -> str:
 def words_for(name: str) -> tuple[str, ...]:
     """The name, its plural and its synonyms."""
     return name, plural(name), *SYNONYMS.get(name, ())
+
+
+def bare(phrase: str) -> str:
+    """A phrase without the word before its name: "the dog" → "dog"."""
+    return _BEFORE.sub("", phrase)
 
 
 def vary(name: str, rng: np.random.Generator) -> str:

@@ -55,7 +55,8 @@ class Prediction:
     box         (x0, y0, x1, y1) in pixels of `mask`, x1 and y1 exclusive, or None
     faults      what was wrong with the text and how it was mended
     stats       tokens (of the body), forwards (passes after the prefill), prefill_seconds,
-                decode_seconds, refine_seconds, …
+                decode_seconds, refine_seconds, …; absent: the probability of the empty answer, where the checkpoint
+                has it weighed (`absent_above` in its t4s.json)
     """
 
     query: str | tuple[str, ...]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from t4s import answering, codec, decoding, lists
+from t4s import absence, answering, codec, decoding, lists
 from t4s.backbone import Backbone, Encoded, Writing
 from t4s.checkpoint import Format
 from t4s.constrain import vocabulary
@@ -180,10 +180,16 @@ class Segmenter:
         decoding.check(mode, backbone.tokenizer, form.grid, labels, form.layout)
         encoded = self.encode(image)
         writing = backbone.begin(encoded, asked)
+        rule = self._rule(encoded, asked)
         steps = decoding.decode(mode, writing, backbone.tokenizer, form.grid, labels, layout=form.layout,
-                                eos=(backbone.tokenizer.eos_token_id,), stop=stop)  # fmt: skip
+                                eos=(backbone.tokenizer.eos_token_id,), rule=rule, stop=stop)  # fmt: skip
         began = time.perf_counter()
         return steps, _UnderWay(encoded.photo, asked, form, refine or form.refiner, began, began - started + spent)
+
+    def _rule(self, encoded: Encoded, asked: str | tuple[str, ...]) -> absence.Rule | None:
+        """When the checkpoint wants this called absent."""
+        above = self.backbone.format.absent_above
+        return None if above is None else absence.Rule(above, self.backbone.likeness(encoded, asked))
 
 
 @dataclass(frozen=True)
@@ -208,7 +214,7 @@ class _UnderWay:
         stats = {
             "tokens": len(step.ids), "forwards": step.forwards, "prefill_seconds": self.prefill_seconds,
             "decode_seconds": written - self.began, "refine_seconds": time.perf_counter() - started,
-            "ended": step.ended, "refiner": refiner,
+            "ended": step.ended, "refiner": refiner, **({} if step.absent is None else {"absent": step.absent}),
         }  # fmt: skip
         faults = faults + told(refiner, grid, masks) if step.ended else ()
         return whole(self.query, step.text, grid, masks, confidence, self.photo.shape[:2], faults, stats)

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -204,6 +204,8 @@ def prepare(options: argparse.Namespace) -> Session:
         if options.freeze_tower is not False:
             freeze(backbone, options.freeze_tower)
     lesson = lesson_of(options, kind, backbone, bf16) if options.cells else None
+    if lesson is not None:
+        backbone.format = replace(form, names=tuple(sorted({*form.names, *lesson.batches.table})))
     return Session(options, kind, backbone, adapted, mixture, validation, bf16, lesson)
 
 

@@ -142,6 +142,8 @@ def test_beside_the_answers_from_the_command_line(photos, tmp_path):
         towers[name] = loading.load(out).model.get_encoder("image").state_dict()
     assert not torch.equal(towers["with"]["project.weight"], towers["without"]["project.weight"])
     card = (tmp_path / "with" / "README.md").read_text()
+    taught = loading.load(tmp_path / "with").format.names
+    assert taught == ("cat", "potted plant") and not loading.load(tmp_path / "without").format.names
     assert "| cells | folder:photos |" in card and str(tmp_path) not in card
 
     half = ["--corpus", "synthetic", *SMALL, "--out", str(tmp_path / "half"), *runs["with"]]

@@ -25,12 +25,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("samples", "grammar", "drafting", "edge", "tower"),
     (
         *("guided", "export", "render", "sam", "refine", "corpora", "augment"),
-        *("constrain", "confidence", "tiny", "alignment", "backbone", "loading"),
+        *("constrain", "confidence", "absence", "tiny", "alignment", "backbone", "loading"),
     ),
     ("outcomes", "decoding", "answering", "lists", "collate", "baselines", "scoring", "hub", "report", "page",
      "parcel", "story", "showcase", "lora", "starting", "learning", "cell_lesson"),
     ("segmenter", "validation", "publishing", "answerers", "desk", "endpoints", "bench_tokenizers", "bench_decoding",
-     "bench_refine", "bench_places", "attempts", "shots"),
+     "bench_refine", "bench_places", "bench_absent", "attempts", "shots"),
     ("train_tower", "train_edge", "train", "eval", "bench", "check", "__main__"),
 )
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}

@@ -47,7 +47,7 @@ GAP = EDGE = 4  # pixels around it without another named region; at the photo's 
 IN_ONE = 0.95  # of it in one piece
 SEVERAL = 0.6  # of the scenes have at least two things of one name
 SYNONYM_SHARE = 0.15  # of training questions use other words for the names
-PLACED = 0.6  # of the training questions about a scene that allows it tell one of several by place or size
+PLACED = 0.7  # of the training questions about a scene that allows it tell one of several by place or size
 PROBES = 40  # photos of a name that are looked at to see whether it can be cut out at all
 MIN_NAMES = 2  # that can be pasted on a photo, or it is not used: else the same name comes again and again
 TRIES = 30

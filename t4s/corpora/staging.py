@@ -24,7 +24,7 @@ from t4s.samples import Sample
 SPLITS = {"train": 10_000, "val": 300, "test": 300}  # and how many scenes each has unless told
 HIDDEN = 1 / 3  # of a thing that nearer ones may hide
 LIST_SHARE = 0.12  # of training questions are class lists
-SIZE_SHARE = 0.45  # of the phrases that tell one of several, where they may be of size: it is the hardest to learn
+SIZE_SHARE = 0.6  # of the phrases that tell one of several, where they may be of size: it is the hardest to learn
 
 
 @dataclass(frozen=True, eq=False)
