@@ -81,7 +81,6 @@ class Backbone:
         self.one_tile = {name: False for name in tiles if hasattr(processor.image_processor, name)}
         self.known = frozenset(word for name in format.names for word in prompts.words_for(name))
         self._pieces: dict[int, str] = {}
-        self._suffixes: dict[str, list[int]] = {}
 
     @property
     def device(self) -> torch.device:
