@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print one Markdown table, of all sources together and of each that has absent names."""
+    if options.stride < 1 or not 0 <= options.min_cover < 1:
+        raise DataError(f"--stride is {options.stride} and --min-cover {options.min_cover:g}; a stride is a whole "
+                        "number from 1, a cover a share of the photo from 0 to below 1.")  # fmt: skip
     asked = list(ask(options.corpus, options.checkpoint, options.source, options.min_cover, options.stride))
     if not {one.there for one in asked} == {True, False}:
         raise DataError(f"Of {options.corpus} {len(asked)} names were asked, and they are all there or all absent: "

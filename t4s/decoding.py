@@ -179,9 +179,9 @@ def fast(
     A pass takes the model's last own token and the draft after it. The longest part of the draft that the
     constrained greedy choice agrees with is accepted, and then the model's own next token.
     """
-    path, fed = _Path(constraint), 0  # fed: whether the cache holds more than what is accepted
+    path, ahead = _Path(constraint), False  # ahead: whether the cache may hold more than what is accepted
     if rule is not None:
-        path, fed = path.weighed(continuation, rule)
+        path, ahead = path.weighed(continuation, rule), True
     else:
         path.accept(continuation.last[None], [], [path.state])
     while True:
@@ -189,12 +189,12 @@ def fast(
         yield path.step(continuation, ended)
         if ended:
             return
-        if fed:
+        if ahead:
             continuation.crop(len(path.ids) - 1)  # all that is accepted is in the cache but the model's own token
         draft, states = path.draft(draft_rows)
         logits = continuation.feed([path.ids[-1], *draft[: len(states) - 1]])  # a body's last token is not fed
         path.accept(logits, draft, states)
-        fed = len(draft)
+        ahead = bool(draft)
 
 
 class _Path:
@@ -236,10 +236,9 @@ class _Path:
             values = np.where(drawing, values, -np.inf)
         return int(values.argmax())
 
-    def weighed(self, continuation: Continuation, rule: absence.Rule) -> tuple[_Path, int]:
+    def weighed(self, continuation: Continuation, rule: absence.Rule) -> _Path:
         """This path, where nothing is written yet, after a pass over the whole empty answer: that answer, if the rule
-        says so; else the greedy beginning, or, where that is empty too, the likeliest drawn one. And how many tokens
-        were fed."""
+        says so; else the greedy beginning, or, where that is empty too, the likeliest drawn one."""
         import torch
 
         draft, states = self.draft(self.constraint.grammar.shape[0])
@@ -251,10 +250,9 @@ class _Path:
         rows = absence.empty_rows(self.constraint, empty.picks)
         self.absent = empty.absent = rule.absent(rows)
         if self.absent >= rule.above:
-            return empty, 0
+            return empty
         self.accept(logits, draft, states)
-        path = empty.begun(absence.first_drawn(rows)) if self.complete else self
-        return path, len(draft)
+        return empty.begun(absence.first_drawn(rows)) if self.complete else self
 
     def begun(self, row: int) -> _Path:
         """The path of an empty answer up to a row, and a token more: the likeliest of those that draw there."""

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from test_decoding import LABELS, TOKENIZER, WORDS, StandIn, end, scene
 
-from t4s import Segmenter, absence, bench, codec
+from t4s import Segmenter, absence, alignment, bench, codec
 from t4s.backbone import Backbone
 from t4s.bench_absent import Asked, table
 from t4s.confidence import Pick
 from t4s.constrain import Constraint, vocabulary
 from t4s.decoding import constrained, fast, free
+from t4s.errors import DataError
 
 SHAPE = (6, 16)
 NOTHING = codec.DescriptorGrid(np.zeros(SHAPE, int), LABELS)
@@ -168,6 +169,7 @@ def test_the_likelier_the_cells_the_less_the_empty_answer_is_believed():
     rows = np.array([0.9, 0.5])
     unlike, unknown, alike = (absence.Rule(0.1, likeness).absent(rows) for likeness in (-0.1, 0.0, 0.5))
     assert unknown == pytest.approx(0.45) and unlike == pytest.approx(0.45 ** np.exp(-1.2))
+    assert absence.LIKENESS == alignment.SCALE
     assert alike < 1e-100 < unknown < unlike < 1
 
 
@@ -198,6 +200,12 @@ def test_bounds_are_told_by_source():
     assert lines["greedy"].startswith("66.7 / 50.0")
     assert lines["0.02"] == "33.3 / 100.0 | nan / 100.0 | 50.0 / 100.0 |"
     assert lines["0.05"] == "66.7 / 50.0 | nan / 0.0 | 100.0 / 100.0 |"
+
+
+@pytest.mark.parametrize("more", [["--stride", "0"], ["--min-cover", "1"], ["--source", "nowhere"]])
+def test_what_cannot_be_asked_is_said(more):
+    with pytest.raises(DataError, match="stride is|names were asked"):
+        bench.main(["absent", "--corpus", "synthetic:scenes=2@val", *more])
 
 
 def test_the_embedded_model_is_weighed_on_a_corpus(capsys):

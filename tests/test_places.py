@@ -173,7 +173,7 @@ def test_size_is_asked_for_more_often_than_every_place_together(photos):
     corpus, rng = PlacesCorpus(photos), np.random.default_rng(2)
     scene, level = corpus.scene(0), corpus.scene(4)
     kinds = [place_kind(placed_phrase(scene, set(), rng)[0]) for _ in range(400)]
-    assert 0.52 < np.mean([kind == "size" for kind in kinds]) < 0.68
+    assert 0.53 < np.mean([kind == "size" for kind in kinds]) < 0.67
     assert "size" not in {place_kind(text) for text, _ in placed_phrases(level.things)}
     assert {place_kind(placed_phrase(level, set(), rng)[0]) for _ in range(60)} == {"left", "right", "middle"}
 
