@@ -127,12 +127,15 @@ def test_a_command_runs_as_it_stands(places, server, segmenter, command, tmp_pat
 
 
 @pytest.mark.parametrize("command", [command for command in LARGE if SCRIPT.match(command)])
-def test_a_command_for_hours_is_understood(command):
+def test_a_command_for_hours_is_understood(command, monkeypatch):
     door, given = parsed(command)
     if door == "train":
         recipe.check(recipe.arguments("").parse_args(given))
     elif door == "train_tower":
         train_tower.arguments().parse_args(given)
+    elif door == "bench":
+        monkeypatch.setattr(f"t4s.bench_{given[0]}.run", lambda options: None)
+        assert bench.main(given) == 0
     else:
         assert import_module(f"t4s.{door}").arguments().parse_args(given)
 
