@@ -160,12 +160,12 @@ def test_evaluation_asks_each_kind_once_and_the_same_every_time(photos):
 def test_questions_of_one_photo_contradict_each_other(photos):
     """A model that does not read the phrase cannot answer both "left" and "right"."""
     corpus, rng, contrary, placed = PlacesCorpus(photos), np.random.default_rng(1), 0, 0
-    for _ in range(40):
+    for _ in range(160):
         samples = [sample for sample in corpus.draw(0, rng, 6) if isinstance(sample.query, str)]
         answers = [m.tobytes() for s in samples if (m := s.class_map > 0).any() and not np.array_equal(m, LEFT | RIGHT)]
         placed += len(answers)
         contrary += len(set(answers)) == 2
-    assert contrary >= 35 and 0.5 < placed / 240 < 0.75
+    assert contrary >= 140 and 0.5 < placed / 960 < 0.75
 
 
 def test_size_is_asked_for_more_often_than_every_place_together(photos):
@@ -176,6 +176,14 @@ def test_size_is_asked_for_more_often_than_every_place_together(photos):
     assert 0.53 < np.mean([kind == "size" for kind in kinds]) < 0.67
     assert "size" not in {place_kind(text) for text, _ in placed_phrases(level.things)}
     assert {place_kind(placed_phrase(level, set(), rng)[0]) for _ in range(60)} == {"left", "right", "middle"}
+
+
+def test_the_smaller_of_two_is_asked_for_as_often_as_the_bigger(photos):
+    """There are two phrases for the bigger of them and one for the other."""
+    scene, rng = PlacesCorpus(photos).scene(0), np.random.default_rng(3)
+    asked = [placed_phrase(scene, set(), rng)[0] for _ in range(400)]
+    sizes = [text for text in asked if place_kind(text) == "size"]
+    assert 0.4 < np.mean(["small" in text for text in sizes]) < 0.6
 
 
 def test_ignored_pixels_are_not_scored_and_no_part_of_a_thing(photos):

@@ -97,16 +97,19 @@ def one_of_each(scene: Scene, rng: np.random.Generator) -> list[Phrase]:
 
 def placed_phrase(scene: Scene, meant: set[tuple[int, ...]], rng: np.random.Generator) -> Phrase | None:
     """One phrase of place or size, of a thing that is not in `meant` if there is one, which is put there. None if no
-    phrase tells one of several."""
+    phrase tells one of several. Things are drawn alike: phrases for the bigger of two are twice those for the smaller.
+    """
     phrases = placed_phrases(scene.things)
     phrases = [phrase for phrase in phrases if phrase[1] not in meant] or phrases
     if not phrases:
         return None
     of_size = rng.random() < SIZE_SHARE
     phrases = [phrase for phrase in phrases if (place_kind(phrase[0]) == "size") == of_size] or phrases
-    text, things = phrases[int(rng.integers(len(phrases)))]
-    meant.add(things)
-    return text, things
+    groups = list(dict.fromkeys(things for _, things in phrases))
+    chosen = groups[int(rng.integers(len(groups)))]
+    meant.add(chosen)
+    texts = [text for text, things in phrases if things == chosen]
+    return texts[int(rng.integers(len(texts)))], chosen
 
 
 def in_other_words(scene: Scene, rng: np.random.Generator) -> Scene:
