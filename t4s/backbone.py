@@ -199,6 +199,19 @@ class Backbone:
         alike = cells @ F.normalize(vectors, dim=1).T
         return float(alike.topk(min(SUREST, self.cells), dim=0).values.mean(0).max())
 
+    def begins_with(self, labels: Sequence[str]) -> list[int]:
+        """The first token of each label: what an answer says where a run of it begins."""
+        return [self.text_ids(label)[0] for label in labels]
+
+    def said_by_cells(self, hidden_states: Sequence[torch.Tensor], cells: int) -> torch.Tensor:
+        """(B, cells, V) logits: what each of the photo's cells, which come first, would say if a run began there.
+
+        Read where the last layer looks when it writes the answer, at its input. hidden_states: (B, T, width) of every
+        layer.
+        """
+        read = self.model.get_decoder().norm(hidden_states[-2][:, :cells])
+        return self.model.get_output_embeddings()(read)
+
     def rotary(self, ids: Sequence[int], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """The prefix's position ids (n,), or (3, n) where a family has time, row and column; and the next one."""
         if self.bare:  # counted from 1
@@ -217,7 +230,9 @@ class Backbone:
 
 
 class Writing:
-    """One answer under way: a `Continuation` for the loops of `decoding.py`. `fed` are the body's tokens."""
+    """One answer under way: a `Continuation` for the loops of `decoding.py`. `fed` are the body's tokens; `said`
+    (cells, V) the logits of the photo's cells, where the checkpoint lets them count (`Format.cell_weight`), else None.
+    """
 
     def __init__(self, backbone: Backbone, encoded: Encoded, suffix: list[int], opening: list[int]):
         self.backbone, self.opening = backbone, opening
@@ -236,23 +251,26 @@ class Writing:
             sees = torch.ones(len(ids), len(ids), dtype=torch.bool, device=backbone.device).tril()
             sees[: -len(opening), : -len(opening)] = True
             more = {"mm_encoder_outputs": encoded.features, "attention_mask": sees[None, None]}
-        self.last = self._pass(ids, positions, past, keep=1, **more)[-1]
+            more["output_hidden_states"] = backbone.format.cell_weight is not None
+        output = self._pass(ids, positions, past, keep=1, **more)
+        self.last, self.said = output.logits[0, -1].float(), None
+        if output.hidden_states is not None:
+            self.said = backbone.said_by_cells(output.hidden_states, backbone.cells)[0].float()
 
     @torch.inference_mode()
-    def _pass(self, ids: Sequence[int], positions: Sequence[int], past: int, keep: int, **more: Any) -> torch.Tensor:
+    def _pass(self, ids: Sequence[int], positions: Sequence[int], past: int, keep: int, **more: Any) -> Any:
         device = self.backbone.device
         inputs = {"attention_mask": torch.ones(1, past + len(ids), dtype=torch.long, device=device), **more}
-        output = self.backbone.model(
+        return self.backbone.model(
             input_ids=torch.tensor([list(ids)], device=device),
             position_ids=torch.tensor([list(positions)], device=device),
             cache=self.cache, use_cache=True, logits_to_keep=keep, **inputs,
         )  # fmt: skip
-        return output.logits[0].float()
 
     def feed(self, ids: Sequence[int]) -> torch.Tensor:
         """One pass; (len(ids), V) float32 logits, row i follows ids[i]."""
         positions = self.backbone.answer_positions([*self.opening, *self.fed, *ids], self.start)[-len(ids) :]
-        logits = self._pass(ids, positions, self.length + len(self.fed), keep=0)
+        logits = self._pass(ids, positions, self.length + len(self.fed), keep=0).logits[0].float()
         self.fed += ids
         self.forwards += 1
         self.last = logits[-1]

@@ -35,6 +35,7 @@ class Format:
 
     `at_once`: how many names of a class list it answers best in one question; None: as many as its context takes.
     `absent_above`: the probability of the empty answer from which a thing is not there (`absence`); None: greedy.
+    `cell_weight`: what the photo's own cells count beside the text's logits (`evidence`); None: nothing.
     `names`: what the photo's cells were taught by name (`train.py --cells`), so that their likeness to it counts there.
     """
 
@@ -48,6 +49,7 @@ class Format:
     both_ways: bool = False
     at_once: int | None = None
     absent_above: float | None = None
+    cell_weight: float | None = None
     names: tuple[str, ...] = ()
     base_model: str | None = None
     base_revision: str | None = None
@@ -76,6 +78,15 @@ class Format:
                 self.absent_above is not None
                 and (type(self.absent_above) is not float or not 0 < self.absent_above < 1),
                 f"absent_above {self.absent_above!r}, allowed are numbers between 0 and 1, and null for greedy",
+            ),
+            (
+                self.cell_weight is not None
+                and (type(self.cell_weight) is not float or not 0 < self.cell_weight < 100),
+                f"cell_weight {self.cell_weight!r}, allowed are numbers between 0 and 100, and null for none",
+            ),
+            (
+                self.cell_weight is not None and (self.positions != "cells" or not self.both_ways),
+                "cell_weight, which only a checkpoint of the embedded kind has",
             ),
             (
                 self.names and (self.positions != "cells" or not self.both_ways),

@@ -103,7 +103,7 @@ def answer(backbone: Backbone, sample: Sample, rng: np.random.Generator | None,
 def words_of_cells(backbone: Backbone, sample: Sample) -> list[int]:
     """For every cell, in row order, the first token of its label: what the answer says where that cell's run begins."""
     grid = sample.grid(backbone.format.grid)
-    first = [backbone.text_ids(label)[0] for label in grid.labels]
+    first = backbone.begins_with(grid.labels)
     return [first[label] for label in grid.ids.flatten()]
 
 

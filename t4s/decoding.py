@@ -8,6 +8,7 @@ All three are generators. They yield a `Step` after every pass, and the last one
 They know a model only through `Continuation`, so tests drive them with stand-ins.
 
 By a `rule` (`absence`), `constrained` and `fast` weigh the empty answer first: one pass over all of it, then as above.
+With `cells` (`evidence`), what the photo's cells say counts beside the text's logits in each of their choices.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from t4s.confidence import Pick
 from t4s.constrain import Choice, Constraint, vocabulary
 from t4s.drafting import draft_text
 from t4s.errors import QueryError
+from t4s.evidence import Cells, Evidence
 from t4s.grammar import State
 
 if TYPE_CHECKING:
@@ -95,22 +97,23 @@ def decode(
     eos: Collection[int] = (),
     draft_rows: int | None = None,
     rule: absence.Rule | None = None,
+    cells: Cells | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """Writes the body of one answer: a grid of `shape` (H, W) with `labels`, labels[0] == "others".
 
     `draft_rows` limits how far `fast` drafts ahead (None: what pays on the device). `rule`: when the empty answer is
-    written; None: where it is the greedy one. `free` knows nothing of it. `stop` is asked between passes. Raises
-    `QueryError` before any pass, as `check` does.
+    written; None: where it is the greedy one. `cells`: what the photo's cells say beside the text (`evidence`). `free`
+    knows nothing of either. `stop` is asked between passes. Raises `QueryError` before any pass, as `check` does.
     """
     constraint = check(mode, tokenizer, shape, labels, layout)
     if mode == "free":
         return free(continuation, constraint, layout=layout, eos=eos, stop=stop)
     if mode == "constrained":
-        return constrained(continuation, constraint, rule=rule, stop=stop)
+        return constrained(continuation, constraint, rule=rule, cells=cells, stop=stop)
     if draft_rows is None:
         draft_rows = DRAFT_ROWS.get(continuation.last.device.type, DRAFT_ROWS_ELSEWHERE)
-    return fast(continuation, constraint, draft_rows=draft_rows, rule=rule, stop=stop)
+    return fast(continuation, constraint, draft_rows=draft_rows, rule=rule, cells=cells, stop=stop)
 
 
 def check(
@@ -160,10 +163,11 @@ def constrained(
     constraint: Constraint,
     *,
     rule: absence.Rule | None = None,
+    cells: Cells | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """Greedy among the allowed tokens, one token a pass: always valid."""
-    return fast(continuation, constraint, draft_rows=0, rule=rule, stop=stop)
+    return fast(continuation, constraint, draft_rows=0, rule=rule, cells=cells, stop=stop)
 
 
 def fast(
@@ -172,6 +176,7 @@ def fast(
     *,
     draft_rows: int,
     rule: absence.Rule | None = None,
+    cells: Cells | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """What `constrained` writes, in fewer passes: drafts of up to `draft_rows` rows are verified in one pass each.
@@ -179,7 +184,8 @@ def fast(
     A pass takes the model's last own token and the draft after it. The longest part of the draft that the
     constrained greedy choice agrees with is accepted, and then the model's own next token.
     """
-    path, ahead = _Path(constraint), False  # ahead: whether the cache may hold more than what is accepted
+    evidence = Evidence(constraint.grammar, cells) if cells is not None else None
+    path, ahead = _Path(constraint, evidence), False  # ahead: whether the cache may hold more than what is accepted
     if rule is not None:
         path, ahead = path.weighed(continuation, rule), True
     else:
@@ -200,8 +206,8 @@ def fast(
 class _Path:
     """What is accepted so far: tokens, what they spell, the automaton's state behind them, and how each was chosen."""
 
-    def __init__(self, constraint: Constraint):
-        self.constraint = constraint
+    def __init__(self, constraint: Constraint, evidence: Evidence | None = None):
+        self.constraint, self.evidence = constraint, evidence
         self.state: State | None = constraint.start  # None: `free` text has left the grammar, and picks end there
         self.ids: list[int] = []
         self.data = ""  # latin-1
@@ -225,6 +231,8 @@ class _Path:
         """
         choices = [self.constraint.choice(state) for state in states]
         for at, (choice, values) in enumerate(zip(choices, _gather(logits, choices), strict=True)):
+            if self.evidence is not None:
+                values = values + self.evidence.of(self.state, choice)
             self._take(choice, values, self._best(choice, values))
             if at == len(draft) or self.ids[-1] != draft[at]:
                 return
@@ -244,7 +252,7 @@ class _Path:
         draft, states = self.draft(self.constraint.grammar.shape[0])
         logits = torch.cat([continuation.last[None], continuation.feed(draft[:-1])])
         choices = [self.constraint.choice(state) for state in states]
-        empty = _Path(self.constraint)
+        empty = _Path(self.constraint, self.evidence)
         for token, choice, values in zip(draft, choices, _gather(logits, choices), strict=True):
             empty._take(choice, values, choice.index[token])
         rows = absence.empty_rows(self.constraint, empty.picks)
@@ -256,7 +264,7 @@ class _Path:
 
     def begun(self, row: int) -> _Path:
         """The path of an empty answer up to a row, and a token more: the likeliest of those that draw there."""
-        path, at = _Path(self.constraint), absence.rows_of(self.constraint, self.picks).index(row)
+        path, at = _Path(self.constraint, self.evidence), absence.rows_of(self.constraint, self.picks).index(row)
         for pick in self.picks[:at]:
             path._take(*pick)
         path._begun, path.absent = row, self.absent

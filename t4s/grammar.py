@@ -79,6 +79,11 @@ class Grammar:
         mark = state.spelled.find("*")
         return -1 if mark < 0 else self._labels_of[state.spelled[: mark + 1]]
 
+    def labels_beginning(self, state: State) -> list[int]:
+        """The labels that the unit being written may still become, before `label *` stands."""
+        return [index for index, unit in enumerate(self._units)
+                if unit.startswith(state.spelled) and index != state.last]  # fmt: skip
+
     def allowed(self, state: State) -> tuple[str, ...]:
         """The characters that may follow, sorted; empty only in the final state."""
         row, left, last, spelled = state

@@ -63,13 +63,10 @@ def token_loss(backbone: Backbone, full_row: float = 1.0) -> Callable[..., torch
 def cell_losses(backbone: Backbone, hidden_states: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the photo's cells, which come first: what each would say if the answer's run began there.
 
-    Read where the last layer looks when it writes the answer, at its input. So the photo itself is taught to see which
-    cells are meant: the answer's own tokens say it once a run, and mostly spell counts.
-    hidden_states: (B, T, width) of every layer; labels: (B, rows·columns).
+    So the photo itself is taught to see which cells are meant: the answer's own tokens say it once a run, and mostly
+    spell counts. hidden_states: (B, T, width) of every layer; labels: (B, rows·columns).
     """
-    model = backbone.model
-    cells = model.get_decoder().norm(hidden_states[-2][:, : labels.shape[1]])
-    return cross_entropy(model.get_output_embeddings()(cells), labels)[0]
+    return cross_entropy(backbone.said_by_cells(hidden_states, labels.shape[1]), labels)[0]
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

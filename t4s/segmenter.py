@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from t4s import absence, answering, codec, decoding, lists
+from t4s import absence, answering, codec, decoding, evidence, lists
 from t4s.backbone import Backbone, Encoded, Writing
 from t4s.checkpoint import Format
 from t4s.constrain import vocabulary
@@ -180,9 +180,9 @@ class Segmenter:
         decoding.check(mode, backbone.tokenizer, form.grid, labels, form.layout)
         encoded = self.encode(image)
         writing = backbone.begin(encoded, asked)
-        rule = self._rule(encoded, asked)
         steps = decoding.decode(mode, writing, backbone.tokenizer, form.grid, labels, layout=form.layout,
-                                eos=(backbone.tokenizer.eos_token_id,), rule=rule, stop=stop)  # fmt: skip
+                                eos=(backbone.tokenizer.eos_token_id,), rule=self._rule(encoded, asked),
+                                cells=self._cells(writing, labels), stop=stop)  # fmt: skip
         began = time.perf_counter()
         return steps, _UnderWay(encoded.photo, asked, form, refine or form.refiner, began, began - started + spent)
 
@@ -190,6 +190,14 @@ class Segmenter:
         """When the checkpoint wants this called absent."""
         above = self.backbone.format.absent_above
         return None if above is None else absence.Rule(above, self.backbone.likeness(encoded, asked))
+
+    def _cells(self, writing: Writing, labels: Sequence[str]) -> evidence.Cells | None:
+        """What the photo's cells say of these labels, where the checkpoint lets that count."""
+        backbone, form = self.backbone, self.backbone.format
+        if form.cell_weight is None or writing.said is None:
+            return None
+        logits = writing.said[:, backbone.begins_with(labels)].double().cpu().numpy()
+        return evidence.Cells(logits.reshape(*form.grid, -1), form.cell_weight)
 
 
 @dataclass(frozen=True)

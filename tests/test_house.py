@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("samples", "grammar", "drafting", "edge", "tower"),
     (
         *("guided", "export", "render", "sam", "refine", "corpora", "augment"),
-        *("constrain", "confidence", "absence", "tiny", "alignment", "backbone", "loading"),
+        *("constrain", "confidence", "absence", "evidence", "tiny", "alignment", "backbone", "loading"),
     ),
     ("outcomes", "decoding", "answering", "lists", "collate", "baselines", "scoring", "hub", "report", "page",
      "parcel", "story", "showcase", "lora", "starting", "learning", "cell_lesson"),

@@ -1,0 +1,138 @@
+"""What the photo's cells say, weighed with the text: against plain enumeration; the two loops side by side."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_decoding import LABELS, TOKENIZER, WORDS, StandIn, end, scene
+
+from t4s import Segmenter, absence, codec
+from t4s.backbone import Backbone
+from t4s.checkpoint import Format
+from t4s.constrain import Constraint
+from t4s.decoding import constrained, decode, fast
+from t4s.errors import CheckpointError
+from t4s.evidence import Cells, Evidence
+
+SHAPE = (6, 12)  # counts of one digit begin those of two
+PHOTO = "assets/examples/two_cats.jpg"
+
+
+def said(seed: int, shape=SHAPE) -> Cells:
+    return Cells(np.random.default_rng(seed).normal(0, 3, (*shape, len(LABELS))), 1.0)
+
+
+def rows_of_text(shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Every row that there is, as the text spells it (latin-1): the labels of its cells."""
+    rows = {}
+    for ids in itertools.product(range(len(LABELS)), repeat=shape[1]):
+        line = " " + codec.encode(codec.DescriptorGrid(np.array([ids]), LABELS))
+        rows[line.encode().decode("latin-1")] = ids
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_the_most_that_the_cells_can_still_say_for_the_row(seed):
+    shape = (2, 4)
+    rules, cells, rows = Constraint(WORDS, shape, LABELS), said(seed, shape), rows_of_text(shape)
+    loss = cells.logits - cells.logits.max(-1, keepdims=True)
+    evidence = Evidence(rules.grammar, cells)
+    state, written = rules.start, rules.pad
+    for token in WORDS.spell(codec.encode(scene(seed, shape))):
+        choice, line = rules.choice(state), written.rpartition("\n")[2]
+        ran = sum(len(run) for run in line.split("|")[:-1])
+        done = line[: ran + line.count("|")]  # the runs that are closed are not counted again
+        closed = [ids for text, ids in rows.items() if text.startswith(done)][0][: shape[1] - state.left]
+        before = sum(loss[state.row, at, label] for at, label in enumerate(closed))
+        for text, gain in zip(choice.texts, evidence.of(state, choice), strict=True):
+            if "\n" in text[:-1]:
+                continue  # reaches into the next row
+            best = max(sum(loss[state.row, at, label] for at, label in enumerate(ids))
+                       for whole, ids in rows.items() if whole.startswith(line + text))  # fmt: skip
+            assert gain == pytest.approx(best - before), line + text
+        state, written = rules.advance(state, token), written + WORDS.latin1([token])
+
+
+def test_a_token_may_close_one_row_and_begin_the_next():
+    shape = (2, 3)
+    rules, cells = Constraint(WORDS, shape, LABELS), said(1, shape)
+    evidence = Evidence(rules.grammar, cells)
+    loss = cells.logits - cells.logits.max(-1, keepdims=True)
+    row = loss[0, :, 0].sum()
+    assert evidence._going_on(rules.start, "others *3\n") == pytest.approx(row)
+    assert evidence._going_on(rules.start, "others *3\n dog *") == pytest.approx(row + at_best(loss[1], 1))
+    assert evidence._going_on(rules.start, "others *3\n dog *3\n") == pytest.approx(row + loss[1, :, 1].sum())
+
+
+def at_best(loss: np.ndarray, label: int) -> float:
+    """Of a row of three that begins with `label`."""
+    return max(sum(loss[at, one] for at, one in enumerate(ids))
+               for ids in itertools.product(range(len(LABELS)), repeat=3) if ids[0] == label)  # fmt: skip
+
+
+@pytest.mark.parametrize("pull", [0.0, 4.0, 9.0])
+@pytest.mark.parametrize("rule", [None, absence.Rule(0.1)])
+def test_fast_writes_what_constrained_writes(pull, rule):
+    rules = Constraint(WORDS, SHAPE, LABELS)
+    for seed in range(8):
+        truth, cells = codec.encode(scene(seed, SHAPE)), said(seed)
+        quick = end(fast(StandIn(truth, pull, seed), rules, draft_rows=4, rule=rule, cells=cells))
+        slow = end(constrained(StandIn(truth, pull, seed), rules, rule=rule, cells=cells))
+        assert quick.ids == slow.ids and quick.forwards <= slow.forwards
+        assert np.allclose(quick.confidence(), slow.confidence())
+        codec.decode(quick.text, SHAPE)
+
+
+def test_cells_that_are_sure_enough_write_the_grid_and_unsure_ones_change_nothing():
+    grid = scene(5, SHAPE)
+    truth, told = codec.encode(scene(2, SHAPE)), np.eye(len(LABELS))[grid.ids]
+    for mode in ("constrained", "fast"):
+        def written(cells, mode=mode):
+            return end(decode(mode, StandIn(truth, 6.0, 3), TOKENIZER, SHAPE, LABELS, cells=cells)).text
+
+        assert written(Cells(1000 * told, 1.0)) == codec.encode(grid) == written(Cells(told, 1000.0))
+        assert written(Cells(0 * told, 1.0)) == written(Cells(told, 1e-9)) == written(None) != codec.encode(grid)
+
+
+# --- the embedded checkpoint
+
+
+def weighing(segmenter: Segmenter, weight: float | None) -> Segmenter:
+    form = replace(segmenter.backbone.format, cell_weight=weight)
+    return Segmenter(Backbone(segmenter.backbone.model, segmenter.backbone.processor, form))
+
+
+def test_the_embedded_checkpoint_lets_its_cells_count(segmenter):
+    with_cells, without = (weighing(segmenter, weight)(PHOTO, "the cat", refine="none") for weight in (0.5, None))
+    assert (segmenter(PHOTO, "the cat", refine="none").grid.ids == with_cells.grid.ids).all()
+    assert (with_cells.grid.ids != without.grid.ids).any()
+    one_a_pass = weighing(segmenter, 0.5)(PHOTO, "the cat", refine="none", decoding="constrained")
+    assert one_a_pass.text == with_cells.text and one_a_pass.stats["forwards"] > with_cells.stats["forwards"]
+
+
+def test_cells_alone_find_the_cats(segmenter):
+    """With a weight at which the text counts for nothing the grid is what each cell says."""
+    backbone = weighing(segmenter, 99.0).backbone
+    writing = backbone.begin(segmenter.encode(PHOTO), "cat")
+    logits = writing.said[:, backbone.begins_with(["others", "cat"])].numpy().reshape(16, 16, 2)
+    grid = weighing(segmenter, 99.0)(PHOTO, "cat", refine="none").grid
+    sure = np.abs(logits[..., 0] - logits[..., 1]) > 0.5
+    assert (grid.ids == logits.argmax(-1))[sure].mean() > 0.98 and 0.1 < grid.ids.mean() < 0.9
+
+
+def test_what_cells_say_is_not_asked_for_where_it_does_not_count(segmenter):
+    assert weighing(segmenter, None).backbone.begin(segmenter.encode(PHOTO), "cat").said is None
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 100.0, "much", True])
+def test_a_weight_that_cannot_be_is_refused(weight):
+    with pytest.raises(CheckpointError, match="cell_weight .*allowed are numbers between 0 and 100"):
+        Format(positions="cells", both_ways=True, cell_weight=weight)
+
+
+def test_only_the_embedded_kind_has_cells_that_say_something():
+    with pytest.raises(CheckpointError, match="cell_weight, which only"):
+        Format(cell_weight=1.0)
