@@ -62,9 +62,9 @@ def test_a_token_may_close_one_row_and_begin_the_next():
     evidence = Evidence(rules.grammar, cells)
     loss = cells.logits - cells.logits.max(-1, keepdims=True)
     row = loss[0, :, 0].sum()
-    assert evidence._going_on(rules.start, "others *3\n") == pytest.approx(row)
-    assert evidence._going_on(rules.start, "others *3\n dog *") == pytest.approx(row + at_best(loss[1], 1))
-    assert evidence._going_on(rules.start, "others *3\n dog *3\n") == pytest.approx(row + loss[1, :, 1].sum())
+    for text, second in (("", 0.0), (" dog *", at_best(loss[1], 1)), (" dog *3\n", loss[1, :, 1].sum())):
+        after = rules.grammar.advance(rules.start, "others *3\n" + text)
+        assert evidence._going_on(rules.start, "others *3\n" + text, after) == pytest.approx(row + second)
 
 
 def at_best(loss: np.ndarray, label: int) -> float:
