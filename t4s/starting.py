@@ -55,7 +55,9 @@ def base(source: str, revision: str | None = None, grid: tuple[int, int] | None 
     form = _taught(form, grid, image_size, source)
     model = load_model(folder, form, dtype, device, quantize)
     name, commit = _name(source, folder, revision, base_id)
-    backbone = Backbone(model, load_processor(folder), replace(form, base_model=name, base_revision=commit, metrics={}))
+    # What its cells may count was chosen for these weights: of what is taught anew they say less at first.
+    form = replace(form, base_model=name, base_revision=commit, metrics={}, cell_weight=None)
+    backbone = Backbone(model, load_processor(folder), form)
     _try(backbone)
     return backbone
 

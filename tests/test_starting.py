@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from t4s import starting
+from t4s.assets import asset
+from t4s.checkpoint import Format
 from t4s.errors import CheckpointError
 from tests.families import IMAGE_SIZE, build, here
 
@@ -43,3 +45,8 @@ def test_a_base_gets_its_grid_and_its_square(family, tmp_path):
         assert starting.base(str(folder), grid=(4, 4), image_size=96).format.image_size == 96
         with pytest.raises(CheckpointError, match="in squares of 16 pixels.* a multiple of 16"):
             starting.base(str(folder), grid=(4, 4), image_size=72)
+
+
+def test_what_is_trained_begins_without_the_say_of_the_cells():
+    """How much they may count was chosen for the base's weights."""
+    assert Format.read(asset("t4s-tiny")).cell_weight and starting.base("t4s-tiny").format.cell_weight is None
