@@ -255,7 +255,8 @@ class Writing:
         output = self._pass(ids, positions, past, keep=1, **more)
         self.last, self.said = output.logits[0, -1].float(), None
         if output.hidden_states is not None:
-            self.said = backbone.said_by_cells(output.hidden_states, backbone.cells)[0].float()
+            with torch.inference_mode():
+                self.said = backbone.said_by_cells(output.hidden_states, backbone.cells)[0].float()
 
     @torch.inference_mode()
     def _pass(self, ids: Sequence[int], positions: Sequence[int], past: int, keep: int, **more: Any) -> Any:

@@ -5,8 +5,8 @@
 
 Every class name of a corpus is asked, those that are in the photo and those that are not, and the empty answer weighed
 (`absence`). A line a bound: how many of the things that are there are drawn (T-acc) and how many of the others are
-called absent (N-acc), in percent; first greedy decoding, which weighs nothing. The bound that suits goes into the
-checkpoint's `t4s.json` as `absent_above`; choose it on other photos than those that the result is told of.
+called absent (N-acc), in percent; first decoding without a bound, which does not weigh it. The bound that suits goes
+into the checkpoint's `t4s.json` as `absent_above`; choose it on other photos than those that the result is told of.
 """
 
 from __future__ import annotations

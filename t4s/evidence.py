@@ -4,7 +4,8 @@ The embedded model's cells see the question, and each is taught to say which lab
 (`learning.cell_losses`), in the pass that the photo and the question take anyway. The answer reads them, but it is
 written run by run and from the top: of two things that both may be meant it begins with whichever comes first, and has
 no way back. So a checkpoint may say in `t4s.json` how much the cells count (`cell_weight`): to each token's logit is
-added that weight times the most that the cells can still say for an answer which goes on with it.
+added that weight times the most that the cells can still say for an answer which goes on with it (shallow fusion of
+the text with one unary score a cell and label, by an exact look ahead to the end of the row).
 
 Pure functions of the automaton's state, so that every loop writes the same.
 """

@@ -193,9 +193,9 @@ class Segmenter:
 
     def _cells(self, writing: Writing, labels: Sequence[str]) -> evidence.Cells | None:
         """What the photo's cells say of these labels, where the checkpoint lets that count."""
-        backbone, form = self.backbone, self.backbone.format
-        if form.cell_weight is None or writing.said is None:
+        if writing.said is None:
             return None
+        backbone, form = self.backbone, self.backbone.format
         logits = writing.said[:, backbone.begins_with(labels)].double().cpu().numpy()
         return evidence.Cells(logits.reshape(*form.grid, -1), form.cell_weight)
 

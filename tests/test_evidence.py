@@ -11,14 +11,11 @@ from test_decoding import LABELS, TOKENIZER, WORDS, StandIn, end, scene
 
 from t4s import Segmenter, absence, codec
 from t4s.backbone import Backbone
-from t4s.checkpoint import Format
 from t4s.constrain import Constraint
 from t4s.decoding import constrained, decode, fast
-from t4s.errors import CheckpointError
 from t4s.evidence import Cells, Evidence
 
 SHAPE = (6, 12)  # counts of one digit begin those of two
-PHOTO = "assets/examples/two_cats.jpg"
 
 
 def said(seed: int, shape=SHAPE) -> Cells:
@@ -43,8 +40,7 @@ def test_it_is_the_most_that_the_cells_can_still_say_for_the_row(seed):
     state, written = rules.start, rules.pad
     for token in WORDS.spell(codec.encode(scene(seed, shape))):
         choice, line = rules.choice(state), written.rpartition("\n")[2]
-        ran = sum(len(run) for run in line.split("|")[:-1])
-        done = line[: ran + line.count("|")]  # the runs that are closed are not counted again
+        done = line[: line.rfind("|") + 1]  # the runs that are closed are not counted again
         closed = [ids for text, ids in rows.items() if text.startswith(done)][0][: shape[1] - state.left]
         before = sum(loss[state.row, at, label] for at, label in enumerate(closed))
         for text, gain in zip(choice.texts, evidence.of(state, choice), strict=True):
@@ -105,34 +101,26 @@ def weighing(segmenter: Segmenter, weight: float | None) -> Segmenter:
     return Segmenter(Backbone(segmenter.backbone.model, segmenter.backbone.processor, form))
 
 
-def test_the_embedded_checkpoint_lets_its_cells_count(segmenter):
-    with_cells, without = (weighing(segmenter, weight)(PHOTO, "the cat", refine="none") for weight in (0.5, None))
-    assert (segmenter(PHOTO, "the cat", refine="none").grid.ids == with_cells.grid.ids).all()
+def test_the_embedded_checkpoint_lets_its_cells_count(segmenter, examples):
+    photo = segmenter.encode(examples / "two_cats.jpg")
+    with_cells, without = (weighing(segmenter, weight)(photo, "the cat", refine="none") for weight in (0.5, None))
+    assert (segmenter(photo, "the cat", refine="none").grid.ids == with_cells.grid.ids).all()
     assert (with_cells.grid.ids != without.grid.ids).any()
-    one_a_pass = weighing(segmenter, 0.5)(PHOTO, "the cat", refine="none", decoding="constrained")
+    one_a_pass = weighing(segmenter, 0.5)(photo, "the cat", refine="none", decoding="constrained")
     assert one_a_pass.text == with_cells.text and one_a_pass.stats["forwards"] > with_cells.stats["forwards"]
 
 
-def test_cells_alone_find_the_cats(segmenter):
+def test_cells_alone_find_the_cats(segmenter, examples):
     """With a weight at which the text counts for nothing the grid is what each cell says."""
+    photo = segmenter.encode(examples / "two_cats.jpg")
     backbone = weighing(segmenter, 99.0).backbone
-    writing = backbone.begin(segmenter.encode(PHOTO), "cat")
+    writing = backbone.begin(photo, "cat")
     logits = writing.said[:, backbone.begins_with(["others", "cat"])].numpy().reshape(16, 16, 2)
-    grid = weighing(segmenter, 99.0)(PHOTO, "cat", refine="none").grid
+    grid = weighing(segmenter, 99.0)(photo, "cat", refine="none").grid
     sure = np.abs(logits[..., 0] - logits[..., 1]) > 0.5
     assert (grid.ids == logits.argmax(-1))[sure].mean() > 0.98 and 0.1 < grid.ids.mean() < 0.9
 
 
-def test_what_cells_say_is_not_asked_for_where_it_does_not_count(segmenter):
-    assert weighing(segmenter, None).backbone.begin(segmenter.encode(PHOTO), "cat").said is None
-
-
-@pytest.mark.parametrize("weight", [0.0, -1.0, 100.0, "much", True])
-def test_a_weight_that_cannot_be_is_refused(weight):
-    with pytest.raises(CheckpointError, match="cell_weight .*allowed are numbers between 0 and 100"):
-        Format(positions="cells", both_ways=True, cell_weight=weight)
-
-
-def test_only_the_embedded_kind_has_cells_that_say_something():
-    with pytest.raises(CheckpointError, match="cell_weight, which only"):
-        Format(cell_weight=1.0)
+def test_what_cells_say_is_not_asked_for_where_it_does_not_count(segmenter, examples):
+    photo = segmenter.encode(examples / "two_cats.jpg")
+    assert weighing(segmenter, None).backbone.begin(photo, "cat").said is None
