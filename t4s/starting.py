@@ -27,14 +27,19 @@ MAX_IMAGE = 1024  # pixels of a side that a free choice takes
 
 
 def fresh(names: Iterable[str], grid: tuple[int, int], width: int, layers: int, seed: int,
-          tower: Path | None = None) -> Backbone:  # fmt: skip
-    """A new model of the embedded architecture with a tokenizer for these class names."""
+          tower: Path | None = None, image_size: int | None = None) -> Backbone:  # fmt: skip
+    """A new model of the embedded architecture with a tokenizer for these class names.
+
+    CheckpointError if `tower` is not there or does not fit, or `image_size` does not fall into `grid`.
+    """
     torch.manual_seed(seed)
     processor = tiny.processor(names, grid)
     model = tiny.model(processor, grid, width=width, layers=layers, heads=width // 32)
     if tower:
         alignment.load(model, processor.tokenizer, tower)
-    form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION,
+    side = image_size or grid[0] * tiny.PATCH
+    tiny.take(side, model, processor)
+    form = Format(grid=grid, image_size=side, question=tiny.QUESTION,
                   class_question=tiny.CLASS_QUESTION, answer=tiny.ANSWER, positions="cells",
                   both_ways=True, at_once=1)  # fmt: skip
     return Backbone(model, processor, form)
@@ -53,11 +58,13 @@ def base(source: str, revision: str | None = None, grid: tuple[int, int] | None 
         grid = grid or (16, 16)
         form = Format(grid=grid, image_size=image_size or square(_config(folder), grid))
     form = _taught(form, grid, image_size, source)
-    model = load_model(folder, form, dtype, device, quantize)
+    model, processor = load_model(folder, form, dtype, device, quantize), load_processor(folder)
+    if form.positions == "cells":
+        tiny.take(form.image_size, model, processor)
     name, commit = _name(source, folder, revision, base_id)
     # What its cells may count was chosen for these weights: of what is taught anew they say less at first.
     form = replace(form, base_model=name, base_revision=commit, metrics={}, cell_weight=None)
-    backbone = Backbone(model, load_processor(folder), form)
+    backbone = Backbone(model, processor, form)
     _try(backbone)
     return backbone
 
@@ -73,10 +80,9 @@ def _config(folder: Path) -> Any:
 
 def _taught(form: Format, grid: tuple[int, int] | None, image_size: int | None, source: str) -> Format:
     """The base's format with another grid or photo size, where it can have one."""
-    if form.positions == "cells" and (grid or form.grid, image_size or form.image_size) != (form.grid, form.image_size):
+    if form.positions == "cells" and grid not in (None, form.grid):
         rows, columns = form.grid
-        raise CheckpointError(f"{source} is made for {rows}×{columns} cells and {form.image_size} pixels; leave --grid "
-                              "and --image-size out, or train a fresh model.")  # fmt: skip
+        raise CheckpointError(f"{source} is made for {rows}×{columns} cells; leave --grid out, or train a fresh model.")
     return replace(form, grid=grid or form.grid, image_size=image_size or form.image_size)
 
 

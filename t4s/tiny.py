@@ -35,7 +35,7 @@ CHAT = (
 )
 QUESTION = CLASS_QUESTION = "{query}"
 ANSWER = "<seg>{body}</seg>"
-PATCH = 16  # pixels of a cell's side
+PATCH = 16  # pixels of a cell's side, unless `take` says otherwise
 UNPLACED = 1  # the language model's layer without rotary positions, counted from 0
 
 
@@ -102,6 +102,20 @@ def model(processor: LlavaProcessor, grid: tuple[int, int] = (16, 16), width: in
         tie_word_embeddings=True,
     )  # fmt: skip
     return LlavaForConditionalGeneration(config)
+
+
+def take(side: int, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+    """Let photos be squashed to `side` pixels: the tower brings maps of any size to its cells, and no weight depends
+    on it. Raises CheckpointError if a cell would not be of whole pixels."""
+    from t4s.errors import CheckpointError
+
+    rows, columns = model.config.vision_config.grid
+    if side % rows:
+        raise CheckpointError(f"A photo of {side}×{side} pixels does not fall into {rows} rows of cells; give an "
+                              f"--image-size that is a multiple of {rows}.")  # fmt: skip
+    processor.patch_size = side // rows
+    processor.image_processor.size = {"height": side, "width": columns * (side // rows)}
+    model.config.vision_config.image_size = side
 
 
 def load_tower(model: LlavaForConditionalGeneration, folder: Path) -> None:

@@ -254,7 +254,8 @@ def starting_point(options: argparse.Namespace, mixture: Mixture, bf16: bool) ->
     grid = tuple(options.grid) if options.grid else None
     if not options.base:
         names = {name for corpus in mixture.corpora for name in getattr(corpus, "names", ())}
-        return starting.fresh(names, grid or (16, 16), options.width, options.layers, options.seed, options.tower)
+        return starting.fresh(names, grid or (16, 16), options.width, options.layers, options.seed, options.tower,
+                              options.image_size)  # fmt: skip
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if bf16 and device != "cpu" and not recipe.in_full(options) else torch.float32
     return starting.base(options.base, options.base_revision, grid, options.image_size, dtype, device,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
 from t4s import starting
 from t4s.assets import asset
 from t4s.checkpoint import Format
 from t4s.errors import CheckpointError
+from t4s.loading import load_processor
 from tests.families import IMAGE_SIZE, build, here
 
 
@@ -50,3 +53,27 @@ def test_a_base_gets_its_grid_and_its_square(family, tmp_path):
 def test_what_is_trained_begins_without_the_say_of_the_cells():
     """How much they may count was chosen for the base's weights."""
     assert Format.read(asset("t4s-tiny")).cell_weight and starting.base("t4s-tiny").format.cell_weight is None
+
+
+@pytest.mark.parametrize("side", [None, 128, 320])
+def test_the_embedded_tower_takes_photos_of_any_size(side, tmp_path):
+    """A cell is a cell: its photo's pixels change, the prompt does not, and what is saved knows it."""
+    base = starting.base("t4s-tiny", image_size=side)
+    side = side or Format.read(asset("t4s-tiny")).image_size
+    inputs, ids = base.look(Image.new("RGB", (300, 200), "grey"))
+    assert base.format.image_size == base.model.config.vision_config.image_size == side
+    assert inputs["pixel_values"].shape == (1, 3, side, side) and ids.count(base.image_token) == base.cells
+    base.processor.save_pretrained(tmp_path)
+    base.processor = load_processor(tmp_path)
+    again, _ = base.look(Image.new("RGB", (300, 200), "grey"))
+    assert torch.equal(inputs["pixel_values"], again["pixel_values"])
+
+
+def test_a_fresh_model_takes_photos_of_the_size_that_is_asked_for():
+    fresh = starting.fresh(["dog"], (4, 4), 32, 1, seed=0, image_size=96)
+    inputs, _ = fresh.look(Image.new("RGB", (300, 200), "grey"))
+    assert fresh.format.image_size == 96 and inputs["pixel_values"].shape == (1, 3, 96, 96)
+    with pytest.raises(CheckpointError, match="90×90 pixels does not fall into 4 rows.* a multiple of 4"):
+        starting.fresh(["dog"], (4, 4), 32, 1, seed=0, image_size=90)
+    with pytest.raises(CheckpointError, match="a multiple of 16"):
+        starting.base("t4s-tiny", image_size=300)
