@@ -67,7 +67,8 @@ def _data(group: argparse._ArgumentGroup) -> None:
         help=f"phrases of a photo that share its tokens in one sample {_of_kinds('queries_per_image')}")  # fmt: skip
     add("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="(16 16, or what the base was taught)")
     add("--image-size", type=int, metavar="PIXELS",
-        help="side of the square that photos are squashed to (what the base takes)")  # fmt: skip
+        help="side of the square that photos are squashed to (what the base takes; "
+        "fresh: 16 a row of the grid)")  # fmt: skip
 
 
 def _model(group: argparse._ArgumentGroup) -> None:

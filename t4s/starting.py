@@ -38,7 +38,7 @@ def fresh(names: Iterable[str], grid: tuple[int, int], width: int, layers: int, 
     if tower:
         alignment.load(model, processor.tokenizer, tower)
     side = image_size or grid[0] * tiny.PATCH
-    tiny.take(side, model, processor)
+    tiny.set_image_size(side, model, processor)
     form = Format(grid=grid, image_size=side, question=tiny.QUESTION,
                   class_question=tiny.CLASS_QUESTION, answer=tiny.ANSWER, positions="cells",
                   both_ways=True, at_once=1)  # fmt: skip
@@ -60,7 +60,7 @@ def base(source: str, revision: str | None = None, grid: tuple[int, int] | None 
     form = _taught(form, grid, image_size, source)
     model, processor = load_model(folder, form, dtype, device, quantize), load_processor(folder)
     if form.positions == "cells":
-        tiny.take(form.image_size, model, processor)
+        tiny.set_image_size(form.image_size, model, processor)
     name, commit = _name(source, folder, revision, base_id)
     # What its cells may count was chosen for these weights: of what is taught anew they say less at first.
     form = replace(form, base_model=name, base_revision=commit, metrics={}, cell_weight=None)

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from t4s import prompts
+from t4s.errors import CheckpointError
 from t4s.limits import MAX_SIDE
 from t4s.tower import PIXEL_MEAN, PIXEL_STD, LiteTowerConfig
 
@@ -35,7 +36,7 @@ CHAT = (
 )
 QUESTION = CLASS_QUESTION = "{query}"
 ANSWER = "<seg>{body}</seg>"
-PATCH = 16  # pixels of a cell's side, unless `take` says otherwise
+PATCH = 16  # pixels of a cell's side, unless `set_image_size` says otherwise
 UNPLACED = 1  # the language model's layer without rotary positions, counted from 0
 
 
@@ -104,11 +105,9 @@ def model(processor: LlavaProcessor, grid: tuple[int, int] = (16, 16), width: in
     return LlavaForConditionalGeneration(config)
 
 
-def take(side: int, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+def set_image_size(side: int, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
     """Let photos be squashed to `side` pixels: the tower brings maps of any size to its cells, and no weight depends
     on it. Raises CheckpointError if a cell would not be of whole pixels."""
-    from t4s.errors import CheckpointError
-
     rows, columns = model.config.vision_config.grid
     if side % rows:
         raise CheckpointError(f"A photo of {side}×{side} pixels does not fall into {rows} rows of cells; give an "
@@ -121,8 +120,6 @@ def take(side: int, model: LlavaForConditionalGeneration, processor: LlavaProces
 def load_tower(model: LlavaForConditionalGeneration, folder: Path) -> None:
     """Put the weights that `train_tower.py` wrote into the model's tower. Raises CheckpointError if they do not fit."""
     from safetensors.torch import load_file
-
-    from t4s.errors import CheckpointError
 
     file = Path(folder) / "model.safetensors"
     if not file.is_file():

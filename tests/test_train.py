@@ -242,6 +242,14 @@ def test_a_dry_run_says_everything_and_writes_a_picture(base, tmp_path, capsys):
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["sample.png"]
 
 
+@pytest.mark.parametrize("start", [["--width", "32", "--layers", "1", "--grid", "4", "4"], ["--base", "BASE"]])
+def test_the_embedded_architecture_is_shown_photos_of_the_size_asked_for(start, base, tmp_path, capsys):
+    start = [str(base) if word == "BASE" else word for word in start]
+    assert train.main([*start, "--corpus", "synthetic", "--image-size", "96", "--out", str(tmp_path), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "image-size         96" in said.splitlines() and "<image>×16" in said
+
+
 # --- several processes
 
 @pytest.mark.parametrize("texts", ["unequal", pytest.param("equal", marks=pytest.mark.long)])
