@@ -26,14 +26,16 @@ from typing import Any
 import gradio as gr
 import spaces
 
-from t4s import Segmenter, codec, page, parcel, sam, showcase, story
-from t4s.decoding import MODES
-from t4s.desk import Answers, Desk, batch, gpu_seconds, refiners, replay, sam_source
-from t4s.endpoints import Endpoints
+from t4s import Segmenter, codec
+from t4s.app import downloads, examples, explainer, views
+from t4s.app.api import Endpoints
+from t4s.app.service import Answers, InferenceService, batch, gpu_seconds, refiners, replay, sam_source
+from t4s.decoding.generate import MODES
 from t4s.errors import QueryError, T4SError
+from t4s.imaging.loading import open_photo
 from t4s.limits import MAX_BYTES, MAX_LABELS, MAX_QUERY, MAX_SIDE
-from t4s.photo import open_photo
-from t4s.samples import Prediction
+from t4s.records import Prediction
+from t4s.refine import sam
 
 # --- constants ----------------------------------------------------------------------------------------
 
@@ -66,7 +68,7 @@ THEME = gr.themes.Base(
 
 
 class Photo(gr.Image):
-    """An image field that hands over the file as it came: `t4s.photo` opens it, with its limits and its sentences."""
+    """An image field that hands over the file as it came: `t4s.imaging.loading` opens it, with its limits and its sentences."""
 
     is_template = True  # the browser shows it as the gr.Image that it is
 
@@ -77,7 +79,7 @@ class Photo(gr.Image):
 
 
 class Panels(gr.HTML):
-    """Raw text, grid and mask, linked. Its value is what `t4s.page` makes; `assets/app/view.js` draws it."""
+    """Raw text, grid and mask, linked. Its value is what `t4s.app.views` makes; `assets/app/view.js` draws it."""
 
     is_template = True
 
@@ -112,7 +114,7 @@ def _plain(problem: T4SError) -> str:
     return html.escape(str(problem), quote=False)
 
 
-def _told(function: Callable) -> Callable:
+def as_gradio_error(function: Callable) -> Callable:
     """Turns our errors into toasts. Inside GPU functions too: only Gradio's errors come back from their process."""
 
     def error(problem: T4SError) -> gr.Error:
@@ -139,7 +141,7 @@ def _told(function: Callable) -> Callable:
 def _preview(path: str) -> tuple[str, tuple[int, int]]:
     """(data URL, (h, w)) of an uploaded photo. Gradio's paths hold the file's digest, so a path is a photo."""
     photo = open_photo(path)
-    return page.preview(photo), photo.size[::-1]
+    return views.preview(photo), photo.size[::-1]
 
 
 def _check(photo: str | None, good: bool, sentence: str, others: int) -> list[dict[str, Any]]:
@@ -155,19 +157,21 @@ def _check_phrase(photo: str | None, phrase: str, *others: Any) -> list[dict[str
 
 
 def _check_names(photo: str | None, names: str, *others: Any) -> list[dict[str, Any]]:
-    count, longest = len(page.names(names)), max(map(len, page.names(names)), default=0)
-    sentence = (f"Give 1 to {MAX_LABELS} names of up to {MAX_QUERY} characters, parted by commas; these are {count}, "
-                f"the longest has {longest}.")  # fmt: skip
+    count, longest = len(views.names(names)), max(map(len, views.names(names)), default=0)
+    sentence = (
+        f"Give 1 to {MAX_LABELS} names of up to {MAX_QUERY} characters, parted by commas; these are {count}, "
+        f"the longest has {longest}."
+    )
     return _check(photo, 1 <= count <= MAX_LABELS and longest <= MAX_QUERY, sentence, len(others))
 
 
-@_told
+@as_gradio_error
 def _save(kind: str, answered: Answered | None) -> str:
     if answered is None:
         raise QueryError("There is nothing to save yet: segment a photo first.")
     path, answer = answered
-    name, data = parcel.make(kind, answer, path)
-    file = parcel.place(name)
+    name, data = downloads.make(kind, answer, path)
+    file = downloads.place(name)
     file.write_bytes(data)
     return str(file)
 
@@ -178,20 +182,20 @@ def _save(kind: str, answered: Answered | None) -> str:
 class Model:
     """The desk as ZeroGPU wants it: whatever runs a model is decorated; off ZeroGPU the decorator does nothing."""
 
-    def __init__(self, desk: Desk):
+    def __init__(self, desk: InferenceService):
         self.tokenizer, self.layout, self.shape = desk.tokenizer, desk.layout, desk.shape
         self.refiner, self.metrics = desk.refiner, desk.metrics
-        self.write = spaces.GPU(duration=gpu_seconds)(_told(desk.write))
-        self.write_all = spaces.GPU(duration=gpu_seconds)(_told(desk.write_all))
-        self.refine_here = _told(desk.refine)
-        self.refine_on_gpu = spaces.GPU(duration=20)(_told(desk.refine))
+        self.write = spaces.GPU(duration=gpu_seconds)(as_gradio_error(desk.write))
+        self.write_all = spaces.GPU(duration=gpu_seconds)(as_gradio_error(desk.write_all))
+        self.refine_here = as_gradio_error(desk.refine)
+        self.refine_on_gpu = spaces.GPU(duration=20)(as_gradio_error(desk.refine))
 
     def refine(self, path: str, answer: Prediction, refiner: str) -> Prediction:
         """SAM alone is worth a GPU."""
         return (self.refine_on_gpu if sam_source(refiner) else self.refine_here)(path, answer, refiner)
 
 
-class Talk:
+class TabController:
     """What happens on a tab with a model: look at a photo, ask about it, stop, refine again."""
 
     def __init__(self, model: Model, read: Callable[[str], str | list[str]]):
@@ -200,27 +204,28 @@ class Talk:
     def look(self, path: str | None) -> dict[str, Any]:
         """The photo under an empty grid; a file that is no photo is said to be none, and the drawing stays."""
         if path is None:
-            return page.sample_view(showcase.DRAWING)
+            return views.sample_view(examples.DRAWING)
         try:
-            return page.photo_view(*_preview(path), self.model.shape)
+            return views.photo_view(*_preview(path), self.model.shape)
         except T4SError as problem:
             gr.Warning(_plain(problem))
-            return page.sample_view(showcase.DRAWING) | {"kind": "fault", "message": str(problem)}
+            return views.sample_view(examples.DRAWING) | {"kind": "fault", "message": str(problem)}
 
-    @_told
+    @as_gradio_error
     def begin(self, path: str, *_: str) -> tuple[Any, ...]:
         """The empty grid, no answer, and the path of a file that will mean "stop"."""
-        view = page.photo_view(*_preview(path), self.model.shape)
-        return page.waiting_view(view), None, str(parcel.place("stop"))
+        view = views.photo_view(*_preview(path), self.model.shape)
+        return views.waiting_view(view), None, str(downloads.place("stop"))
 
-    @_told
+    @as_gradio_error
     def ask(self, path: str, query: str, refiner: str, sam_id: str, decoding: str, flag: str) -> Iterator[Any]:
         refiner = self.named(refiner, sam_id)
         yield from self.show(path, refiner, self.model.write(path, self.read(query), refiner, decoding, flag))
 
-    @_told
-    def ask_example(self, index: int, path: str, query: str, refiner: str, sam_id: str, decoding: str, flag: str
-                    ) -> Iterator[Any]:  # fmt: skip
+    @as_gradio_error
+    def ask_example(
+        self, index: int, path: str, query: str, refiner: str, sam_id: str, decoding: str, flag: str
+    ) -> Iterator[Any]:
         """As `ask`, but the first visitor's answer serves the others: the model is asked once."""
         key = index, query, decoding
         kept = self.answers.get(key)
@@ -240,11 +245,11 @@ class Talk:
         url, _ = _preview(path)
         for answer in answers:
             if answer.stats["ended"]:
-                yield page.finished_view(answer, url, self.model.layout, refiner), (path, answer)
+                yield views.finished_view(answer, url, self.model.layout, refiner), (path, answer)
             else:
-                yield page.growing_view(answer, url, self.model.layout), gr.skip()
+                yield views.growing_view(answer, url, self.model.layout), gr.skip()
 
-    @_told
+    @as_gradio_error
     def refine(self, photo: str | None, answered: Answered | None, refiner: str, sam_id: str) -> tuple[Any, Any]:
         """The answer on show with another refiner; nothing where no answer, or one about another photo, is kept."""
         if answered is None or answered[0] != photo:
@@ -252,7 +257,7 @@ class Talk:
         path, answer = answered
         refiner = self.named(refiner, sam_id)
         answer = self.model.refine(path, answer, refiner)
-        return page.finished_view(answer, _preview(path)[0], self.model.layout, refiner), (path, answer)
+        return views.finished_view(answer, _preview(path)[0], self.model.layout, refiner), (path, answer)
 
     def named(self, refiner: str, sam_id: str) -> str:
         return f"sam:{sam_id.strip() or sam.DEFAULT_SAM}" if refiner == "sam" else refiner
@@ -268,7 +273,7 @@ def _halt(flag: str | None) -> None:
 
 def build(segmenter: Segmenter, refiner: str = "") -> gr.Blocks:
     """The whole app around one segmenter. `refiner`: the app's own; "": the checkpoint's."""
-    model = Model(Desk(segmenter, refiner))
+    model = Model(InferenceService(segmenter, refiner))
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 14400)) as app:
         gr.HTML((ASSETS / "app" / "heading.html").read_text("utf-8"), apply_default_css=False, js_on_load=None)
         with gr.Tabs():
@@ -315,19 +320,23 @@ def _segment_tab(model: Model) -> None:
         with gr.Column(scale=9, min_width=300):
             answered = _answer("panels", "save")
     fields = Fields(photo, phrase, go, stop, shelf, *options, *answered)
-    taken = shelf.click(partial(showcase.example, ASSETS), shelf, [photo, phrase], queue=False, **QUIET)
-    _wire(fields, Talk(model, str), [go.click, phrase.submit], taken, _check_phrase)
+    taken = shelf.click(partial(examples.example, ASSETS), shelf, [photo, phrase], queue=False, **QUIET)
+    _wire(fields, TabController(model, str), [go.click, phrase.submit], taken, _check_phrase)
 
 
 def _everything_tab(model: Model) -> None:
-    lists = showcase.presets(model.metrics)
+    lists = examples.presets(model.metrics)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280, elem_classes="t4s-side"):
             photo = _photo("photo-all")
             names = gr.Textbox(
-                next(iter(lists.values()), ""), label="Names", info=f"Up to {MAX_LABELS}, parted by commas.", lines=2,
-                placeholder="cat, dog, grass", elem_id="names",
-            )  # fmt: skip
+                next(iter(lists.values()), ""),
+                label="Names",
+                info=f"Up to {MAX_LABELS}, parted by commas.",
+                lines=2,
+                placeholder="cat, dog, grass",
+                elem_id="names",
+            )
             with gr.Row(visible=bool(lists), elem_classes="t4s-small", elem_id="lists"):
                 gr.HTML("<span>Lists</span>", apply_default_css=False, js_on_load=None)
                 for title in lists:
@@ -339,13 +348,19 @@ def _everything_tab(model: Model) -> None:
         with gr.Column(scale=9, min_width=300):
             answered = _answer("panels-all", "save-all")
     fields = Fields(photo, names, go, stop, shelf, *options, *answered)
-    taken = shelf.click(lambda index: showcase.example(ASSETS, index)[0], shelf, photo, queue=False, **QUIET)
-    _wire(fields, Talk(model, page.names), [go.click], taken, _check_names)
+    taken = shelf.click(lambda index: examples.example(ASSETS, index)[0], shelf, photo, queue=False, **QUIET)
+    _wire(fields, TabController(model, views.names), [go.click], taken, _check_names)
 
 
 def _photo(elem_id: str) -> Photo:
-    return Photo(type="filepath", label="Photo", sources=["upload", "clipboard"], height=220, elem_id=elem_id,
-                 placeholder="# Drop a photo here\nor click to choose one")  # fmt: skip
+    return Photo(
+        type="filepath",
+        label="Photo",
+        sources=["upload", "clipboard"],
+        height=220,
+        elem_id=elem_id,
+        placeholder="# Drop a photo here\nor click to choose one",
+    )
 
 
 def _buttons(label: str, elem_id: str) -> tuple[gr.Button, gr.Button]:
@@ -357,50 +372,63 @@ def _buttons(label: str, elem_id: str) -> tuple[gr.Button, gr.Button]:
 
 def _shelf(elem_id: str) -> gr.Dataset:
     return gr.Dataset(
-        label="Or take an example", components=[Photo(type="filepath", visible=False)], type="index",
-        layout="gallery", elem_id=elem_id, elem_classes="t4s-shelf",
-        samples=[[showcase.example(ASSETS, index)[0]] for index in range(len(showcase.EXAMPLES))],
-    )  # fmt: skip
+        label="Or take an example",
+        components=[Photo(type="filepath", visible=False)],
+        type="index",
+        layout="gallery",
+        elem_id=elem_id,
+        elem_classes="t4s-shelf",
+        samples=[[examples.example(ASSETS, index)[0]] for index in range(len(examples.EXAMPLES))],
+    )
 
 
 def _options(model: Model, elem_id: str) -> tuple[gr.Radio, gr.Textbox, gr.Radio]:
     with gr.Accordion("Options", open=False):
         refiner, sam_id = _refiner(model, elem_id)
         decoding = gr.Radio(
-            list(MODES), value="fast", label="Decoding",
+            list(MODES),
+            value="fast",
+            label="Decoding",
             info="fast and constrained give the same valid text; free is plain greedy, and faults are mended.",
-        )  # fmt: skip
+        )
     return refiner, sam_id, decoding
 
 
 def _refiner(model: Model, elem_id: str) -> tuple[gr.Radio, gr.Textbox]:
     refiner = gr.Radio(
-        refiners(model.refiner), value=model.refiner.partition(":")[0], label="Refiner", elem_id=elem_id,
+        refiners(model.refiner),
+        value=model.refiner.partition(":")[0],
+        label="Refiner",
+        elem_id=elem_id,
         info="Turns the grid into pixels; changing it does not ask the model again.",
-    )  # fmt: skip
+    )
     sam_id = gr.Textbox(
-        sam_source(model.refiner) or sam.DEFAULT_SAM, label="SAM", elem_id=f"{elem_id}-sam", max_length=200,
-        info="The Hub id of a SAM, SAM-HQ or SAM 2; Enter takes it.", visible=bool(sam_source(model.refiner)),
-    )  # fmt: skip
+        sam_source(model.refiner) or sam.DEFAULT_SAM,
+        label="SAM",
+        elem_id=f"{elem_id}-sam",
+        max_length=200,
+        info="The Hub id of a SAM, SAM-HQ or SAM 2; Enter takes it.",
+        visible=bool(sam_source(model.refiner)),
+    )
     refiner.change(lambda name: gr.update(visible=name == "sam"), refiner, sam_id, queue=False, **QUIET)
     return refiner, sam_id
 
 
 def _answer(panels_id: str, save_id: str) -> tuple[Panels, gr.State]:
     """The panels, and one small button a download: a file is made when it is asked for, then the browser fetches it."""
-    panels = Panels(page.sample_view(showcase.DRAWING), elem_id=panels_id)
+    panels = Panels(views.sample_view(examples.DRAWING), elem_id=panels_id)
     answer = gr.State(None, time_to_live=KEEP)
     with gr.Row(elem_classes=["t4s-small", "t4s-downloads"]):
         gr.HTML("<span>Download</span>", apply_default_css=False, js_on_load=None)
         ready = gr.File(visible="hidden")
-        for kind, (label, *_) in parcel.FILES.items():
+        for kind, (label, *_) in downloads.FILES.items():
             button = gr.Button(label, size="sm", min_width=60, elem_id=f"{save_id}-{kind}")
             saved = button.click(partial(_save, kind), answer, ready, **QUICK, **QUIET)
             saved.success(None, ready, js=FETCH, **PRIVATE)
     return panels, answer
 
 
-def _wire(fields: Fields, talk: Talk, triggers: list[Callable], taken: Any, check: Callable) -> None:
+def _wire(fields: Fields, talk: TabController, triggers: list[Callable], taken: Any, check: Callable) -> None:
     """Look, ask, stop, refine again. `taken`: an example has filled the fields in."""
     flag = gr.State(None)
     how = [fields.refiner, fields.sam_id, fields.decoding]
@@ -412,36 +440,51 @@ def _wire(fields: Fields, talk: Talk, triggers: list[Callable], taken: Any, chec
         done = begun.success(ask, [*inputs, flag], shown, **ONE_AT_A_TIME, **QUIET)
         done.failure(talk.look, fields.photo, fields.panels, **QUICK, **QUIET)  # the toast says why
     fields.stop.click(_halt, flag, queue=False, **QUIET)
-    gr.on([fields.refiner.input, fields.sam_id.submit], talk.refine, [fields.photo, fields.answer, *how[:2]], shown,
-          show_progress="hidden", **ONE_AT_A_TIME, **PRIVATE)  # fmt: skip
+    gr.on(
+        [fields.refiner.input, fields.sam_id.submit],
+        talk.refine,
+        [fields.photo, fields.answer, *how[:2]],
+        shown,
+        show_progress="hidden",
+        **ONE_AT_A_TIME,
+        **PRIVATE,
+    )
 
 
 def _text_tab(model: Model) -> None:
-    start = page.read_text(showcase.FAULTY, model.shape, "rows")[0]
+    start = views.read_text(examples.FAULTY, model.shape, "rows")[0]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280, elem_classes="t4s-side"):
             with gr.Tabs():
                 with gr.Tab("Text → mask", id="read"):
                     text = gr.Textbox(
-                        showcase.FAULTY, label="Text", lines=12, max_lines=18, elem_id="rle", elem_classes="t4s-mono",
+                        examples.FAULTY,
+                        label="Text",
+                        lines=12,
+                        max_lines=18,
+                        elem_id="rle",
+                        elem_classes="t4s-mono",
                         info="Without <seg> and </seg>. A row of this one is a cell short.",
-                    )  # fmt: skip
+                    )
                     go = gr.Button("Draw the mask", variant="primary", elem_id="decode")
                     shape = _sides(model.shape, 1, "rows", "columns")
                     layout = gr.Radio(list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout")
                 with gr.Tab("Mask → text", id="write"):
                     mask = Photo(
-                        type="filepath", label="Mask", sources=["upload", "clipboard"], height=220, elem_id="mask",
+                        type="filepath",
+                        label="Mask",
+                        sources=["upload", "clipboard"],
+                        height=220,
+                        elem_id="mask",
                         placeholder="# Drop a mask here\na PNG, black or index 0 where nothing is",
-                    )  # fmt: skip
-                    labels = gr.Textbox("cat", label="Label, or one for each colour", elem_id="labels",
-                                        max_length=2000)  # fmt: skip
+                    )
+                    labels = gr.Textbox("cat", label="Label, or one for each colour", elem_id="labels", max_length=2000)
                     back = gr.Button("Write the text", variant="primary", elem_id="encode")
                     size = _sides(model.shape, 1, "rows-to", "columns-to")
-                    form = gr.Radio(list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout-to")
+                    config = gr.Radio(list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout-to")
         with gr.Column(scale=9, min_width=300):
             panels = Panels(start, elem_id="panels-text")
-    _wire_text(model, (text, *shape, layout), (mask, labels, *size, form), go, back, panels)
+    _wire_text(model, (text, *shape, layout), (mask, labels, *size, config), go, back, panels)
 
 
 def _sides(shape: tuple[int, int], least: int, *elem_ids: str) -> list[gr.Slider]:
@@ -452,15 +495,15 @@ def _sides(shape: tuple[int, int], least: int, *elem_ids: str) -> list[gr.Slider
 def _wire_text(model: Model, text: tuple, mask: tuple, go: gr.Button, back: gr.Button, panels: Panels) -> None:
     """`text` (text, rows, columns, layout) becomes panels; `mask` (file, labels, rows, columns, layout) both."""
 
-    @_told
+    @as_gradio_error
     def read(text: str, height: float, width: float, layout: str) -> dict[str, Any]:
-        return page.read_text(text, (int(height), int(width)), layout)[0]
+        return views.read_text(text, (int(height), int(width)), layout)[0]
 
-    @_told
+    @as_gradio_error
     def write(path: str | None, labels: str, height: float, width: float, layout: str) -> tuple[Any, ...]:
         if path is None:
             raise QueryError("Choose a mask first: a PNG that is not black where the thing is, or an indexed PNG.")
-        view, grid = page.write_text(model.tokenizer, path, labels, (int(height), int(width)), layout)
+        view, grid = views.write_text(model.tokenizer, path, labels, (int(height), int(width)), layout)
         return view, codec.encode(grid, layout), height, width, layout
 
     def change(*given: Any) -> tuple[Any, ...]:
@@ -469,33 +512,42 @@ def _wire_text(model: Model, text: tuple, mask: tuple, go: gr.Button, back: gr.B
     outputs = [panels, *text]
     gr.on([go.click, *(side.release for side in text[1:3]), text[3].input], read, list(text), panels, **QUICK, **QUIET)
     back.click(write, list(mask), outputs, **QUICK, **QUIET)
-    gr.on([mask[0].upload, *(side.release for side in mask[2:4]), mask[4].input], change, list(mask), outputs,
-          **QUICK, **QUIET)  # fmt: skip
+    gr.on(
+        [mask[0].upload, *(side.release for side in mask[2:4]), mask[4].input],
+        change,
+        list(mask),
+        outputs,
+        **QUICK,
+        **QUIET,
+    )
 
 
 def _batch_tab(model: Model) -> None:
-    @_told
+    @as_gradio_error
     def run(paths: list[str] | None, phrases: str, refiner: str, sam_id: str) -> Iterator[Any]:
         pictures: list[tuple[str, str]] = []
-        box = parcel.Parcel(parcel.place("text4seg.zip"))
+        box = downloads.ResultsZip(downloads.place("text4seg.zip"))
         asked = paths, phrases, talk.named(refiner, sam_id)
         for done, total, path, answers in batch(model.write_all, *asked, box):
-            for picture, caption in page.captioned(path, answers):
-                file = parcel.place("masks.jpg")  # as a file: what is shown already is not encoded again
+            for picture, caption in views.captioned(path, answers):
+                file = downloads.place("masks.jpg")  # as a file: what is shown already is not encoded again
                 picture.save(file)
                 pictures.append((str(file), caption))
             packed = str(box.close()) if done == total else None
             finished = gr.update(value=packed, interactive=done == total)
-            yield page.progress(done, total), pictures, page.table(box.rows), finished
+            yield views.progress(done, total), pictures, views.table(box.rows), finished
 
-    talk = Talk(model, str)
+    talk = TabController(model, str)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280, elem_classes="t4s-side"):
             files = gr.File(label="Photos", file_count="multiple", type="filepath", height=180, elem_id="batch-files")
             phrases = gr.Textbox(
-                "person", label="Phrases", info="One a line; each is looked for in each photo.", lines=3,
+                "person",
+                label="Phrases",
+                info="One a line; each is looked for in each photo.",
+                lines=3,
                 elem_id="batch-phrases",
-            )  # fmt: skip
+            )
             with gr.Row():
                 go = gr.Button("Segment all", variant="primary", elem_id="go-batch", min_width=80, scale=2)
                 stop = gr.Button("Stop", elem_id="stop-go-batch", min_width=60)
@@ -506,9 +558,13 @@ def _batch_tab(model: Model) -> None:
             progress = gr.HTML("", elem_id="batch-progress", apply_default_css=False, js_on_load=None)
             gallery = gr.Gallery(label="Masks", columns=4, height=360, object_fit="contain", elem_id="batch-gallery")
             table = gr.Dataframe(
-                headers=list(page.TABLE), label="Results", interactive=False, elem_id="batch-table", wrap=True,
+                headers=list(views.TABLE),
+                label="Results",
+                interactive=False,
+                elem_id="batch-table",
+                wrap=True,
                 column_widths=["18%", "16%", "10%", "10%", "10%", "10%", "26%"],
-            )  # fmt: skip
+            )
     asked, shown = [files, phrases, refiner, sam_id], [progress, gallery, table, zipped]
     running = go.click(run, asked, shown, **ONE_AT_A_TIME, **QUIET)
     stop.click(None, cancels=[running], **PRIVATE)
@@ -517,14 +573,14 @@ def _batch_tab(model: Model) -> None:
 def _about_tab(model: Model, tab: gr.Tab) -> None:
     @lru_cache(maxsize=1)
     def pictures() -> str:
-        path, phrase = showcase.example(ASSETS, 0)
+        path, phrase = examples.example(ASSETS, 0)
         answers, _ = model.write_all(path, [phrase], model.refiner)
-        return page.figures(story.pictures(open_photo(path), answers[0]))
+        return views.figures(explainer.pictures(open_photo(path), answers[0]))
 
     gr.Markdown("## How it works, in five pictures that the code makes from one photo", elem_classes="t4s-prose")
-    figures = gr.HTML(page.figures([]), elem_id="story", apply_default_css=False, js_on_load=None)
+    figures = gr.HTML(views.figures([]), elem_id="story", apply_default_css=False, js_on_load=None)
     text = (ASSETS / "app" / "about.md").read_text("utf-8")
-    about = showcase.about(text, model.shape, model.metrics)
+    about = examples.about(text, model.shape, model.metrics)
     gr.Markdown(about, elem_id="about-text", elem_classes="t4s-prose")
     tab.select(pictures, None, figures, **ONE_AT_A_TIME, **QUIET)
 
@@ -563,14 +619,14 @@ def _text_endpoints(calls: Endpoints) -> None:
 
 
 def _serve(call: Callable, inputs: list[Any], outputs: list[Any], queue: dict[str, Any]) -> None:
-    gr.Button().click(_told(call), inputs, outputs, api_name=call.__name__, **queue)
+    gr.Button().click(as_gradio_error(call), inputs, outputs, api_name=call.__name__, **queue)
 
 
 # --- main ---------------------------------------------------------------------------------------------
 
 STYLE = (ASSETS / "app" / "style.css").read_text("utf-8") + "\n".join(  # and what each example asks for
     f'#examples .gallery-item:nth-child({place})::after {{ content: "{phrase}"; }}'
-    for place, (_, phrase) in enumerate(showcase.EXAMPLES, 1)
+    for place, (_, phrase) in enumerate(examples.EXAMPLES, 1)
 )
 LAUNCH = {
     "theme": THEME,

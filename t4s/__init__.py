@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from t4s import codec
 from t4s.errors import CheckpointError, CodecError, DataError, ImageError, QueryError, T4SError
-from t4s.samples import Prediction, Sample
+from t4s.records import Prediction, Sample
 
 if TYPE_CHECKING:
-    from t4s.segmenter import Segmenter
+    from t4s.segmenter.segmenter import Segmenter
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,7 +36,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Segmenter":
-        return import_module("t4s.segmenter").Segmenter
+        return import_module("t4s.segmenter.segmenter").Segmenter
     raise AttributeError(f"module 't4s' has no attribute {name!r}")
 
 

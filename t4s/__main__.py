@@ -19,20 +19,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t4s.errors import QueryError, T4SError
-from t4s.photo import open_photo
+from t4s.imaging.loading import open_photo
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from t4s.samples import Prediction
+    from t4s.records import Prediction
 
 # command: (module under t4s, what --help says)
 DOORS = {
     "train": ("train", "fine-tune a model and publish the checkpoint"),
     "eval": ("eval", "measure a checkpoint on a data set"),
     "bench": ("bench", "decoding and refiners, side by side"),
-    "check": ("check", "look over a corpus before training on it"),
-    "train-edge": ("train_edge", "train the small refiner"),
+    "check": ("check", "look over a dataset before training on it"),
+    "train-edge": ("training.refiner.train", "train the small refiner"),
+    "train-tower": ("training.tower", "train a vision tower for a fresh embedded model"),
 }
 
 
@@ -87,7 +88,7 @@ def _segment(options: argparse.Namespace) -> int:
     prediction = segmenter(photo, options.phrase, **chosen)
     _write(prediction, photo, options)
     if options.json:
-        from t4s import export
+        from t4s.imaging import export
 
         print(json.dumps(export.as_dict(prediction), ensure_ascii=False))
     else:
@@ -110,13 +111,13 @@ def _check_target(target: Path | None, photo: str) -> None:
 def _write(prediction: Prediction, photo: Image.Image, options: argparse.Namespace) -> None:
     try:
         if options.output is not None:
-            from t4s import export
+            from t4s.imaging import export
 
             options.output.write_bytes(export.mask_png(prediction.mask))
         if options.overlay is not None:
-            from t4s import render
+            from t4s.imaging import drawing
 
-            render.overlay(photo, prediction.masks).save(options.overlay)
+            drawing.overlay(photo, prediction.masks).save(options.overlay)
     except OSError as error:
         what = f"The output cannot be written ({error.strerror}: {error.filename})"
         raise QueryError(f"{what}; name another file.") from error

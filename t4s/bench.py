@@ -1,9 +1,9 @@
 """What costs what and how good it is, measured: one subcommand a question, each with its own --help.
 
-    python -m t4s.bench decoding --corpus folder:PHOTOS@val     # tokens, passes and seconds a mask
-    python -m t4s.bench refine --corpus folder:PHOTOS@val       # the refiners, side by side
-    python -m t4s.bench places --corpus places:PHOTOS@val       # phrases of place and size
-    python -m t4s.bench absent --corpus folder:PHOTOS@val       # from when on a thing is best called absent
+python -m t4s.bench decoding --dataset folder:PHOTOS@val     # tokens, passes and seconds a mask
+python -m t4s.bench refine --dataset folder:PHOTOS@val       # the refiners, side by side
+python -m t4s.bench places --dataset places:PHOTOS@val       # phrases of place and size
+python -m t4s.bench absent --dataset folder:PHOTOS@val       # from when on a thing is best called absent
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for question, help_text in QUESTIONS.items():
         command = commands.add_parser(question, help=help_text)
         if arguments[:1] == [question]:
-            module = import_module(f"t4s.bench_{question}")
+            module = import_module(f"t4s.evaluation.bench.{question}")
             command.description = module.__doc__.partition("\n\n")[0]
             module.add_arguments(command)
     options = parser.parse_args(arguments)

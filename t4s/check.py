@@ -1,4 +1,4 @@
-"""Look over a corpus before hours of training: every photo and mask is opened, and everything wrong is listed.
+"""Look over a dataset before hours of training: every photo and mask is opened, and everything wrong is listed.
 
     python t4s/check.py data.jsonl                          # or: t4s check data.jsonl
     python t4s/check.py PHOTOS --sheet seen.png             # a folder with an index.jsonl
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-    from t4s.corpora.jsonl import Line
-    from t4s.samples import Sample
+    from t4s.data.jsonl import Line
+    from t4s.records import Sample
 
 SHEET = "check.png"
 TILES, COLUMNS = 24, 6  # of the picture sheet
@@ -83,8 +83,8 @@ class Report:
 
 
 def arguments() -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("t4s check", description=__doc__, formatter_class=form)
+    config = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("t4s check", description=__doc__, formatter_class=config)
     add = parser.add_argument
     add(
         "data",
@@ -133,41 +133,41 @@ def check(data: str, split: str | None, limit: int | None, sheet: Path) -> int:
 
 def look(data: str, split: str | None) -> tuple[int, Iterator[Seen], list[str]]:
     """The number of photos, each photo (opened as it is asked for), and what is wrong with the index itself."""
-    from t4s.corpora import CorpusSpec, open_corpus
-    from t4s.corpora.folder import INDEX, FolderCorpus
+    from t4s.data.folder import INDEX, FolderDataset
+    from t4s.data.spec import DatasetSpec, open_dataset
     from t4s.errors import DataError
 
     if Path(data).is_file():
-        spec = CorpusSpec("jsonl", data)
+        spec = DatasetSpec("jsonl", data)
     elif (Path(data) / INDEX).is_file():
-        spec = CorpusSpec("folder", data)
+        spec = DatasetSpec("folder", data)
     elif Path(data).is_dir():
         raise DataError(f"The folder {data!r} holds no {INDEX}; name a .jsonl file, or a folder that has one.")
     else:
-        spec = CorpusSpec.parse(data)
+        spec = DatasetSpec.parse(data)
     split = split or spec.split or ("all" if spec.name in ("jsonl", "folder") else "train")
     if spec.name == "jsonl":
         return _lines(Path(spec.path), split)
     faults: list[DataError] = []
     if spec.name == "folder":
-        corpus = FolderCorpus(spec.path, split, faults)
+        dataset = FolderDataset(spec.path, split, faults)
     else:
-        corpus = open_corpus(CorpusSpec(spec.name, spec.path, split))
-    return len(corpus), (_photo(corpus, index) for index in range(len(corpus))), [str(fault) for fault in faults]
+        dataset = open_dataset(DatasetSpec(spec.name, spec.path, split))
+    return len(dataset), (_photo(dataset, index) for index in range(len(dataset))), [str(fault) for fault in faults]
 
 
-def _photo(corpus, index: int) -> Seen:
+def _photo(dataset, index: int) -> Seen:
     from t4s.errors import DataError, ImageError
 
     try:
-        return list(corpus[index]), []
+        return list(dataset[index]), []
     except (DataError, ImageError) as error:
         return [], [str(error)]
 
 
 def _lines(path: Path, split: str) -> tuple[int, Iterator[Seen], list[str]]:
     """A jsonl file, past its faulty lines."""
-    from t4s.corpora.jsonl import ALL, read
+    from t4s.data.jsonl import ALL, read
     from t4s.errors import DataError
 
     problems: list[str] = []
@@ -212,7 +212,7 @@ def _samples(lines: list[Line]) -> Seen:
 
 def _tile(samples: list[Sample]) -> tuple[str, Image.Image]:
     """One question of a photo, if possible one whose target is there: (caption, picture)."""
-    from t4s.render import overlay
+    from t4s.imaging.drawing import overlay
 
     sample = next((sample for sample in samples if not sample.absent), samples[0])
     masks = {label: sample.class_map == number for number, label in enumerate(sample.labels) if number}
@@ -224,7 +224,7 @@ def _tile(samples: list[Sample]) -> tuple[str, Image.Image]:
 
 def _write(tiles: list[tuple[str, Image.Image]], file: Path, title: str) -> None:
     from t4s.errors import DataError
-    from t4s.render import sheet
+    from t4s.imaging.drawing import sheet
 
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     try:

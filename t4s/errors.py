@@ -5,7 +5,7 @@
     ├── ImageError        a photo that cannot be read or is beyond the limits
     ├── QueryError        a phrase, a class list or an option that cannot be asked
     ├── CheckpointError   a model, adapter or refiner that is missing, foreign or does not fit
-    └── DataError         a corpus that is missing, broken or empty
+    └── DataError         a dataset that is missing, broken or empty
 
 Every message is a sentence that says what was given, what is allowed and what to do.
 """
@@ -46,4 +46,4 @@ class CheckpointError(T4SError):
 
 
 class DataError(T4SError, ValueError):
-    """A corpus that is missing, broken or empty."""
+    """A dataset that is missing, broken or empty."""

@@ -1,11 +1,11 @@
 """Measure a checkpoint on a data set.
 
-    python t4s/eval.py --corpus folder:PHOTOS@val                                         # the embedded checkpoint
-    python t4s/eval.py --checkpoint ID --corpus refcoco:PATH@val --refine edge --decoding fast
-    python t4s/eval.py --corpus ade20k:PATH@val --limit 200 --save predictions
-    python t4s/eval.py --corpus folder:PHOTOS@val --oracle grid --refine edge             # no model: the true grids
-    python t4s/eval.py --checkpoint ID --corpus vqa:FILE.jsonl                            # what it knows besides
-    torchrun --nproc_per_node 4 t4s/eval.py --checkpoint ID --corpus grefcoco:PATH@val
+    python t4s/eval.py --dataset folder:PHOTOS@val                                         # the embedded checkpoint
+    python t4s/eval.py --checkpoint ID --dataset refcoco:PATH@val --refine edge --decoding fast
+    python t4s/eval.py --dataset ade20k:PATH@val --limit 200 --save predictions
+    python t4s/eval.py --dataset folder:PHOTOS@val --oracle grid --refine edge             # no model: the true grids
+    python t4s/eval.py --checkpoint ID --dataset vqa:FILE.jsonl                            # what it knows besides
+    torchrun --nproc_per_node 4 t4s/eval.py --checkpoint ID --dataset grefcoco:PATH@val
 
 Every photo's answers are written down as soon as they are there, so a run that was stopped goes on where it was
 when the same command is given again. Answers are greedy, questions use the first template, and all scores are sums
@@ -25,33 +25,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t4s.answerers import Model, Oracle, Talker
-    from t4s.baselines import Averages
-    from t4s.corpora import Corpus
-    from t4s.corpora.vqa import VqaCorpus
-    from t4s.journal import Journal
+    from t4s.data.spec import Dataset
+    from t4s.data.vqa import VqaDataset
+    from t4s.evaluation.baselines import Averages
+    from t4s.evaluation.predictors import ChatPredictor, Model, Oracle
+    from t4s.evaluation.run_log import RunLog
+
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--corpus", required=True, metavar="NAME[:PATH][@SPLIT]", help="what to measure on (SPLIT: val unless named)")
+    add("--dataset", required=True, metavar="NAME[:PATH][@SPLIT]", help="what to measure on (SPLIT: val unless named)")
     add("--checkpoint", metavar="SRC", help="a folder or a Hub id (default: the embedded model)")
     add("--revision", help="of a Hub id")
     add("--refine", metavar="NAME", help="refiner (default: the checkpoint's own)")
     add("--decoding", default="fast", choices=("fast", "constrained", "free"))
     add("--oracle", choices=("grid", "mask"), help="score the true grids (refined) or the true masks, without a model")
     add("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of --oracle (16 16)")
-    add("--at-once", type=int, metavar="N",
-        help="names of a class list in one question (default: what the checkpoint does best, or all that fit)")
-    add("--limit", type=int, metavar="N", help="only N photos, evenly spaced over the corpus")
-    add("--min-cover", type=float, default=0.0, metavar="SHARE",
-        help="leave out targets that cover less than this share of the scored pixels (0.01: one percent)")  # fmt: skip
+    add(
+        "--classes-per-query",
+        type=int,
+        metavar="N",
+        help="names of a class list in one question (default: what the checkpoint does best, or all that fit)",
+    )
+    add("--limit", type=int, metavar="N", help="only N photos, evenly spaced over the dataset")
+    add(
+        "--min-cover",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="leave out targets that cover less than this share of the scored pixels (0.01: one percent)",
+    )
     add("--only", nargs="+", metavar="PHRASE", help="ask only these phrases, about the photos that have them")
-    add("--together", nargs="+", metavar="NAME",
-        help="ask for these names as one class list, of each photo that has one, in place of its phrases")  # fmt: skip
-    add("--other-words", action="store_true", help="also ask for each class by its plural and its synonyms")
-    add("--average-from", metavar="NAME[:PATH][@SPLIT]",
-        help="also score the class-average baseline: each class's mean grid over these photos")  # fmt: skip
+    add(
+        "--class-list",
+        nargs="+",
+        metavar="NAME",
+        help="ask for these names as one class list, of each photo that has one, in place of its phrases",
+    )
+    add("--synonyms", action="store_true", help="also ask for each class by its plural and its synonyms")
+    add(
+        "--mean-mask-baseline",
+        metavar="NAME[:PATH][@SPLIT]",
+        help="also score the class-average baseline: each class's mean grid over these photos",
+    )
     add("--out", type=Path, help="folder of the run: results.json and what a stopped run goes on from")
     add("--save", type=Path, metavar="DIR", help="write predictions (JSON lines, COCO RLE) and a picture sheet")
     add("--update-card", action="store_true", help="put the figures into a checkpoint folder's card and t4s.json")
@@ -78,42 +95,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
     """Answer what is not answered yet, then put all records together. None in every process but the first."""
-    from t4s.answerers import Model, Oracle, Talker
-    from t4s.corpora import CorpusSpec, open_corpus
-    from t4s.corpora.vqa import VqaCorpus
+    from t4s.data.spec import DatasetSpec, open_dataset
+    from t4s.data.vqa import VqaDataset
+    from t4s.evaluation.predictors import ChatPredictor, Model, Oracle
+    from t4s.evaluation.run_log import RunLog
     from t4s.hub import public
-    from t4s.journal import Journal
 
     started = time.perf_counter()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     check(options)
-    spec = CorpusSpec.parse(options.corpus)
+    spec = DatasetSpec.parse(options.dataset)
     split, words = spec.split or "val", spec.name == "vqa"
     if words:
         check_words(options)
-    corpus = VqaCorpus(spec.path, split) if words else open_corpus(spec, split)
-    asker = Talker(options) if words else Oracle(options) if options.oracle else Model(options)
+    dataset = VqaDataset(spec.path, split) if words else open_dataset(spec, split)
+    asker = ChatPredictor(options) if words else Oracle(options) if options.oracle else Model(options)
     settings = asker.settings | {
-        "corpus": public(options.corpus), "split": split, "limit": options.limit, "min_cover": options.min_cover,
-        "average_from": options.average_from and public(options.average_from), "other_words": options.other_words,
-        "only": options.only, "together": options.together,
-    }  # fmt: skip
+        "dataset": public(options.dataset),
+        "split": split,
+        "limit": options.limit,
+        "min_cover": options.min_cover,
+        "average_from": options.mean_mask_baseline and public(options.mean_mask_baseline),
+        "other_words": options.synonyms,
+        "only": options.only,
+        "together": options.class_list,
+    }
     folder = options.out or default_folder(settings)
-    private = {"state": asker.state, "photos": len(corpus), "saved": bool(options.save), "place": place_of(spec.path)}
-    journal = Journal(folder, settings | private, rank)
-    photos = chosen(len(corpus), options.limit)
-    answer_photos(options, corpus, photos[rank::world], asker, journal)
+    private = {"state": asker.state, "photos": len(dataset), "saved": bool(options.save), "place": place_of(spec.path)}
+    journal = RunLog(folder, settings | private, rank)
+    photos = chosen(len(dataset), options.limit)
+    answer_photos(options, dataset, photos[rank::world], asker, journal)
     if world > 1:
         wait_for_all()
     if rank:
         return None
-    return conclude(options, corpus, photos, settings, journal, time.perf_counter() - started)
+    return conclude(options, dataset, photos, settings, journal, time.perf_counter() - started)
 
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is loaded. QueryError, DataError."""
     from t4s.errors import DataError, QueryError
-    from t4s.refine import check_refiner
+    from t4s.refine.refiner import check_refiner
 
     if options.refine is not None:
         check_refiner(options.refine)
@@ -125,20 +147,24 @@ def check(options: argparse.Namespace) -> None:
         raise QueryError(f"--limit is {options.limit}; it is a number of photos, 1 or more.")
     if not 0 <= options.min_cover < 1:
         raise QueryError(f"--min-cover is {options.min_cover}; it is a share of the photo from 0 to below 1.")
-    if options.at_once is not None and options.at_once < 1:
-        raise QueryError(f"--at-once is {options.at_once}; it is a number of names, 1 or more.")
-    if options.together and (options.only or options.other_words):
-        raise QueryError("--together asks for its own names and nothing else; leave --only and --other-words out.")
-    if options.together and len(set(options.together)) < len(options.together):
-        raise QueryError(f"--together names one twice ({', '.join(options.together)}); name each once.")
-    if options.update_card and (options.only or options.together):
-        raise QueryError("--update-card takes figures over all phrases of a corpus; leave --only, --together or "
-                         "--update-card out.")  # fmt: skip
+    if options.classes_per_query is not None and options.classes_per_query < 1:
+        raise QueryError(f"--classes-per-query is {options.classes_per_query}; it is a number of names, 1 or more.")
+    if options.class_list and (options.only or options.synonyms):
+        raise QueryError("--class-list asks for its own names and nothing else; leave --only and --synonyms out.")
+    if options.class_list and len(set(options.class_list)) < len(options.class_list):
+        raise QueryError(f"--class-list names one twice ({', '.join(options.class_list)}); name each once.")
+    if options.update_card and (options.only or options.class_list):
+        raise QueryError(
+            "--update-card takes figures over all phrases of a dataset; leave --only, --class-list or "
+            "--update-card out."
+        )
     if options.update_card and options.oracle:
         raise QueryError("--update-card takes figures of a checkpoint, --oracle has none; leave one of the two out.")
     if options.update_card and options.checkpoint and not Path(options.checkpoint).is_dir():
-        raise QueryError(f"--update-card writes into a checkpoint's folder, and {options.checkpoint!r} is none here; "
-                         "download it, update its card, and push it with `python -m t4s.hub FOLDER ID`.")  # fmt: skip
+        raise QueryError(
+            f"--update-card writes into a checkpoint's folder, and {options.checkpoint!r} is none here; "
+            "download it, update its card, and push it with `python -m t4s.hub FOLDER ID`."
+        )
     for folder in (options.out, options.save):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; name a folder.")
@@ -150,30 +176,39 @@ def check_card(checkpoint: str | None) -> None:
     """Refuse a card without a place for figures now, and not after hours. CheckpointError."""
     from t4s import hub
     from t4s.assets import asset
-    from t4s.checkpoint import EMBEDDED
     from t4s.errors import CheckpointError
+    from t4s.models.checkpoint import EMBEDDED
 
     card = (Path(checkpoint) if checkpoint else asset(EMBEDDED)) / hub.CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     if not all(mark in text for mark in hub.FIGURES):
-        raise CheckpointError(f"{card} has no place for figures; write the lines {hub.FIGURES[0]} and {hub.FIGURES[1]} "
-                              "where they belong, or leave --update-card out.")  # fmt: skip
+        raise CheckpointError(
+            f"{card} has no place for figures; write the lines {hub.FIGURES[0]} and {hub.FIGURES[1]} "
+            "where they belong, or leave --update-card out."
+        )
 
 
 def check_words(options: argparse.Namespace) -> None:
     """Refuse what belongs to masks where there are none. QueryError."""
     from t4s.errors import QueryError
 
-    foreign = {"--oracle": options.oracle, "--refine": options.refine, "--min-cover": options.min_cover,
-               "--at-once": options.at_once, "--other-words": options.other_words, "--only": options.only,
-               "--together": options.together, "--average-from": options.average_from}  # fmt: skip
+    foreign = {
+        "--oracle": options.oracle,
+        "--refine": options.refine,
+        "--min-cover": options.min_cover,
+        "--classes-per-query": options.classes_per_query,
+        "--synonyms": options.synonyms,
+        "--only": options.only,
+        "--class-list": options.class_list,
+        "--mean-mask-baseline": options.mean_mask_baseline,
+    }
     given = [name for name, value in foreign.items() if value]
     if given:
-        raise QueryError(f"{given[0]} belongs to masks, and a vqa corpus has none; leave it out.")
+        raise QueryError(f"{given[0]} belongs to masks, and a vqa dataset has none; leave it out.")
 
 
 def place_of(path: str) -> str:
-    """A corpus's path in full: two data sets may well end in the same name."""
+    """A dataset's path in full: two data sets may well end in the same name."""
     return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
@@ -185,7 +220,7 @@ def chosen(total: int, limit: int | None) -> list[int]:
 
 def default_folder(settings: dict[str, Any]) -> Path:
     """eval-results/CHECKPOINT-CORPUS-REFINER-… below the current folder."""
-    names = ("checkpoint", "corpus", "refine", "decoding", "limit")
+    names = ("checkpoint", "dataset", "refine", "decoding", "limit")
     parts = [*(str(settings[name]) for name in names if settings.get(name))]
     parts += [*(settings["only"] or ()), *(settings["together"] or ())]
     return Path("eval-results") / "-".join("".join(c if c.isalnum() or c in "._+" else "_" for c in p) for p in parts)
@@ -194,21 +229,28 @@ def default_folder(settings: dict[str, Any]) -> Path:
 # --- answering
 
 
-def answer_photos(options: argparse.Namespace, corpus: Corpus | VqaCorpus, mine: Sequence[int],
-                  asker: Model | Oracle | Talker, journal: Journal) -> None:  # fmt: skip
+def answer_photos(
+    options: argparse.Namespace,
+    dataset: Dataset | VqaDataset,
+    mine: Sequence[int],
+    asker: Model | Oracle | ChatPredictor,
+    journal: RunLog,
+) -> None:
     """Every question about every photo of `mine` that has no record yet; one line a photo."""
     from tqdm import tqdm
 
-    from t4s.scoring import Running
+    from t4s.evaluation.scoring import Running
 
-    averages = train_averages(options.average_from, asker.shape, journal.folder) if options.average_from else None
+    averages = (
+        train_averages(options.mean_mask_baseline, asker.shape, journal.folder) if options.mean_mask_baseline else None
+    )
     done, running = journal.done(extras=bool(options.save)), Running()
     todo = [photo for photo in mine if photo not in done]
     quiet = int(os.environ.get("RANK", 0)) > 0
     bar = tqdm(todo, initial=len(mine) - len(todo), total=len(mine), unit="photo", disable=quiet)
     for photo in bar:
         started = time.perf_counter()
-        every = selected(options, corpus[photo])
+        every = selected(options, dataset[photo])
         questions = asked(options, every)
         records, saved = answered(asker, questions, averages, saving=bool(options.save))
         for record in records:
@@ -220,34 +262,38 @@ def answer_photos(options: argparse.Namespace, corpus: Corpus | VqaCorpus, mine:
 
 
 def selected(options: argparse.Namespace, every: Sequence[Any]) -> Sequence[Any]:
-    """The samples or questions of a photo that --only and --together leave, or make."""
-    from t4s.scoring import as_list
+    """The samples or questions of a photo that --only and --class-list leave, or make."""
+    from t4s.evaluation.scoring import as_list
 
-    if options.together:
-        together = as_list(every, options.together)
+    if options.class_list:
+        together = as_list(every, options.class_list)
         return () if together is None else (together,)
     return [one for one in every if options.only is None or one.query in options.only]
 
 
 def asked(options: argparse.Namespace, every: Sequence[Any]) -> list[tuple[Any, dict[str, Any]]]:
     """What is asked about a photo: its samples or questions, those in other words marked so in their records."""
-    from t4s.baselines import covers
-    from t4s.corpora.vqa import Question
-    from t4s.scoring import other_words
+    from t4s.data.vqa import Question
+    from t4s.evaluation.baselines import covers
+    from t4s.evaluation.scoring import other_words
 
     named = [one for one in every if isinstance(one, Question) or covers(one, options.min_cover)]
     questions: list[tuple[Any, dict[str, Any]]] = [(one, {}) for one in named]
-    if options.other_words:
+    if options.synonyms:
         questions += [(other, {"words": [kind, s.id]}) for s in named for kind, other in other_words(s)]
     return questions
 
 
-def answered(asker: Model | Oracle | Talker, questions: Sequence[tuple[Any, dict[str, Any]]],
-             averages: Averages | None, saving: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+def answered(
+    asker: Model | Oracle | ChatPredictor,
+    questions: Sequence[tuple[Any, dict[str, Any]]],
+    averages: Averages | None,
+    saving: bool,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The records of one photo's answers, and, with `saving`, the lines that --save writes of them."""
-    from t4s.corpora.vqa import Question
-    from t4s.report import saved_answer, saved_line
-    from t4s.scoring import score, score_answer
+    from t4s.data.vqa import Question
+    from t4s.evaluation.report import saved_answer, saved_line
+    from t4s.evaluation.scoring import score, score_answer
 
     records, saved = [], []
     answers = asker.answers([one for one, _ in questions]) if questions else ()
@@ -264,19 +310,19 @@ def answered(asker: Model | Oracle | Talker, questions: Sequence[tuple[Any, dict
 
 
 def train_averages(spec: str, shape: tuple[int, int], folder: Path) -> Averages:
-    """The class-average grids of a corpus, "train" unless it names a split; kept in the run's folder."""
+    """The class-average grids of a dataset, "train" unless it names a split; kept in the run's folder."""
     from tqdm import tqdm
 
-    from t4s.baselines import Averages
-    from t4s.corpora import open_corpus
-    from t4s.journal import write_whole
+    from t4s.data.spec import open_dataset
+    from t4s.evaluation.baselines import Averages
+    from t4s.evaluation.run_log import write_whole
 
     path = folder / "averages.json"
     if path.is_file():
         return Averages.from_json(path.read_text(encoding="utf-8"))
-    averages, corpus = Averages(shape), open_corpus(spec, "train")
-    for photo in tqdm(range(len(corpus)), desc="class averages", unit="photo", leave=False):
-        for sample in corpus[photo]:
+    averages, dataset = Averages(shape), open_dataset(spec, "train")
+    for photo in tqdm(range(len(dataset)), desc="class averages", unit="photo", leave=False):
+        for sample in dataset[photo]:
             averages.add(sample)
     write_whole(path, averages.to_json())
     return averages
@@ -294,21 +340,30 @@ def wait_for_all() -> None:
 # --- putting together
 
 
-def conclude(options: argparse.Namespace, corpus: Corpus | VqaCorpus, photos: Sequence[int], settings: dict[str, Any],
-             journal: Journal, seconds: float) -> dict[str, Any]:  # fmt: skip
+def conclude(
+    options: argparse.Namespace,
+    dataset: Dataset | VqaDataset,
+    photos: Sequence[int],
+    settings: dict[str, Any],
+    journal: RunLog,
+    seconds: float,
+) -> dict[str, Any]:
     """Records → results.json and results.md, the saved predictions, the card, and the tables on the screen."""
-    from t4s import hub, report
+    from t4s import hub
     from t4s.errors import QueryError
-    from t4s.journal import write_whole
-    from t4s.scoring import figures, timings
+    from t4s.evaluation import report
+    from t4s.evaluation.run_log import write_whole
+    from t4s.evaluation.scoring import figures, timings
 
     lines = journal.records(photos)
     records = [record for line in lines for record in line["answers"]]
     left_out = sum(line["left_out"] for line in lines)
-    named = options.only or options.together
+    named = options.only or options.class_list
     if named and not records and not left_out:
-        raise QueryError(f"No photo of {settings['corpus']} is asked for {', '.join(named)}; --only and --together "
-                         "take phrases as the corpus has them.")  # fmt: skip
+        raise QueryError(
+            f"No photo of {settings['dataset']} is asked for {', '.join(named)}; --only and --class-list "
+            "take phrases as the dataset has them."
+        )
     results = {"settings": settings, "versions": report.versions(), "photos": len(photos), "left_out": left_out}
     whole = {"seconds_a_question": sum(line["seconds"] for line in lines) / max(len(records), 1)}
     results |= figures(records) | {"timings": timings(records) | whole | {"last_start_seconds": seconds}}
@@ -318,28 +373,34 @@ def conclude(options: argparse.Namespace, corpus: Corpus | VqaCorpus, photos: Se
     write_whole(journal.folder / "results.md", "\n\n".join(every) + "\n")
     print(f"\n{tables}\n\n{journal.folder / 'results.json'}")
     if options.save:
-        save(options.save, corpus, photos, [line["answers"] for line in lines], journal, settings)
+        save(options.save, dataset, photos, [line["answers"] for line in lines], journal, settings)
     if options.update_card:
-        from t4s.checkpoint import find
+        from t4s.models.checkpoint import find
 
         folder = find(options.checkpoint)
-        print(hub.add_figures(folder, report.card_figures(results, settings["corpus"])))
+        print(hub.add_figures(folder, report.card_figures(results, settings["dataset"])))
         hub.add_names(folder, report.names_drawn(results))
     return results
 
 
-def save(folder: Path, corpus: Corpus, photos: Sequence[int], records: Sequence[Sequence[dict[str, Any]]],
-         journal: Journal, settings: dict[str, Any]) -> None:  # fmt: skip
+def save(
+    folder: Path,
+    dataset: Dataset,
+    photos: Sequence[int],
+    records: Sequence[Sequence[dict[str, Any]]],
+    journal: RunLog,
+    settings: dict[str, Any],
+) -> None:
     """predictions.jsonl, in the photos' order, and sheet.png."""
-    from t4s import report
-    from t4s.journal import write_whole
+    from t4s.evaluation import report
+    from t4s.evaluation.run_log import write_whole
 
     folder.mkdir(parents=True, exist_ok=True)
     saved = journal.extras(photos)
     lines = [json.dumps(line, ensure_ascii=False) for own in saved for line in own]
     write_whole(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
-    title = f"{settings['checkpoint']}, {settings['corpus']}, {settings['refine']}"
-    sheet = report.picture_sheet(corpus, photos, records, saved, title)
+    title = f"{settings['checkpoint']}, {settings['dataset']}, {settings['refine']}"
+    sheet = report.picture_sheet(dataset, photos, records, saved, title)
     if sheet is not None:
         sheet.save(folder / "sheet.png")
     print(folder / "predictions.jsonl")

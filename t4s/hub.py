@@ -1,7 +1,7 @@
 """A checkpoint's way to the Hub: the repository, the model card, one commit.
 
     repo_id = create("me/t4s-cells")                  # before training: no login, no right, no network end it here
-    write_card(folder, repo_id, corpora=["folder:PHOTOS"], settings={...}, figures=[Figure("cIoU", 0.71, ...)])
+    write_card(folder, repo_id, datasets=["folder:PHOTOS"], settings={...}, figures=[Figure("cIoU", 0.71, ...)])
     push(folder, repo_id)                             # everything in one commit; a failed one leaves all on disk
 
     python -m t4s.hub FOLDER ID                       # push again what could not be pushed
@@ -25,9 +25,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, EvalResul
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled as Offline
 
-from t4s.checkpoint import ADAPTER, EMBEDDED, FORMAT_FILE, Format
-from t4s.corpora import NAMES, PATHLESS, CorpusSpec
+from t4s.data.spec import NAMES, PATHLESS, DatasetSpec
 from t4s.errors import CheckpointError
+from t4s.models.checkpoint import ADAPTER, EMBEDDED, FORMAT_FILE, CheckpointConfig
 
 CARD = "README.md"
 SENT = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md", ".png", ".jpg")  # of the folder's own files
@@ -41,7 +41,7 @@ FIGURES = "<!-- figures -->", "<!-- end of figures -->"
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number: `metric` ("cIoU"), on what `data` (a corpus as it is written), over `count` samples."""
+    """One measured number: `metric` ("cIoU"), on what `data` (a dataset as it is written), over `count` samples."""
 
     metric: str
     value: float
@@ -50,6 +50,7 @@ class Figure:
 
 
 # --- the repository
+
 
 def create(repo_id: str, private: bool = False) -> str:
     """Make the model repository, or find that it is there and ours to write → its full id, "user/name".
@@ -65,8 +66,9 @@ def create(repo_id: str, private: bool = False) -> str:
     except REFUSED as error:
         raise CheckpointError(f"The repository {repo_id} cannot be used: {_why(error, api)}") from error
     if FORMAT_FILE not in files and any(name.endswith(".safetensors") for name in files):
-        raise CheckpointError(f"The repository {full} holds weights but no {FORMAT_FILE}, so it is another model; "
-                              "push to another id.")  # fmt: skip
+        raise CheckpointError(
+            f"The repository {full} holds weights but no {FORMAT_FILE}, so it is another model; push to another id."
+        )
     return full
 
 
@@ -87,8 +89,10 @@ def push(folder: str | Path, repo_id: str, message: str = "Upload a Text4Seg che
         commit = api.create_commit(repo_id, [*sent, *stale], commit_message=message)
     except REFUSED as error:
         again = shlex.join(["python", "-m", "t4s.hub", str(folder.resolve()), repo_id])
-        raise CheckpointError(f"The upload to {repo_id} failed: {_why(error, api)} Nothing is lost, the checkpoint is "
-                              f"in {folder}; to try again, run: {again}") from error  # fmt: skip
+        raise CheckpointError(
+            f"The upload to {repo_id} failed: {_why(error, api)} Nothing is lost, the checkpoint is "
+            f"in {folder}; to try again, run: {again}"
+        ) from error
     return commit.commit_url
 
 
@@ -113,14 +117,17 @@ def refuse_machine_paths(files: Iterable[Path]) -> None:
             for key in PATH_FIELDS if isinstance(content, dict) else ():
                 value = content.get(key)
                 if isinstance(value, str) and value != EMBEDDED and is_machine_path(value):
-                    raise CheckpointError(f"{file} names {key} by a path of this machine, {value!r}; push the model "
-                                          "merged, or name its base by a Hub id with --base-id.")  # fmt: skip
+                    raise CheckpointError(
+                        f"{file} names {key} by a path of this machine, {value!r}; push the model "
+                        "merged, or name its base by a Hub id with --base-id."
+                    )
 
 
 def is_machine_path(text: str) -> bool:
     """True for what can only be a path here: absolute, relative with dots, a home, Windows, or a folder that exists."""
-    return bool(text) and (text.startswith(("/", ".", "~")) or "\\" in text or PureWindowsPath(text).is_absolute()
-                           or Path(text).is_dir())  # fmt: skip
+    return bool(text) and (
+        text.startswith(("/", ".", "~")) or "\\" in text or PureWindowsPath(text).is_absolute() or Path(text).is_dir()
+    )
 
 
 def _why(error: BaseException, api: HfApi) -> str:
@@ -145,21 +152,29 @@ def _why(error: BaseException, api: HfApi) -> str:
 
 # --- the model card
 
-def write_card(folder: str | Path, repo_id: str, corpora: Sequence[str] = (),
-               settings: Mapping[str, object] | None = None, figures: Sequence[Figure] = (),
-               picture: str | None = None, license: str | None = None, notes: str = "") -> Path:  # fmt: skip
+
+def write_card(
+    folder: str | Path,
+    repo_id: str,
+    datasets: Sequence[str] = (),
+    settings: Mapping[str, object] | None = None,
+    figures: Sequence[Figure] = (),
+    picture: str | None = None,
+    license: str | None = None,
+    notes: str = "",
+) -> Path:
     """Write `README.md` over whatever is there (PEFT writes one that does not fit) → its path.
 
-    `corpora`: the specs trained on; `settings`: what a reader needs to train it again; `picture`: the name of a file in
+    `datasets`: the specs trained on; `settings`: what a reader needs to train it again; `picture`: the name of a file in
     `folder`; `license`: a Hub licence id, or None to say that it follows from the base and the data. Paths are cut to
     their last part: a machine's folders are nobody's business.
     """
     folder = Path(folder)
-    form = Format.read(folder)
+    config = CheckpointConfig.read(folder)
     if picture is not None and not (folder / picture).is_file():
         raise CheckpointError(f"The card's picture {picture!r} is not in {folder}; write it there first.")
-    head = _metadata(folder, form, repo_id, corpora, figures, license).to_yaml()
-    body = _text(folder, form, repo_id, corpora, settings or {}, figures, picture, license, notes)
+    head = _metadata(folder, config, repo_id, datasets, figures, license).to_yaml()
+    body = _text(folder, config, repo_id, datasets, settings or {}, figures, picture, license, notes)
     card = ModelCard(f"---\n{head}\n---\n\n{body}")
     path = folder / CARD
     path.write_text(str(card), encoding="utf-8")
@@ -176,8 +191,11 @@ def add_figures(folder: str | Path, figures: Sequence[Figure]) -> Path:
     _, found_too, after = rest.partition(FIGURES[1])
     if not (found and found_too):
         raise CheckpointError(f"{path} has no place for figures, the lines {FIGURES[0]} and {FIGURES[1]}; add them.")
-    old = [Figure(r.metric_name, r.metric_value, r.dataset_name, r.metric_args["samples"])
-           for r in card.data.eval_results or [] if r.metric_args]  # fmt: skip
+    old = [
+        Figure(r.metric_name, r.metric_value, r.dataset_name, r.metric_args["samples"])
+        for r in card.data.eval_results or []
+        if r.metric_args
+    ]
     figures = [Figure(f.metric, f.value, public(f.data), f.count) for f in figures]
     merged = list({(f.metric, f.data): f for f in (*old, *figures)}.values())
     card.data.model_name = card.data.model_name or Path(folder).name
@@ -189,13 +207,13 @@ def add_figures(folder: str | Path, figures: Sequence[Figure]) -> Path:
 
 def add_names(folder: str | Path, names: Mapping[str, float]) -> None:
     """Put {class name: IoU in [0, 1]} into the folder's `t4s.json`: the app offers the names that are drawn."""
-    form = Format.read(Path(folder))
-    known = form.metrics.get("names", {})
-    replace(form, metrics=form.metrics | {"names": known | names}).write(Path(folder))
+    config = CheckpointConfig.read(Path(folder))
+    known = config.metrics.get("names", {})
+    replace(config, metrics=config.metrics | {"names": known | names}).write(Path(folder))
 
 
 def public(text: str) -> str:
-    """A corpus spec or any word without this machine's folders: "folder:/home/x/CELLS@val" → "folder:CELLS@val".
+    """A dataset spec or any word without this machine's folders: "folder:/home/x/CELLS@val" → "folder:CELLS@val".
 
     Words may follow the spec: "folder:/home/x/CELLS*3, 32 photos".
     """
@@ -204,10 +222,10 @@ def public(text: str) -> str:
         return PureWindowsPath(text).name if is_machine_path(text) else text
     weighed = re.fullmatch(r"(.*\*[\d.]+)([, ].*)", text)  # else they would be read as its weight
     written, words = weighed.groups() if weighed else (text, "")
-    spec = CorpusSpec.parse(written)
+    spec = DatasetSpec.parse(written)
     if name == "hub" and not is_machine_path(spec.path):
         return text
-    folders = r"[^,=]+" if name in ("scenes", "emoji") else ".+"  # these two: PHOTOS,emoji=EMOJI,-rocket
+    folders = r"[^,=]+" if name == "scenes" else ".+"  # scenes take options: PHOTOS,-dog,scenes=60
     place = re.sub(folders, lambda folder: PureWindowsPath(folder[0]).name, spec.path)
     weight = f"*{spec.weight:g}" if spec.weight != 1 else ""
     return f"{name}:{place}" + (f"@{spec.split}" if spec.split else "") + weight + words
@@ -215,10 +233,16 @@ def public(text: str) -> str:
 
 def _result(figure: Figure) -> EvalResult:
     """`dataset_config` keeps the figures of one source from being filed under another's name."""
-    return EvalResult(task_type="image-segmentation", dataset_type="t4s", dataset_name=figure.data,
-                      dataset_config=figure.data, metric_type=figure.metric.lower().replace(" ", "_"),
-                      metric_name=figure.metric, metric_value=figure.value,
-                      metric_args={"samples": figure.count})  # fmt: skip
+    return EvalResult(
+        task_type="image-segmentation",
+        dataset_type="t4s",
+        dataset_name=figure.data,
+        dataset_config=figure.data,
+        metric_type=figure.metric.lower().replace(" ", "_"),
+        metric_name=figure.metric,
+        metric_value=figure.value,
+        metric_args={"samples": figure.count},
+    )
 
 
 def _table(figures: Sequence[Figure]) -> str:
@@ -228,49 +252,93 @@ def _table(figures: Sequence[Figure]) -> str:
     return "\n".join([FIGURES[0], "| figure | value | data | samples |", "|---|---|---|---|", *rows, FIGURES[1]])
 
 
-def _metadata(folder: Path, form: Format, repo_id: str, corpora: Sequence[str], figures: Sequence[Figure],
-              license: str | None) -> ModelCardData:  # fmt: skip
-    base = form.base_model
+def _metadata(
+    folder: Path,
+    config: CheckpointConfig,
+    repo_id: str,
+    datasets: Sequence[str],
+    figures: Sequence[Figure],
+    license: str | None,
+) -> ModelCardData:
+    base = config.base_model
     on_hub = bool(base) and base != EMBEDDED
-    hub_data = [spec.path for spec in map(CorpusSpec.parse, corpora)
-                if spec.name == "hub" and not is_machine_path(spec.path)]  # fmt: skip
+    hub_data = [
+        spec.path for spec in map(DatasetSpec.parse, datasets) if spec.name == "hub" and not is_machine_path(spec.path)
+    ]
     return ModelCardData(
-        license=license, library_name="t4s", pipeline_tag="image-segmentation",
+        license=license,
+        library_name="t4s",
+        pipeline_tag="image-segmentation",
         tags=["text4seg", "referring-segmentation"],
-        base_model=base if on_hub else None, datasets=hub_data or None, model_name=repo_id.rpartition("/")[2],
+        base_model=base if on_hub else None,
+        datasets=hub_data or None,
+        model_name=repo_id.rpartition("/")[2],
         base_model_relation=("adapter" if (folder / ADAPTER).is_file() else "finetune") if on_hub else None,
         eval_results=[_result(Figure(f.metric, f.value, public(f.data), f.count)) for f in figures] or None,
-    )  # fmt: skip
+    )
 
 
-def _text(folder: Path, form: Format, repo_id: str, corpora: Sequence[str], settings: Mapping[str, object],
-          figures: Sequence[Figure], picture: str | None, license: str | None, notes: str) -> str:  # fmt: skip
-    rows, columns = form.grid
-    base = form.base_model
+def _text(
+    folder: Path,
+    config: CheckpointConfig,
+    repo_id: str,
+    datasets: Sequence[str],
+    settings: Mapping[str, object],
+    figures: Sequence[Figure],
+    picture: str | None,
+    license: str | None,
+    notes: str,
+) -> str:
+    rows, columns = config.grid
+    base = config.base_model
     kind = "A LoRA adapter" if (folder / ADAPTER).is_file() else "A full model"
     of = {None: "", EMBEDDED: " on the checkpoint that comes with t4s"}.get(base, f" on `{base}`")
-    revision = f", revision `{form.base_revision}`" if form.base_revision else ""
-    trained = [f"- {public(spec)}" for spec in corpora] or ["- not stated"]
+    revision = f", revision `{config.base_revision}`" if config.base_revision else ""
+    trained = [f"- {public(spec)}" for spec in datasets] or ["- not stated"]
     values = [f"| {key} | {public(str(value))} |" for key, value in settings.items()]
     table = ["", "| setting | value |", "|---|---|", *values] if values else []
     terms = f"`{license}`" if license else "Not stated: the base model's terms and those of the training data apply."
-    return "\n".join([
-        f"# {repo_id.rpartition('/')[2]}", "",
-        f"{kind}{of}{revision} that segments a photo by writing text: a {rows}×{columns} grid of labels, run-length "
-        "encoded row by row (Text4Seg, arXiv 2410.09855), which a refiner turns into a pixel mask.", "",
-        *([f"![What it predicts, beside the truth]({picture})", ""] if picture else []),
-        *([notes, ""] if notes else []),
-        "## Use", "", "With t4s installed:", "", "```python",
-        "from t4s import Segmenter", "",
-        f'segment = Segmenter.from_pretrained("{repo_id}")',
-        'prediction = segment("photo.jpg", "the dog on the left")',
-        "print(prediction.present, prediction.score, prediction.box)",
-        "prediction.mask  # (height, width) bool", "```", "",
-        f"As a demo in a browser: `T4S_CHECKPOINT={repo_id} python app.py`", "",
-        "## Figures", "", _table(figures), "",
-        "## Training", "", "Data:", "", *trained, *table, "",
-        "## Licence", "", terms, "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"# {repo_id.rpartition('/')[2]}",
+            "",
+            f"{kind}{of}{revision} that segments a photo by writing text: a {rows}×{columns} grid of labels, run-length "
+            "encoded row by row (Text4Seg, arXiv 2410.09855), which a refiner turns into a pixel mask.",
+            "",
+            *([f"![What it predicts, beside the truth]({picture})", ""] if picture else []),
+            *([notes, ""] if notes else []),
+            "## Use",
+            "",
+            "With t4s installed:",
+            "",
+            "```python",
+            "from t4s import Segmenter",
+            "",
+            f'segment = Segmenter.from_pretrained("{repo_id}")',
+            'prediction = segment("photo.jpg", "the dog on the left")',
+            "print(prediction.present, prediction.score, prediction.box)",
+            "prediction.mask  # (height, width) bool",
+            "```",
+            "",
+            f"As a demo in a browser: `T4S_CHECKPOINT={repo_id} python app.py`",
+            "",
+            "## Figures",
+            "",
+            _table(figures),
+            "",
+            "## Training",
+            "",
+            "Data:",
+            "",
+            *trained,
+            *table,
+            "",
+            "## Licence",
+            "",
+            terms,
+            "",
+        ]
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

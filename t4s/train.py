@@ -1,8 +1,8 @@
 """Teach an image-text-to-text model to write masks as text, and publish what it has learnt.
 
-    python t4s/train.py --base ID --corpus jsonl:data.jsonl --out runs/mine --push-to-hub # LoRA on a pretrained model
-    python t4s/train.py --base t4s-tiny --corpus jsonl:data.jsonl --out runs/mine         # on the embedded checkpoint
-    python t4s/train.py --corpus synthetic --out runs/tiny                                # a fresh embedded model
+    python t4s/train.py --base ID --dataset jsonl:data.jsonl --out runs/mine --push-to-hub # LoRA on a pretrained model
+    python t4s/train.py --base t4s-tiny --dataset jsonl:data.jsonl --out runs/mine         # on the embedded checkpoint
+    python t4s/train.py --dataset synthetic --out runs/tiny                                # a fresh embedded model
     torchrun --nproc_per_node 4 t4s/train.py …                                            # or: accelerate launch
 
 --dry-run prints what would be done. There are three kinds of training, each with its own defaults: a model of the
@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
-    from t4s.backbone import Backbone
-    from t4s.cell_lesson import CellLesson
-    from t4s.corpora import Mixture
-    from t4s.validation import Result, Validation
+    from t4s.data.spec import Mixture
+    from t4s.evaluation.validation import Result, Validation
+    from t4s.models.vlm import VLM
+    from t4s.training.losses import CellLoss
 
 PROBED = 32  # draws that --dry-run looks at for samples that are too long
 SHOWN = 8  # training photos on the card's picture where there is no --validate
@@ -37,12 +37,12 @@ LOGGED = 20  # steps between two lines about the loss, in a long run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code: 0, or 2 after one sentence on stderr."""
-    from t4s import recipe
     from t4s.errors import T4SError
+    from t4s.training import arguments
 
-    options = recipe.arguments(__doc__).parse_args(argv)
+    options = arguments.arguments(__doc__).parse_args(argv)
     try:
-        recipe.check(options)
+        arguments.check(options)
         train(options)
     except T4SError as error:
         print(f"t4s train: {error}", file=sys.stderr)
@@ -54,7 +54,8 @@ def train(options: argparse.Namespace) -> None:
     """From the options to a checkpoint in --out, and on the Hub if asked. Raises T4SError."""
     import torch
 
-    from t4s import hub, learning
+    from t4s import hub
+    from t4s.training import trainer
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -66,11 +67,11 @@ def train(options: argparse.Namespace) -> None:
     if options.dry_run:
         return preview(session)
     options.out.mkdir(parents=True, exist_ok=True)
-    learning.check_room(options.out, session.trained)
+    trainer.check_room(options.out, session.trained)
     learner = learner_of(session)
-    state = learning.to_resume(options.out / "state") if options.resume else None
+    state = trainer.to_resume(options.out / "state") if options.resume else None
     learner.learn(state)
-    with learner.keeping():
+    with learner.explain_failures():
         if session.written != learner.state.global_step:  # resumed where nothing was left to train
             session.write(learner.state.global_step)
         result, seen = session.last_result()
@@ -102,17 +103,17 @@ def repository(options: argparse.Namespace) -> str:
 
 
 @dataclass
-class Session:
+class TrainingRun:
     """One run: what learns, from what, and how it is looked at. `adapted` is the PEFT model, None in full training."""
 
     options: argparse.Namespace
     kind: str
-    backbone: Backbone
+    vlm: VLM
     adapted: Any
     mixture: Mixture
     validation: Validation | None
     bf16: bool
-    lesson: CellLesson | None = None
+    lesson: CellLoss | None = None
     results: dict[int, Result] = field(default_factory=dict)
     learner: Any = None
     written: int | None = None  # the step of the checkpoint in --out
@@ -120,7 +121,7 @@ class Session:
     @property
     def trained(self):
         """The model whose weights change."""
-        return self.backbone.model if self.adapted is None else self.adapted
+        return self.vlm.model if self.adapted is None else self.adapted
 
     def saved(self, step: int) -> None:
         """After every state: the checkpoint in --out, and the evaluation."""
@@ -129,19 +130,19 @@ class Session:
             self.evaluate(step)
 
     def write(self, step: int) -> None:
-        from t4s import publishing
+        from t4s.training import saving
 
         if self.options.fsdp:
             self.learner.save_model(str(self.options.out))  # all processes together
             if self.learner.args.should_save:
-                publishing.complete(self.backbone, self.adapted, self.options.out)
+                saving.complete(self.vlm, self.adapted, self.options.out)
         elif self.learner.args.should_save:
-            publishing.write(self.backbone, self.adapted, self.options.out)
+            saving.write(self.vlm, self.adapted, self.options.out)
         self.written = step
 
     def evaluate(self, step: int) -> None:
         """Figures on the screen, in OUT/validation.jsonl and where --report-to says; OUT/validation/step-….png."""
-        result = self.validation.run(self.backbone, self.bf16, f"{self.options.validate}, step {step}")
+        result = self.validation.run(self.vlm, self.bf16, f"{self.options.validate}, step {step}")
         self.results[step] = result
         self.learner.log({f"eval_{name}": value for name, value in result.figures.items() if value is not None})
         if self.learner.args.should_save:
@@ -155,7 +156,7 @@ class Session:
 
     def last_result(self) -> tuple[Result | None, str]:
         """The evaluation of the finished model for the card, and of what; else a glance at photos it was trained on."""
-        from t4s.validation import Validation
+        from t4s.evaluation.validation import Validation
 
         if self.options.fsdp:
             return None, ""
@@ -164,8 +165,8 @@ class Session:
             if step not in self.results:
                 self.evaluate(step)
             return self.results[step], self.options.validate
-        shown = Validation(self.mixture.corpora[0], SHOWN, glance=True)
-        return shown.run(self.backbone, self.bf16), f"{self.options.corpus[0]}, which it was trained on"
+        shown = Validation(self.mixture.datasets[0], SHOWN, glance=True)
+        return shown.run(self.vlm, self.bf16), f"{self.options.dataset[0]}, which it was trained on"
 
     def too_long(self) -> int:
         """The questions of all processes that did not fit into the model's context since the run was started."""
@@ -174,66 +175,73 @@ class Session:
         return sum(gather_object([int(self.learner.data_collator.too_long)]))
 
 
-def prepare(options: argparse.Namespace) -> Session:
-    """Corpora and model, opened; every option resolved."""
+def prepare(options: argparse.Namespace) -> TrainingRun:
+    """Data sets and model, opened; every option resolved."""
     import torch
 
-    from t4s import learning, lora, recipe
-    from t4s.corpora import Mixture, open_corpus
-    from t4s.validation import Validation
+    from t4s.data.spec import Mixture, open_dataset
+    from t4s.evaluation.validation import Validation
+    from t4s.training import arguments, lora, trainer
 
-    mixture = Mixture.open(options.corpus)
+    mixture = Mixture.open(options.dataset)
     validation = None
     if options.validate:
-        validation = Validation(open_corpus(options.validate, "val"), options.validate_photos)
+        validation = Validation(open_dataset(options.validate, "val"), options.validate_photos)
     bf16 = mixed(options)
     torch.manual_seed(options.seed)
-    backbone = starting_point(options, mixture, bf16)
-    form, model = backbone.format, backbone.model
-    kind = recipe.kind(options, form.positions == "cells")
+    vlm = starting_point(options, mixture, bf16)
+    config, model = vlm.config, vlm.model
+    kind = arguments.kind(options, config.positions == "cells")
     world = int(os.environ.get("WORLD_SIZE", 1))
-    recipe.resolve(options, kind, model.config.model_type, len(mixture), not backbone.both_ways, world)
+    arguments.resolve(options, kind, model.config.model_type, len(mixture), not vlm.bidirectional_prefix, world)
     adapted = None
     if kind == "lora":
-        adapted = lora.attach(backbone, options.lora_rank, options.lora_alpha, options.lora_dropout,
-                              options.gradient_checkpointing)  # fmt: skip
+        adapted = lora.attach(
+            vlm, options.lora_rank, options.lora_alpha, options.lora_dropout, options.gradient_checkpointing
+        )
     else:
         if options.resume and not options.fsdp:
-            restore(backbone, learning.to_resume(options.out / "state"))
-        backbone.model.float().requires_grad_(True)
+            restore(vlm, trainer.to_resume(options.out / "state"))
+        vlm.model.float().requires_grad_(True)
         if options.freeze_tower is not False:
-            freeze(backbone, options.freeze_tower)
-    lesson = lesson_of(options, kind, backbone, bf16) if options.cells else None
+            freeze(vlm, options.freeze_tower)
+    lesson = lesson_of(options, kind, vlm, bf16) if options.cell_loss_data else None
     if lesson is not None:
-        backbone.format = replace(form, names=tuple(sorted({*form.names, *lesson.batches.table})))
-    return Session(options, kind, backbone, adapted, mixture, validation, bf16, lesson)
+        vlm.config = replace(config, names=tuple(sorted({*config.names, *lesson.batches.table})))
+    return TrainingRun(options, kind, vlm, adapted, mixture, validation, bf16, lesson)
 
 
-def lesson_of(options: argparse.Namespace, kind: str, backbone: Backbone, bf16: bool) -> CellLesson:
+def lesson_of(options: argparse.Namespace, kind: str, vlm: VLM, bf16: bool) -> CellLoss:
     """What --cells asks for. DataError if the model has no tower that could learn it."""
-    from t4s import cell_lesson
     from t4s.errors import DataError
+    from t4s.training import losses
 
     if kind != "embedded":
-        raise DataError("--cells teaches the embedded model's tower, and this training has another model or leaves the "
-                        "tower as it is; leave it out, or train t4s-tiny or a fresh model in full.")  # fmt: skip
-    corpus, rank = cell_lesson.labelled(options.cells), int(os.environ.get("RANK", 0))
-    return cell_lesson.CellLesson(backbone, corpus, options.seed, bf16, rank)
+        raise DataError(
+            "--cell-loss-data teaches the embedded model's tower, and this training has another model or leaves the "
+            "tower as it is; leave it out, or train t4s-tiny or a fresh model in full."
+        )
+    dataset, rank = losses.labelled(options.cell_loss_data), int(os.environ.get("RANK", 0))
+    return losses.CellLoss(vlm, dataset, options.seed, bf16, rank)
 
 
-def freeze(backbone: Backbone, stages: int | bool) -> None:
+def freeze(vlm: VLM, stages: int | bool) -> None:
     """Leave the vision tower as it is; of the embedded one, the body, or its first `stages`, where that is no bool."""
     from t4s.errors import DataError
 
-    tower = backbone.model.get_encoder("image")
+    tower = vlm.model.get_encoder("image")
     if stages is True:
-        tower.freeze() if backbone.format.positions == "cells" else tower.requires_grad_(False)
-    elif backbone.format.positions != "cells":
-        raise DataError(f"--freeze-tower {stages} counts stages of the embedded model's tower, and this base has "
-                        "another; leave the number out to freeze all of it.")  # fmt: skip
+        tower.freeze() if vlm.config.positions == "cells" else tower.requires_grad_(False)
+    elif vlm.config.positions != "cells":
+        raise DataError(
+            f"--freeze-tower {stages} counts stages of the embedded model's tower, and this base has "
+            "another; leave the number out to freeze all of it."
+        )
     elif not 1 <= stages <= len(tower.stages):
-        raise DataError(f"--freeze-tower is {stages}; the body has stages 1 to {len(tower.stages)}, and without a "
-                        "number all of them are meant.")  # fmt: skip
+        raise DataError(
+            f"--freeze-tower is {stages}; the body has stages 1 to {len(tower.stages)}, and without a "
+            "number all of them are meant."
+        )
     else:
         tower.freeze(stages)
 
@@ -246,114 +254,141 @@ def mixed(options: argparse.Namespace) -> bool:
     return options.precision == "bf16" or (options.precision == "auto" and on_gpu)
 
 
-def starting_point(options: argparse.Namespace, mixture: Mixture, bf16: bool) -> Backbone:
+def starting_point(options: argparse.Namespace, mixture: Mixture, bf16: bool) -> VLM:
     import torch
 
-    from t4s import recipe, starting
+    from t4s.models import create
+    from t4s.training import arguments
 
     grid = tuple(options.grid) if options.grid else None
     if not options.base:
-        names = {name for corpus in mixture.corpora for name in getattr(corpus, "names", ())}
-        return starting.fresh(names, grid or (16, 16), options.width, options.layers, options.seed, options.tower,
-                              options.image_size)  # fmt: skip
+        names = {name for dataset in mixture.datasets for name in getattr(dataset, "names", ())}
+        return create.fresh(
+            names, grid or (16, 16), options.width, options.layers, options.seed, options.tower, options.image_size
+        )
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if bf16 and device != "cpu" and not recipe.in_full(options) else torch.float32
-    return starting.base(options.base, options.base_revision, grid, options.image_size, dtype, device,
-                         options.quantize, options.base_id)  # fmt: skip
+    dtype = torch.bfloat16 if bf16 and device != "cpu" and not arguments.in_full(options) else torch.float32
+    return create.base(
+        options.base, options.base_revision, grid, options.image_size, dtype, device, options.quantize, options.base_id
+    )
 
 
-def restore(backbone: Backbone, state: Path) -> None:
+def restore(vlm: VLM, state: Path) -> None:
     """Put a state's weights into the model. Trainer alone would not: models whose saved names differ from
     their own (LLaVA's do) are resumed with their starting weights and a warning."""
     from transformers import AutoModelForImageTextToText
 
-    backbone.model = AutoModelForImageTextToText.from_pretrained(state)
+    vlm.model = AutoModelForImageTextToText.from_pretrained(state)
 
 
-def learner_of(session: Session):
+def learner_of(session: TrainingRun):
     """The Trainer, with the session watching it."""
     import torch
     from transformers import TrainingArguments
 
-    from t4s import learning
-    from t4s.collate import Collator
+    from t4s.training import trainer
+    from t4s.training.collator import Collator
 
     options, model = session.options, session.trained
     settings = TrainingArguments(
-        output_dir=str(options.out / "state"), max_steps=options.steps, per_device_train_batch_size=options.batch,
-        gradient_accumulation_steps=options.accumulate, learning_rate=options.lr, lr_scheduler_type="cosine",
-        warmup_steps=int(options.warmup * options.steps), logging_steps=max(1, min(LOGGED, options.steps // 10)),
-        save_steps=options.save_steps, save_total_limit=1, seed=options.seed, bf16=session.bf16,
-        report_to=options.report_to, run_name=options.out.resolve().name, remove_unused_columns=False,
-        max_grad_norm=learning.GRADIENT_NORM, use_cpu=not torch.cuda.is_available(),
-        activation_checkpointing=options.gradient_checkpointing, dataloader_num_workers=options.workers,
+        output_dir=str(options.out / "state"),
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch,
+        gradient_accumulation_steps=options.accumulate,
+        learning_rate=options.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(options.warmup * options.steps),
+        logging_steps=max(1, min(LOGGED, options.steps // 10)),
+        save_steps=options.save_steps,
+        save_total_limit=1,
+        seed=options.seed,
+        bf16=session.bf16,
+        report_to=options.report_to,
+        run_name=options.out.resolve().name,
+        remove_unused_columns=False,
+        max_grad_norm=trainer.GRADIENT_NORM,
+        use_cpu=not torch.cuda.is_available(),
+        activation_checkpointing=options.gradient_checkpointing,
+        dataloader_num_workers=options.workers,
         activation_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
         fsdp=options.fsdp or None,
-    )  # fmt: skip
+    )
 
     def optimizer(model) -> torch.optim.Optimizer:
         tower = None if session.adapted is not None else model.get_encoder("image")
-        groups = learning.parameter_groups(model, tower, options.lr, options.tower_lr, options.weight_decay)
-        return torch.optim.AdamW(groups, betas=(learning.BETA1, options.beta2))
+        groups = trainer.parameter_groups(model, tower, options.lr, options.vision_lr, options.weight_decay)
+        return torch.optim.AdamW(groups, betas=(trainer.BETA1, options.beta2))
 
-    batches = Collator(session.backbone, session.mixture, options.queries_per_image, options.seed)
-    watch = learning.Watch(session.saved, options.stop_after)
-    loss = learning.token_loss(session.backbone, options.full_row)
-    session.learner = learning.Learner(session.backbone, model, settings, batches, optimizer, loss, [watch],
-                                       session.lesson)  # fmt: skip
+    batches = Collator(session.vlm, session.mixture, options.queries_per_image, options.seed)
+    watch = trainer.SaveCallback(session.saved, options.stop_after)
+    loss = trainer.token_loss(session.vlm, options.empty_row_weight)
+    session.learner = trainer.SegTrainer(
+        session.vlm, model, settings, batches, optimizer, loss, [watch], session.lesson
+    )
     return session.learner
 
 
 # --- before and after
 
 
-def preview(session: Session) -> None:
+def preview(session: TrainingRun) -> None:
     """--dry-run: the resolved settings, what is trained, and one sample as the model reads it."""
-    from t4s import recipe
-    from t4s.collate import IGNORE, Collator
-    from t4s.render import grid_picture
+    from t4s.imaging.drawing import grid_picture
+    from t4s.training import arguments
+    from t4s.training.collator import IGNORE, Collator
 
-    options, form, backbone = session.options, session.backbone.format, session.backbone
+    options, config, vlm = session.options, session.vlm.config, session.vlm
     weights = list(session.trained.parameters())
     count, learnt = (sum(w.numel() for w in some) for some in (weights, [w for w in weights if w.requires_grad]))
     facts = {
-        "corpora": ", ".join(options.corpus), "photos": len(session.mixture), "base": options.base or "fresh",
-        "grid": f"{form.grid[0]}×{form.grid[1]}", "image-size": form.image_size, "positions": form.positions,
-        "precision": "bf16" if session.bf16 else "fp32", "trained": f"{learnt:,} of {count:,} parameters",
-        **recipe.settings(options, session.kind),
-    }  # fmt: skip
+        "datasets": ", ".join(options.dataset),
+        "photos": len(session.mixture),
+        "base": options.base or "fresh",
+        "grid": f"{config.grid[0]}×{config.grid[1]}",
+        "image-size": config.image_size,
+        "positions": config.positions,
+        "precision": "bf16" if session.bf16 else "fp32",
+        "trained": f"{learnt:,} of {count:,} parameters",
+        **arguments.settings(options, session.kind),
+    }
     for name, value in facts.items():
         print(f"{name:18} {value}")
-    batches = Collator(backbone, session.mixture, options.queries_per_image, options.seed)
+    batches = Collator(vlm, session.mixture, options.queries_per_image, options.seed)
     row, sample = batches.rows(0)[0], batches.samples(0)[0]
     taught = sum(label != IGNORE for label in row.labels)
     long, every = batches.refused(range(PROBED))
-    print(f"{'sample':18} {len(row.ids)} tokens, {taught} of them learnt; {long} of {every} questions drawn are too "
-          "long\n")  # fmt: skip
-    print(spelled(backbone, row.ids))
+    print(
+        f"{'sample':18} {len(row.ids)} tokens, {taught} of them learnt; {long} of {every} questions drawn are too "
+        "long\n"
+    )
+    print(spelled(vlm, row.ids))
     options.out.mkdir(parents=True, exist_ok=True)
-    grid_picture(sample.grid(form.grid), sample.image).save(options.out / "sample.png")
+    grid_picture(sample.grid(config.grid), sample.image).save(options.out / "sample.png")
     print(f"\n{options.out / 'sample.png'}: its photo and the first answer")
 
 
-def spelled(backbone: Backbone, ids: Sequence[int]) -> str:
+def spelled(vlm: VLM, ids: Sequence[int]) -> str:
     """Token ids as text, the photo's run of tokens as one word."""
     runs = [(token, len(list(same))) for token, same in groupby(ids)]
-    parts = [f"{backbone.piece(token)}{f'×{length}' if token == backbone.image_token else ''}"
-             * (1 if token == backbone.image_token else length) for token, length in runs]  # fmt: skip
+    parts = [
+        f"{vlm.piece(token)}{f'×{length}' if token == vlm.image_token else ''}"
+        * (1 if token == vlm.image_token else length)
+        for token, length in runs
+    ]
     return "".join(parts)
 
 
-def conclude(session: Session, repo_id: str, result: Result | None, seen: str, push: bool) -> None:
+def conclude(session: TrainingRun, repo_id: str, result: Result | None, seen: str, push: bool) -> None:
     """The card with its picture, and, to `push` it, a checkpoint that others can load."""
-    from t4s import publishing, recipe
+    from t4s.training import arguments, saving
 
     options = session.options
-    if push and session.adapted is not None and publishing.must_be_merged(session.backbone.format):
-        publishing.merge(options.out)
-    settings = recipe.settings(options, session.kind)
-    publishing.describe(options.out, repo_id, options.corpus, settings, result, seen, session.validation is not None,
-                        options.license)  # fmt: skip
+    if push and session.adapted is not None and saving.must_be_merged(session.vlm.config):
+        saving.merge(options.out)
+    settings = arguments.settings(options, session.kind)
+    saving.describe(
+        options.out, repo_id, options.dataset, settings, result, seen, session.validation is not None, options.license
+    )
     print(f"Saved {options.out}")
 
 

@@ -68,24 +68,26 @@ def true_masks(examples: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
-def fresh_backbone():
+def fresh_vlm():
     """A small model of the embedded architecture with random weights, a 4×4 grid and cell-aligned positions."""
     import torch
 
-    from t4s import tiny
-    from t4s.backbone import Backbone
-    from t4s.checkpoint import Format
+    from t4s.models.checkpoint import CheckpointConfig
+    from t4s.models.tiny import architecture
+    from t4s.models.vlm import VLM
 
     grid = (4, 4)
-    processor = tiny.processor(["dog", "cat", "potted plant"], grid)
+    processor = architecture.processor(["dog", "cat", "potted plant"], grid)
     torch.manual_seed(0)
-    model = tiny.model(processor, grid, width=64, layers=2, heads=2, tower_width=32).eval().requires_grad_(False)
+    model = (
+        architecture.model(processor, grid, width=64, layers=2, heads=2, tower_width=32).eval().requires_grad_(False)
+    )
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):  # with the usual small weights all photos would look alike
             torch.nn.init.kaiming_normal_(module.weight)
-    form = Format(grid=grid, image_size=grid[0] * tiny.PATCH, question=tiny.QUESTION, answer=tiny.ANSWER,
-                  class_question=tiny.CLASS_QUESTION, positions="cells", refiner="none")  # fmt: skip
-    return Backbone(model, processor, form)
+    config = CheckpointConfig(grid=grid, image_size=grid[0] * architecture.PATCH, question=architecture.QUESTION, answer=architecture.ANSWER,
+                  class_question=architecture.CLASS_QUESTION, positions="cells", refiner="none")  # fmt: skip
+    return VLM(model, processor, config)
 
 
 @pytest.fixture(scope="session")

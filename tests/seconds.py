@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.sync_api import Browser
-from screenshots import ROOT, visited
 
-from t4s import showcase
+from t4s.app import examples
+from tests.screenshots import ROOT, visited
 
 SECOND = {"person": "dog"}  # phrase: the one that is asked after it; "person" after all others
 WATCH = """() => {
@@ -56,7 +56,7 @@ def measured(browser: Browser, url: str, photo: Path, phrases: list[str]) -> lis
 
 def examples(browser: Browser, url: str) -> Iterator[tuple[str, str, list[float]]]:
     """(photo, phrase, four numbers: for the phrase and for the second one), example by example."""
-    for name, phrase in showcase.EXAMPLES:
+    for name, phrase in examples.EXAMPLES:
         photo = ROOT / "assets" / "examples" / name
         yield name, phrase, measured(browser, url, photo, [phrase, SECOND.get(phrase, "person")])
 
@@ -76,7 +76,7 @@ def main() -> None:
     from t4s import Segmenter
 
     with visited(Segmenter.from_pretrained(device="cpu")) as (browser, url):
-        name, phrase = showcase.EXAMPLES[0]
+        name, phrase = examples.EXAMPLES[0]
         measured(browser, url, ROOT / "assets" / "examples" / name, ["something else"])
         print(table(list(examples(browser, url))))
     print(f"\nSeconds, with {torch.get_num_threads()} threads of torch on {os.cpu_count()} processors.")

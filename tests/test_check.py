@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t4s import check, export
-from t4s.corpora.jsonl import JsonlCorpus
+from t4s import check
+from t4s.data.jsonl import JsonlDataset
+from t4s.imaging import export
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = np.zeros((20, 30), bool)
@@ -147,7 +148,7 @@ def test_the_sheet_shows_the_whole_corpus(folder):
     path = written(folder, *[GOOD | {"image": f"{number}.png"} for number in range(60)])
     assert check.main([path]) == 0
     colours = {colour for _, colour in Image.open(folder / "check.png").getcolors(1 << 24)}
-    assert len(JsonlCorpus(path)) == 60
+    assert len(JsonlDataset(path)) == 60
     found = [number for number in range(60) if (number * 4, 0, 0) in colours]
     assert len(found) == check.TILES and found[0] == 0 and found[-1] == 59
     assert (230, 159, 0) in colours

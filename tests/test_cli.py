@@ -214,7 +214,7 @@ def answers(monkeypatch):
             door.asked.append(source)
             return lambda photo, phrase, **options: door.asked.append((photo.size, phrase, options)) or door.prediction
 
-    monkeypatch.setitem(sys.modules, "t4s.segmenter", types.SimpleNamespace(Segmenter=Segmenter))
+    monkeypatch.setitem(sys.modules, "t4s.segmenter.segmenter", types.SimpleNamespace(Segmenter=Segmenter))
     return door
 
 
@@ -253,8 +253,8 @@ def test_mending_is_said(answers, photo: str, capsys):
 
 def test_errors_of_the_other_commands_are_sentences_too(monkeypatch, capsys):
     def train(argv):
-        raise DataError(f"There is no corpus {argv[0]!r}; name another.")
+        raise DataError(f"There is no dataset {argv[0]!r}; name another.")
 
     monkeypatch.setitem(sys.modules, "t4s.train", types.SimpleNamespace(main=train))
     assert main(["train", "nothing"]) == 2
-    assert capsys.readouterr().err == "t4s: There is no corpus 'nothing'; name another.\n"
+    assert capsys.readouterr().err == "t4s: There is no dataset 'nothing'; name another.\n"

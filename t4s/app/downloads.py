@@ -1,0 +1,156 @@
+"""What can be carried home: every download format in one table, and the ZIP of a batch. Knows no gradio."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t4s.imaging import drawing, export
+from t4s.imaging.loading import open_photo
+from t4s.records import Prediction
+
+COLUMNS = (
+    "file",
+    "phrase",
+    "present",
+    "score",
+    "area",
+    "x0",
+    "y0",
+    "x1",
+    "y1",
+    "tokens",
+    "passes",
+    "faults",
+    "mask",
+    "error",
+)
+
+_SCRATCH = tempfile.TemporaryDirectory(prefix="t4s-")  # gone with the process; who serves a file keeps its own copy
+
+
+def place(name: str) -> Path:
+    """A path for a new file of this name, in a folder of its own; folders older than an hour go."""
+    for folder in Path(_SCRATCH.name).iterdir():
+        if time.time() - folder.stat().st_mtime > 3600:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=_SCRATCH.name)) / name
+
+
+def _json(data: Any) -> bytes:
+    return json.dumps(data, ensure_ascii=False, indent=1).encode()
+
+
+def _coco(answer: Prediction, path: str) -> bytes:
+    return _json(export.coco_json([(Path(path).name, answer.mask.shape, answer.masks)]))
+
+
+def _svg(answer: Prediction, path: str) -> bytes:
+    return export.svg(answer.masks, answer.mask.shape, drawing.label_colours(answer.grid.labels)).encode()
+
+
+def _labelme(answer: Prediction, path: str) -> bytes:
+    return _json(export.labelme(answer.masks, Path(path).name, answer.mask.shape))
+
+
+# key: (what the button says, the file's name, how its bytes are made from an answer and the photo's path)
+FILES: dict[str, tuple[str, str, Callable[[Prediction, str], bytes]]] = {
+    "mask": ("Mask PNG", "{stem}.mask.png", lambda answer, path: export.mask_png(answer.mask)),
+    "cutout": ("Cut-out PNG", "{stem}.cutout.png",
+               lambda answer, path: export.cutout_png(open_photo(path), answer.mask)),
+    "coco": ("COCO", "{stem}.coco.json", _coco),
+    "geojson": ("GeoJSON", "{stem}.geojson", lambda answer, path: _json(export.geojson(answer.masks))),
+    "labelme": ("LabelMe", "{stem}.json", _labelme),
+    "svg": ("SVG", "{stem}.svg", _svg),
+    "text": ("Text", "{stem}.seg.txt", lambda answer, path: answer.text.encode()),
+    "grid": ("Grid JSON", "{stem}.grid.json",
+             lambda answer, path: _json(export.grid_dict(answer.grid, answer.confidence))),
+}  # fmt: skip
+
+
+def make(kind: str, answer: Prediction, path: str) -> tuple[str, bytes]:
+    """(file name, contents) of one of FILES, for the photo at `path`."""
+    _, name, build = FILES[kind]
+    return name.format(stem=Path(path).stem), build(answer, path)
+
+
+@dataclass
+class ResultsZip:
+    """A ZIP that grows answer by answer: masks/*.png, coco.json and results.csv. `rows` are the CSV's, as dicts.
+
+    One file that cannot be read is a row with an `error`, and the rest goes on.
+    """
+
+    path: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    _coco: export.CocoSet = field(default_factory=export.CocoSet)
+    _taken: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._zip = zipfile.ZipFile(self.path, "w", zipfile.ZIP_STORED)  # PNGs do not shrink any further
+
+    def add(self, photo: str, answers: list[Prediction]) -> None:
+        """The answers to all phrases on one photo; `photo` is its file name."""
+        masks: dict[str, np.ndarray] = {}
+        for answer in answers:
+            name = self._mask_name(photo, str(answer.query))
+            self._zip.writestr(name, export.mask_png(answer.mask))
+            masks |= answer.masks or {str(answer.query): answer.mask}
+            corners = dict(zip(("x0", "y0", "x1", "y1"), answer.box or (None,) * 4, strict=True))
+            row = {
+                "file": photo,
+                "phrase": answer.query,
+                "present": answer.present,
+                "score": round(answer.score, 4),
+                "area": int(answer.mask.sum()),
+                "tokens": answer.stats.get("tokens"),
+                "passes": answer.stats.get("forwards"),
+                "faults": len(answer.faults),
+                "mask": name,
+                "error": "",
+            } | corners
+            self.rows.append(row)
+        if answers:
+            self._coco.add(photo, answers[0].mask.shape, masks)
+
+    def fail(self, photo: str, reason: str) -> None:
+        """A photo that could not be answered for, and why."""
+        self.rows.append(dict.fromkeys(COLUMNS) | {"file": photo, "error": reason})
+
+    def close(self) -> Path:
+        """Writes the two lists and ends the ZIP."""
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS)
+        writer.writeheader()
+        writer.writerows({key: _tame(value) for key, value in row.items()} for row in self.rows)
+        self._zip.writestr("results.csv", table.getvalue().encode("utf-8-sig"))
+        self._zip.writestr("coco.json", _json(self._coco.as_dict()))
+        self._zip.close()
+        return self.path
+
+    def _mask_name(self, photo: str, phrase: str) -> str:
+        """A plain file name that no other mask of this ZIP has; names are untrusted and never paths."""
+        parts = (re.sub(r"[^\w.-]+", "_", part).strip("._")[:60] for part in (Path(photo).stem, phrase))
+        plain = "__".join(part or "unnamed" for part in parts)
+        name, more = f"masks/{plain}.png", 2
+        while name.casefold() in self._taken:
+            name, more = f"masks/{plain}-{more}.png", more + 1
+        self._taken.add(name.casefold())
+        return name
+
+
+def _tame(value: Any) -> Any:
+    """A cell that a spreadsheet would run as a formula becomes text."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

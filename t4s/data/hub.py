@@ -1,0 +1,86 @@
+"""A data set of the Hub, or any folder that `datasets` loads: the fields of a jsonl dataset as columns.
+
+    image   an Image column
+    query   the phrase
+    mask    an Image column (every value above 0 is meant), or COCO run lengths, or polygons; null if absent
+    absent  optional: true where there is no mask
+    box     optional, as in `jsonl`
+
+Every row is one photo with one question. `t4s check hub:ID` looks at all of them. Needs the package
+`datasets`. Nothing that a data set brings along is run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t4s.data.jsonl import Line, line_of
+from t4s.errors import DataError
+from t4s.records import Sample
+
+COLUMNS = ("image", "query", "mask", "absent", "box")
+
+
+class HubDataset:
+    """The rows of one split of the data set `path`, in its order; the split "all" has every split's.
+
+    Raises DataError if it cannot be loaded, has no such split, or lacks a column.
+    """
+
+    def __init__(self, path: str, split: str = "train"):
+        self.name, self.source = f"hub:{path}@{split}", path.rstrip("/").rsplit("/", 1)[-1]
+        self.rows = _loaded(path, split)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Sample, ...]:
+        """The one question of row `index`. Raises DataError naming data set, row and column."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        line = self._line(index)
+        return (line.sample(line.photo(), self.source),)
+
+    def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """Row `index`, `count` times: there is nothing to choose from."""
+        return self[index] * count
+
+    def _line(self, index: int) -> Line:
+        row = {column: value for column, value in self.rows[index].items() if value is not None}
+        for column in ("image", "mask"):
+            if isinstance(row.get(column), dict) and "bytes" in row[column]:
+                row[column] = row[column]["bytes"] or row[column]["path"]  # not decoded: open_photo has the limits
+        return line_of(row, f"{self.name}, row {index}", index, Path())
+
+
+def _loaded(path: str, split: str) -> Any:
+    """The `datasets.Dataset` of one split, its images as bytes."""
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise DataError('The hub dataset needs the package "datasets"; install it: pip install datasets') from error
+    try:
+        rows = datasets.load_dataset(path, split=None if split == "all" else split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"The data set {path!r} has no split {split!r} that can be loaded ({error}); check its id, "
+            "the name of the split and the network."
+        ) from error
+    if split == "all":
+        rows = datasets.concatenate_datasets(list(rows.values()))
+    columns = rows.column_names
+    if missing := [column for column in ("image", "query") if column not in columns]:
+        raise DataError(
+            f"The data set {path!r} has no column {' and '.join(missing)}; its columns are "
+            f"{', '.join(columns)}, and image, query and mask or absent are needed."
+        )
+    rows = rows.select_columns([column for column in COLUMNS if column in columns])
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+        elif column == "image":
+            raise DataError(f"The column image of {path!r} holds {feature}; it must be an Image column of `datasets`.")
+    return rows

@@ -1,0 +1,242 @@
+"""Composed scenes of coloured shapes: seeded, with exact masks. What the tests and a user without photos train on.
+
+    synthetic                        10,000 scenes to train on; @val and @test are 300 others
+    synthetic:heart                  only scenes that hold a heart (of several shapes: at least one of them)
+    synthetic:-heart                 no heart, neither drawn nor named: kept out of training
+    synthetic:-arrow,-crescent       none of several
+    synthetic:heart,scenes=60,seed=7,size=320       60 scenes, other ones, 320 pixels wide and high
+
+Scene i is a pure function of (seed, split, options, i): a background (colour gradient, soft noise, stripes or checks)
+and one to six shapes over it, the nearer ones hiding up to a third of those behind. A pixel belongs to the nearest
+shape that covers at least half of it.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import zlib
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from t4s.data.scenes.phrasing import Instance
+from t4s.data.scenes.staging import SPLITS, Scene, behind, evaluation_samples, stage_rng, training_sample
+from t4s.errors import DataError
+from t4s.records import Sample
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent", "arrow", "hexagon")
+# hue in degrees, saturation and value in [0, 1]: each from a range, far enough from the others that no word is in doubt
+COLOURS = {
+    "red": ((354, 364), (0.80, 1.0), (0.75, 0.95)), "orange": ((24, 33), (0.85, 1.0), (0.92, 1.0)),
+    "yellow": ((52, 60), (0.75, 1.0), (0.92, 1.0)), "green": ((105, 140), (0.60, 1.0), (0.45, 0.80)),
+    "blue": ((212, 236), (0.75, 1.0), (0.65, 1.0)), "purple": ((270, 285), (0.60, 0.9), (0.45, 0.75)),
+    "pink": ((325, 340), (0.30, 0.5), (0.95, 1.0)), "brown": ((20, 30), (0.60, 0.8), (0.30, 0.45)),
+    "black": ((0, 360), (0.00, 0.2), (0.00, 0.12)), "white": ((0, 360), (0.00, 0.04), (0.95, 1.0)),
+    "grey": ((0, 360), (0.00, 0.05), (0.45, 0.60)),
+}  # fmt: skip
+MAX_SHAPES = 6
+RADII = (0.06, 0.26)  # of the side: half the width of a shape
+CONTRAST = 60  # least distance in RGB between a shape's colour and the background around it
+SHEEN = 12  # in RGB: a shape is lit from one side, by so much
+FINER = 4  # shapes are drawn this much finer, then averaged
+
+
+class SyntheticDataset:
+    """`scenes` scenes of `image_size`². `wanted`: each scene holds one of these shapes; `unwanted`: none of these."""
+
+    def __init__(
+        self,
+        scenes: int | None = None,
+        seed: int = 0,
+        image_size: int = 256,
+        split: str = "train",
+        wanted: Sequence[str] = (),
+        unwanted: Sequence[str] = (),
+    ):
+        if split not in SPLITS:
+            raise DataError(f"Composed scenes have no split {split!r}; the splits are {', '.join(SPLITS)}.")
+        for shape in (*wanted, *unwanted):
+            if shape not in SHAPES:
+                raise DataError(f"Composed scenes have no shape {shape!r}; the shapes are {', '.join(SHAPES)}.")
+        self.names = tuple(shape for shape in SHAPES if shape not in unwanted)
+        if set(wanted) & set(unwanted) or len(self.names) < 2:
+            raise DataError(
+                f"Composed scenes cannot hold {', '.join(wanted) or 'anything'} without "
+                f"{', '.join(unwanted)}; want and refuse different shapes and leave two."
+            )
+        for key, value, least in (("scenes", scenes, 1), ("seed", seed, 0), ("size", image_size, 32)):
+            if value is not None and value < least:
+                raise DataError(f"Composed scenes have {key}={value}; it is at least {least}.")
+        self.scenes = SPLITS[split] if scenes is None else scenes
+        self.seed, self.image_size, self.split, self.wanted = seed, image_size, split, tuple(wanted)
+        self.name = "synthetic" + f":{','.join([*wanted, *('-' + s for s in unwanted)])}".rstrip(":") + f"@{split}"
+        self._key = (seed, zlib.crc32(f"{split}|{self.wanted}|{self.names}|{image_size}".encode()))
+
+    @classmethod
+    def from_options(cls, options: str, split: str = "train", seed: int = 0) -> SyntheticDataset:
+        """`options`: shapes, shapes after a minus, and `scenes=`, `seed=`, `size=`, in any order, with commas."""
+        numbers: dict[str, int | None] = {"scenes": None, "seed": seed, "size": 256}
+        shapes = []
+        for word in filter(None, (part.strip() for part in options.split(","))):
+            key, is_number, value = word.partition("=")
+            if not is_number:
+                shapes.append(word)
+            elif key not in numbers or not value.isdecimal():
+                raise DataError(
+                    f"Composed scenes have no option {word!r}; write scenes=N, seed=N, size=N, a shape, or "
+                    "a shape after a minus to leave it out."
+                )
+            else:
+                numbers[key] = int(value)
+        wanted = [shape for shape in shapes if not shape.startswith("-")]
+        unwanted = [shape[1:] for shape in shapes if shape.startswith("-")]
+        return cls(numbers["scenes"], numbers["seed"], numbers["size"], split, wanted, unwanted)
+
+    def __len__(self) -> int:
+        return self.scenes
+
+    def _rng(self, index: int, purpose: int) -> np.random.Generator:
+        return stage_rng(self._key, index, self.scenes, purpose)
+
+    def scene(self, index: int) -> Scene:
+        """Scene `index`: always the same picture."""
+        rng = self._rng(index, 0)
+        names = [str(name) for name in rng.choice(self.names, int(rng.integers(1, MAX_SHAPES + 1)))]
+        if len(names) > 1 and rng.random() < 0.6:  # several of a shape, for phrases that tell them apart
+            names[1] = names[0]
+        if self.wanted and not set(self.wanted) & set(names):
+            names[int(rng.integers(len(names)))] = str(rng.choice(self.wanted))
+        first = next((k for k, name in enumerate(names) if name in self.wanted), 0)
+        names.insert(0, names.pop(first))  # the first to be placed always finds room
+        return compose(names, self.names, self.image_size, rng)
+
+    def __getitem__(self, index: int) -> tuple[Sample, ...]:
+        """Every shape by its name, one phrase of each other kind that the scene allows, one class list."""
+        return evaluation_samples(self.scene(index), f"{self.name}/{index}", "synthetic", self._rng(index, 1))
+
+    def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """`count` random questions about scene `index`: any kind of phrase (see `phrasing`) or a class list."""
+        scene = self.scene(index)
+        return tuple(training_sample(scene, f"{self.name}/{index}", "synthetic", rng) for _ in range(count))
+
+
+def compose(names: Sequence[str], vocabulary: Sequence[str], side: int, rng: np.random.Generator) -> Scene:
+    """Shapes of these names over a background; one that finds no room after some tries is left out, never the first.
+
+    Most shapes share three colours, so that the colour alone or the shape alone does not tell them apart.
+    """
+    picture = background(side, rng)
+    shared = rng.choice(list(COLOURS), 3, replace=False)
+    kept: list[str] = []
+    colours: list[str] = []
+    wholes: list[np.ndarray] = []
+    seen: list[np.ndarray] = []
+    for name in names:
+        for _ in range(20):
+            colour = str(rng.choice(shared if rng.random() < 0.8 else list(COLOURS)))
+            rgb, radius = shade(colour, rng), np.exp(rng.uniform(*np.log(RADII)))
+            x, y = rng.uniform(1.1 * radius, 1 - 1.1 * radius, 2)
+            cover, at = draw_shape(name, x * side, y * side, radius * side, rng, side)
+            mask = np.zeros((side, side), bool)
+            mask[at] = cover >= 0.5
+            rest = behind(seen, wholes, mask)
+            merges = any(c == colour and (w & mask).any() for c, w in zip(colours, wholes, strict=True))
+            if rest is not None and not merges and np.abs(picture[at][mask[at]].mean(0) - rgb).max() > CONTRAST:
+                break
+        else:
+            if colours:
+                continue
+        kept.append(name)
+        seen, wholes, colours = [*(rest or ()), mask], [*wholes, mask], [*colours, colour]
+        light = np.linspace(-SHEEN, SHEEN, len(cover), dtype=np.float32)[:: rng.choice((-1, 1)), None, None]
+        picture[at] += cover[..., None] * (rgb + light - picture[at])
+    picture += np.float32(rng.uniform(0, 6)) * rng.standard_normal(picture.shape, np.float32)
+    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    instances = tuple(map(Instance.of, kept, colours, seen, wholes))
+    return Scene(
+        image, instances, np.stack(seen), tuple(name for name in vocabulary if name not in kept), complete=True
+    )
+
+
+def shade(colour: str, rng: np.random.Generator) -> np.ndarray:
+    """A random RGB (3,) float32 in [0, 255] that everyone would call `colour`."""
+    hue, saturation, value = (rng.uniform(*span) for span in COLOURS[colour])
+    return 255 * np.array(colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value), np.float32)
+
+
+def background(side: int, rng: np.random.Generator) -> np.ndarray:
+    """(side, side, 3) float32 around [0, 255]: a gradient, soft noise, sometimes stripes or checks."""
+    y, x = (np.mgrid[:side, :side] / side).astype(np.float32)
+    turn = np.float32(rng.uniform(0, 2 * np.pi))
+    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    first, second = rng.uniform(20, 235, (2, 3)).astype(np.float32)
+    picture = first + (np.clip(along, -1, 1)[..., None] + 1) / 2 * (second - first)
+    cells = int(rng.integers(2, 24))
+    soft = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8)).resize((side, side), Image.BICUBIC)
+    picture += np.float32(rng.uniform(0, 0.35)) * (np.asarray(soft, np.float32) - 128)
+    pattern, count = rng.random(), np.float32(2 * np.pi * rng.uniform(3, 12))
+    if pattern < 0.4:  # stripes; half of them crossed into checks
+        bands = np.sin(count * along)
+        bands = np.sign(bands * np.sin(count * across)) if pattern < 0.2 else bands
+        picture += np.float32(rng.uniform(8, 24)) * bands[..., None]
+    return picture
+
+
+def draw_shape(
+    name: str, x: float, y: float, radius: float, rng: np.random.Generator, side: int
+) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """A shape with this centre and radius (pixels) → a window and how much of each of its pixels is covered, in [0, 1].
+
+    Turned at random; a square, a triangle, a cross and a heart stay nearly upright.
+    """
+    limit = {"square": 15, "heart": 20, "triangle": 20, "cross": 15}.get(name, 180)
+    turn = np.radians(rng.uniform(-limit, limit))
+    spin = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    left, top = max(int(x - 1.5 * radius), 0), max(int(y - 1.5 * radius), 0)
+    right, bottom = min(int(x + 1.5 * radius) + 2, side), min(int(y + 1.5 * radius) + 2, side)
+    canvas = Image.new("L", (FINER * (right - left), FINER * (bottom - top)))
+    pen = ImageDraw.Draw(canvas)
+    for fill, outline in outlines(name):
+        points = (outline @ spin * radius + (x - left, y - top)) * FINER
+        pen.polygon([tuple(point) for point in points.tolist()], fill=fill)
+    cover = np.asarray(canvas.reduce(FINER), np.float32) / 255
+    return cover, (slice(top, bottom), slice(left, right))
+
+
+@cache
+def outlines(name: str) -> tuple[tuple[int, np.ndarray], ...]:
+    """What to fill (255) and what to cut out of it (0), as polygons (n, 2) around (0, 0), radius 1, y downwards."""
+    around = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    disc = np.stack([np.cos(around), np.sin(around)], 1)
+    match name:
+        case "circle":
+            shape = [(255, disc)]
+        case "ring":
+            shape = [(255, disc), (0, 0.55 * disc)]
+        case "crescent":
+            shape = [(255, disc), (0, 0.85 * disc + (0.5, -0.15))]
+        case "square":
+            shape = [(255, 0.85 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float))]
+        case "triangle":
+            shape = [(255, np.array([(0, -1), (0.95, 0.8), (-0.95, 0.8)]))]
+        case "hexagon":
+            shape = [(255, disc[::12])]
+        case "star":
+            tips = np.arange(10) * np.pi / 5
+            shape = [(255, np.stack([np.sin(tips), -np.cos(tips)], 1) * np.where(np.arange(10) % 2, 0.42, 1)[:, None])]
+        case "cross":
+            arm = [(-0.33, -1), (0.33, -1), (0.33, -0.33)]
+            quarter = np.array([[0, 1], [-1, 0]])  # clockwise on the screen
+            shape = [(255, np.concatenate([np.array(arm) @ np.linalg.matrix_power(quarter, k) for k in range(4)]))]
+        case "arrow":
+            half = [(0, -1), (0.75, -0.1), (0.28, -0.1), (0.28, 1)]
+            shape = [(255, np.array([*half, *((-x, y) for x, y in half[::-1])]))]
+        case "heart":
+            wide = 16 * np.sin(around) ** 3
+            high = 13 * np.cos(around) - 5 * np.cos(2 * around) - 2 * np.cos(3 * around) - np.cos(4 * around)
+            shape = [(255, np.stack([wide, -high - 2.5], 1) / 16)]
+        case _:
+            raise ValueError(f"no outline for {name!r}; the shapes are {', '.join(SHAPES)}")
+    return tuple(shape)

@@ -1,0 +1,199 @@
+"""Data sets: photos with questions and true answers, whatever files they come from.
+
+    dataset = open_dataset("folder:PHOTOS@val")       # NAME[:PATH][@SPLIT][*WEIGHT]
+    dataset[0]                                       # the evaluation samples of photo 0, always the same
+    dataset.draw(0, np.random.default_rng(7), 2)     # two random training samples of photo 0
+
+    training = Mixture.open(["folder:PHOTOS*3", "synthetic*1"])
+    training.draw(np.random.default_rng([0, 41]), 2)    # three times in four from PHOTOS
+
+PATH is a folder or file, a data set's id for `hub`, and options for `synthetic` (`scenes` takes some after
+a comma); SPLIT is "train" unless given; WEIGHT is how often a mixture draws from this dataset, relative to the other
+weights (1 unless given), whatever the number of photos. A PATH that ends in `@word` or `*number` needs its SPLIT or
+WEIGHT spelled out after it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from t4s.errors import DataError
+from t4s.records import Sample
+
+NAMES = (
+    "synthetic",
+    "scenes",
+    "places",
+    "folder",
+    "jsonl",
+    "coco",
+    "hub",
+    "refcoco",
+    "refcoco+",
+    "refcocog",
+    "grefcoco",
+    "ade20k",
+    "pc59",
+    "voc20",
+    "cocostuff",
+    "vqa",
+)
+PATHLESS = ("synthetic",)
+FORM = "NAME[:PATH][@SPLIT][*WEIGHT]"
+
+_SPEC = re.compile(r"(?P<name>[^:@*]*)(?::(?P<path>.*?))?(?:@(?P<split>[\w-]*))?(?:\*(?P<weight>[^*@:/\\]*))?", re.S)
+
+
+class Dataset(Protocol):
+    """What every dataset is. `len` counts photos; both ways in share one image object among a photo's samples."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Sample, ...]:
+        """The evaluation samples of one photo: deterministic. IndexError past the end."""
+        ...
+
+    def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """`count` training samples of one photo, drawn with `rng`."""
+        ...
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A dataset as it is written on a command line. `path` is "" and `split` is None where not given."""
+
+    name: str
+    path: str = ""
+    split: str | None = None
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> DatasetSpec:
+        """`NAME[:PATH][@SPLIT][*WEIGHT]` → DatasetSpec. DataError says which part is wrong and what is allowed."""
+        parts = _SPEC.fullmatch(text)
+        if parts is None:
+            raise DataError(f"The dataset {text!r} cannot be read; write {FORM}.")
+        name, path, split = parts["name"], parts["path"] or "", parts["split"]
+        if name not in NAMES:
+            raise DataError(
+                f"The dataset {text!r} begins with the name {name!r}; write {FORM} with one of "
+                f"{', '.join(NAMES)} as NAME."
+            )
+        if not path and name not in PATHLESS:
+            raise DataError(f"The dataset {text!r} says not where its data is; write {name}:PATH.")
+        if split == "":
+            raise DataError(f"The dataset {text!r} has an @ with no split after it; write a split such as @val.")
+        return cls(name, path, split, _weight(parts["weight"], text))
+
+
+def _weight(given: str | None, text: str) -> float:
+    try:
+        weight = 1.0 if given is None else float(given)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise DataError(f"The dataset {text!r} has the weight {given!r}; a weight is a number above 0, such as *0.5.")
+    return weight
+
+
+def open_dataset(spec: str | DatasetSpec, split: str = "train", seed: int = 0) -> Dataset:
+    """Open what `spec` names; `split` is used where the spec names none, `seed` by composed scenes alone.
+
+    DataError if the spec cannot be read, the data is missing or broken, or the split holds no photo.
+    """
+    spec = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
+    dataset = _open(spec, spec.split or split, seed)
+    if not len(dataset):
+        raise DataError(
+            f"The dataset {spec.name}:{spec.path} has no photo in the split {spec.split or split!r}; "
+            "name another split with @SPLIT or check the data."
+        )
+    return dataset
+
+
+def _open(spec: DatasetSpec, split: str, seed: int) -> Dataset:
+    """Each dataset is imported when it is asked for: some need packages that others do not."""
+    match spec.name:
+        case "synthetic":
+            from t4s.data.scenes.synthetic import SyntheticDataset
+
+            return SyntheticDataset.from_options(spec.path, split, seed)
+        case "scenes":
+            from t4s.data.scenes.composed import SceneDataset
+
+            return SceneDataset.from_options(spec.path, split, seed)
+        case "places":
+            from t4s.data.scenes.places import PlacesDataset
+
+            return PlacesDataset(spec.path, split)
+        case "folder":
+            from t4s.data.folder import FolderDataset
+
+            return FolderDataset(spec.path, split)
+        case "jsonl":
+            from t4s.data.jsonl import JsonlDataset
+
+            return JsonlDataset(spec.path, split)
+        case "coco":
+            from t4s.data.coco import CocoDataset
+
+            return CocoDataset(spec.path, split)
+        case "hub":
+            from t4s.data.hub import HubDataset
+
+            return HubDataset(spec.path, split)
+        case "refcoco" | "refcoco+" | "refcocog" | "grefcoco":
+            from t4s.data.refcoco import RefCocoDataset
+
+            return RefCocoDataset(spec.name, spec.path, split)
+        case "ade20k" | "pc59" | "voc20" | "cocostuff":
+            from t4s.data.semantic import SemanticDataset
+
+            return SemanticDataset(spec.name, spec.path, split)
+        case "vqa":  # its records are no `Sample`
+            raise DataError(
+                f"The dataset vqa:{spec.path} holds questions and no masks; t4s/eval.py alone takes it, to "
+                "measure how a checkpoint answers them."
+            )
+        case _:
+            raise DataError(f"There is no dataset {spec.name!r}; the names are {', '.join(NAMES)}.")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several datasets to train on, each with the share `weight / sum of weights` of what is drawn."""
+
+    datasets: tuple[Dataset, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.datasets or len(self.datasets) != len(self.weights):
+            raise DataError(
+                f"A mixture needs one weight a dataset and at least one dataset; got {len(self.datasets)} "
+                f"datasets and {len(self.weights)} weights."
+            )
+
+    @classmethod
+    def open(cls, specs: Iterable[str], split: str = "train", seed: int = 0) -> Mixture:
+        parsed = [DatasetSpec.parse(spec) for spec in specs]
+        return cls(tuple(open_dataset(spec, split, seed) for spec in parsed), tuple(spec.weight for spec in parsed))
+
+    def __len__(self) -> int:
+        """The number of photos of all datasets."""
+        return sum(map(len, self.datasets))
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """`count` samples of one photo: first a dataset by weight, then one of its photos, all alike likely unless the
+        dataset has a `pick` of its own."""
+        weights = np.asarray(self.weights) / sum(self.weights)
+        dataset = self.datasets[int(rng.choice(len(self.datasets), p=weights))]
+        pick = getattr(dataset, "pick", None)
+        return dataset.draw(pick(rng) if pick else int(rng.integers(len(dataset))), rng, count)

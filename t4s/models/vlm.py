@@ -1,0 +1,297 @@
+"""One checkpoint at work: what goes into the model, and one answer's place in its cache.
+
+The one place that knows processors, chat templates, position ids and model families; training uses it too.
+
+A prompt is cut in two: the *prefix* (everything up to and including the photo) and the *suffix* (the question and
+the generation prompt). The prefix's key-value cache is computed once per photo and copied for every phrase, so
+two photos or two phrases never share state. Where the photo sees the question too ("bidirectional_prefix"), the photo's features
+are kept instead. The answer is tokenised in three parts (before, inside and after the body), here and nowhere else.
+
+Position ids are "sequence" (0, 1, 2, …, or what the family computes for its images) or "cells" (of the
+embedded model: every answer token has a constant distance from the image token of the next cell to be written).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import DynamicCache
+
+from t4s import lexicon, prompts
+from t4s.errors import CheckpointError
+from t4s.models.checkpoint import CheckpointConfig
+
+SUREST = 4  # cells whose cell_similarity to a name is looked at
+
+
+def cells_written(pieces: Iterable[str], cells: int) -> list[int]:
+    """For each piece of an answer, the cells that the text up to and including it has written, at most `cells`.
+
+    A count is the number behind a `*`; digits read so far count as it, so a number may span pieces.
+    """
+    written, closed, count, counting = [], 0, 0, False
+    for piece in pieces:
+        for character in piece:
+            if character == "*":
+                closed, count, counting = closed + count, 0, True
+            elif counting and character.isascii() and character.isdigit():
+                count = min(count * 10 + int(character), cells)
+            elif counting and not (character == " " and count == 0):
+                closed, count, counting = closed + count, 0, False
+        written.append(min(closed + count, cells))
+    return written
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """A photo that the model has seen: its pixels (h, w, 3) uint8 and the prefix's key-value cache."""
+
+    photo: np.ndarray
+    ids: tuple[int, ...]
+    cache: DynamicCache
+    next_position: int
+    features: dict[str, Any] | None = None  # of a photo that sees the question too, in place of the cache
+
+    @property
+    def nbytes(self) -> int:
+        """What keeping it costs, in bytes."""
+        kept = [part for layer in self.cache.layers for part in (layer.keys, layer.values)]
+        if self.features:
+            kept += self.features["image"].pooler_output
+        return self.photo.nbytes + sum(part.nbytes for part in kept)
+
+
+class VLM:
+    """Processor, model and format of one checkpoint."""
+
+    def __init__(self, model, processor, config: CheckpointConfig):
+        self.model, self.processor, self.config = model, processor, config
+        self.tokenizer = processor.tokenizer
+        self.image_token = model.config.image_token_id
+        self.bare = model.config.model_type == "paligemma"  # no chat template: its processor adds what is needed
+        self.bidirectional_prefix = (
+            self.bare or config.bidirectional_prefix
+        )  # photo and question see each other: no prefix to keep
+        tiles = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
+        self.one_tile = {name: False for name in tiles if hasattr(processor.image_processor, name)}
+        self.known = frozenset(word for name in config.names for word in lexicon.words_for(name))
+        self._pieces: dict[int, str] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def cells(self) -> int:
+        return self.config.grid[0] * self.config.grid[1]
+
+    # What goes in
+
+    def question(self, query: str | tuple[str, ...]) -> str:
+        template = self.config.question if isinstance(query, str) else self.config.class_question
+        return prompts.question(template, query)
+
+    def chat(self, question: str) -> str:
+        """The prompt as text: one photo, the question, and the turn handed to the model."""
+        if self.bare:
+            return f"{self.processor.image_token}{self.tokenizer.bos_token}{question}\n"
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def text_ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def suffix(self, question: str) -> list[int]:
+        """The tokens behind the photo: the question and the generation prompt."""
+        ids = self.tokenizer(self.chat(question), add_special_tokens=False)["input_ids"]
+        return ids[len(ids) - ids[::-1].index(self.image_token) :]
+
+    def look(self, image: Image.Image) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """A photo → (the processor's tensors, the prefix's tokens). The photo is squashed to the model's square."""
+        size = self.config.image_size
+        square = image.resize((size, size), Image.Resampling.BICUBIC)
+        question = self.question("others")
+        text = self.processor.image_token + question if self.bare else self.chat(question)
+        inputs = dict(self.processor(images=[square], text=[text], return_tensors="pt", **self.one_tile))
+        ids = inputs.pop("input_ids")[0].tolist()
+        for name in ("attention_mask", "token_type_ids", "mm_token_type_ids", "labels"):
+            inputs.pop(name, None)
+        suffix = self.suffix(question)
+        if ids[-len(suffix) :] != suffix:
+            raise CheckpointError("This model's chat template puts text that depends on the photo behind it.")
+        return inputs, ids[: -len(suffix)]
+
+    def answer_ids(self, body: str = "", template: str | None = None) -> tuple[list[int], list[int], list[int]]:
+        """The answer's tokens before, inside and after the body, each tokenised on its own; the end token closes it."""
+        before, after = prompts.split_answer(template or self.config.answer)
+        return self.text_ids(before), self.text_ids(body), [*self.text_ids(after), self.tokenizer.eos_token_id]
+
+    # Positions
+
+    def piece(self, token: int) -> str:
+        if token not in self._pieces:
+            self._pieces[token] = self.tokenizer.decode([token])
+        return self._pieces[token]
+
+    def prefix_positions(self, ids: Sequence[int]) -> list[int]:
+        """ "cells": image token k has position k, anything else of the prefix lies out of the way."""
+        if self.config.positions == "sequence":
+            return list(range(len(ids)))
+        image, other, positions = 0, 4 * self.cells, []
+        for token in ids:
+            positions.append(image if token == self.image_token else other)
+            image, other = image + (token == self.image_token), other + (token != self.image_token)
+        return positions
+
+    def suffix_positions(self, length: int, start: int) -> list[int]:
+        """`start`: the position after the prefix, in "sequence" order."""
+        first = start if self.config.positions == "sequence" else 5 * self.cells
+        return list(range(first, first + length))
+
+    def answer_positions(self, ids: Sequence[int], start: int) -> list[int]:
+        """`ids`: the whole answer so far. "cells": a constant plus the cells written."""
+        if self.config.positions == "sequence":
+            return list(range(start, start + len(ids)))
+        return [self.cells + n for n in cells_written(map(self.piece, ids), self.cells)]
+
+    # Running
+
+    @torch.inference_mode()
+    def encode(self, image: Image.Image) -> EncodedImage:
+        """Runs the prefix through the model once."""
+        inputs, ids = self.look(image)
+        cache = DynamicCache()
+        inputs = {
+            name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
+        if self.bidirectional_prefix:
+            seen = self.model.get_image_features(inputs["pixel_values"])
+            return EncodedImage(
+                np.asarray(image), tuple(ids), cache, self.position_ids(ids, inputs)[1], {"image": seen}
+            )
+        positions, after = self.position_ids(ids, inputs)
+        positions = positions[..., None, :].to(self.device)
+        self.model(
+            input_ids=torch.tensor([ids], device=self.device),
+            position_ids=positions,
+            cache=cache,
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.device),
+            use_cache=True,
+            logits_to_keep=1,
+            **inputs,
+        )
+        return EncodedImage(np.asarray(image), tuple(ids), cache, after)
+
+    @torch.inference_mode()
+    def cell_similarity(self, encoded: EncodedImage, query: str | tuple[str, ...]) -> float:
+        """How much the photo's surest cells look like the name asked for, of several names the likest: in [-1, 1], the
+        mean cosine of the SUREST likest cells and the mean embedding of the word's tokens.
+
+        0 where that says nothing: for names that this checkpoint's cells were not taught (`CheckpointConfig.names`), and for
+        phrases that say more than a name.
+        """
+        words = [lexicon.bare(one) for one in ([query] if isinstance(query, str) else query)]
+        if not encoded.features or not self.known.issuperset(words):
+            return 0.0
+        embeddings = self.model.get_input_embeddings().weight
+        vectors = torch.stack([embeddings[self.text_ids(f" {word}")].float().mean(0) for word in words])
+        cells = F.normalize(encoded.features["image"].pooler_output[0].float().reshape(self.cells, -1), dim=1)
+        alike = cells @ F.normalize(vectors, dim=1).T
+        return float(alike.topk(min(SUREST, self.cells), dim=0).values.mean(0).max())
+
+    def first_token_ids(self, labels: Sequence[str]) -> list[int]:
+        """The first token of each label: what an answer says where a run of it begins."""
+        return [self.text_ids(label)[0] for label in labels]
+
+    def cell_logits(self, hidden_states: Sequence[torch.Tensor], cells: int) -> torch.Tensor:
+        """(B, cells, V) logits: what each of the photo's cells, which come first, would say if a run began there.
+
+        Read where the last layer looks when it writes the answer, at its input. hidden_states: (B, T, width) of every
+        layer.
+        """
+        read = self.model.get_decoder().norm(hidden_states[-2][:, :cells])
+        return self.model.get_output_embeddings()(read)
+
+    def position_ids(self, ids: Sequence[int], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+        """The prefix's position ids (n,), or (3, n) where a family has time, row and column; and the next one."""
+        if self.bare:  # counted from 1
+            return torch.arange(1, len(ids) + 1), len(ids) + 1
+        of_family = getattr(self.model.model, "get_rope_index", None)
+        if of_family is None:
+            return torch.tensor(self.prefix_positions(ids)), len(ids)
+        tokens = torch.tensor([ids])
+        kinds = (tokens == self.image_token).int()
+        positions, _ = of_family(tokens, mm_token_type_ids=kinds, image_grid_thw=inputs["image_grid_thw"].cpu())
+        return positions[:, 0], int(positions.max()) + 1
+
+    def begin(self, encoded: EncodedImage, query: str | tuple[str, ...]) -> DecoderState:
+        """The question and the answer's opening go in with one pass; the body comes next."""
+        return DecoderState(self, encoded, self.suffix(self.question(query)), self.answer_ids()[0])
+
+
+class DecoderState:
+    """One answer under way: a `CausalDecoder` for the loops of `decoding.py`. `fed` are the body's tokens; `said`
+    (cells, V) the logits of the photo's cells, where the checkpoint lets them count (`CheckpointConfig.cell_fusion_weight`), else None.
+    """
+
+    def __init__(self, vlm: VLM, encoded: EncodedImage, suffix: list[int], opening: list[int]):
+        self.vlm, self.opening = vlm, opening
+        self.cache = copy.deepcopy(encoded.cache)
+        self.start = encoded.next_position + len(suffix)
+        self.length = len(encoded.ids) + len(suffix) + len(opening)
+        self.fed: list[int] = []
+        self.forwards = 0
+        ids = [*suffix, *opening]
+        positions = [
+            *vlm.suffix_positions(len(suffix), encoded.next_position),
+            *vlm.answer_positions(opening, self.start),
+        ]
+        past, more = len(encoded.ids), {}
+        if encoded.features:  # nothing is in the cache yet: prompt and opening go in together
+            before, _ = vlm.position_ids(encoded.ids, {})
+            ids, positions, past = [*encoded.ids, *ids], [*before.tolist(), *positions], 0
+            sees = torch.ones(len(ids), len(ids), dtype=torch.bool, device=vlm.device).tril()
+            sees[: -len(opening), : -len(opening)] = True
+            more = {"mm_encoder_outputs": encoded.features, "attention_mask": sees[None, None]}
+            more["output_hidden_states"] = vlm.config.cell_fusion_weight is not None
+        output = self._pass(ids, positions, past, keep=1, **more)
+        self.last, self.said = output.logits[0, -1].float(), None
+        if output.hidden_states is not None:
+            with torch.inference_mode():
+                self.said = vlm.cell_logits(output.hidden_states, vlm.cells)[0].float()
+
+    @torch.inference_mode()
+    def _pass(self, ids: Sequence[int], positions: Sequence[int], past: int, keep: int, **more: Any) -> Any:
+        device = self.vlm.device
+        inputs = {"attention_mask": torch.ones(1, past + len(ids), dtype=torch.long, device=device), **more}
+        return self.vlm.model(
+            input_ids=torch.tensor([list(ids)], device=device),
+            position_ids=torch.tensor([list(positions)], device=device),
+            cache=self.cache,
+            use_cache=True,
+            logits_to_keep=keep,
+            **inputs,
+        )
+
+    def feed(self, ids: Sequence[int]) -> torch.Tensor:
+        """One pass; (len(ids), V) float32 logits, row i follows ids[i]."""
+        positions = self.vlm.answer_positions([*self.opening, *self.fed, *ids], self.start)[-len(ids) :]
+        logits = self._pass(ids, positions, self.length + len(self.fed), keep=0).logits[0].float()
+        self.fed += ids
+        self.forwards += 1
+        self.last = logits[-1]
+        return logits
+
+    def crop(self, n: int) -> None:
+        """Keeps the first n body tokens."""
+        if n < len(self.fed):
+            self.cache.crop(n - len(self.fed))  # a negative number: how many to remove
+            del self.fed[n:]

@@ -1,0 +1,198 @@
+"""SAM as a refiner: SAM, SAM-HQ or SAM 2 (through transformers), prompted with the grid.
+
+For each label SAM gets the smoothed grid as mask logits, the box around its cells and up to three points deep
+inside (largest distance to a cell that is not the label's: deterministic). Three passes, the best candidate's
+logits going back in as the mask prompt; the best candidate is the one that agrees most with the grid (IoU).
+The last photos' embeddings are kept, so a second question about the same photo costs only the small decoder.
+
+SAM and SAM-HQ see the photo in the upper left corner of a padded square frame, SAM 2 stretched over the square;
+prompts are laid into the same frame, and only the photo's part of the answer is taken back.
+Kirillov et al., arXiv 2304.02643; Ke et al., arXiv 2306.01567; Ravi et al., arXiv 2408.00714.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t4s.errors import CheckpointError
+from t4s.refine.guided import enlarge
+from t4s.refine.interpolate import Painter, bicubic
+
+DEFAULT_SAM = "facebook/sam-vit-base"  # 94 M parameters, 375 MB: the smallest SAM that its authors published
+PASSES, POINTS = 3, 3
+LOGIT = 8.0  # a mask prompt's logit where the grid is certain
+PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all SAM models
+_CLASSES = {"sam": "SamModel", "sam_hq": "SamHQModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}
+KEPT_BYTES = 64_000_000  # of embeddings that are kept: some fifteen photos (about 4 MB each)
+_kept: OrderedDict[str, dict[str, Any]] = OrderedDict()  # {key: the image's arguments}, the last used at the end
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a photo (h, w) lies in SAM's square: its upper left part `rows`×`columns`, as shares of the side."""
+
+    rows: float
+    columns: float
+
+    def part(self, side: int) -> tuple[int, int]:
+        """(rows, columns) of the photo in a square map of `side`."""
+        return max(1, round(self.rows * side)), max(1, round(self.columns * side))
+
+
+def paint(photo: np.ndarray, soft: np.ndarray, source: str = DEFAULT_SAM) -> Painter:
+    """`photo` (h, w, 3) uint8 and `soft` (L, H, W), [0] for "others" → a painter of (L, rows, w) soft masks.
+
+    Raises CheckpointError if `source` is not there or is no SAM.
+    """
+    model, kind = load(source)
+    height, width = photo.shape[:2]
+    longest = max(height, width)
+    frame = Frame(1.0, 1.0) if kind.startswith("sam2") else Frame(height / longest, width / longest)
+    cells = soft.argmax(0)
+    with torch.inference_mode():
+        seen = _embedding(model, kind, photo, frame, source)
+        # a label that is nowhere on top still gets an answer: its highest cells are its cells
+        wins = [cells == k if (cells == k).any() else soft[k] == soft[k].max() for k in range(1, len(soft))]
+        logits = torch.cat([_segment(model, seen, frame, soft[k], wins[k - 1]) for k in range(1, len(soft))])
+    size = (round(height / frame.rows), round(width / frame.columns))  # of the whole frame, in the photo's pixels
+
+    def rows(y0: int, y1: int) -> np.ndarray:
+        maps = enlarge(logits, y0, y1, size)[..., :width].sigmoid()
+        maps = torch.cat([1 - maps.amax(0, keepdim=True), maps])
+        return (maps / maps.sum(0)).numpy()
+
+    return rows
+
+
+@lru_cache(maxsize=1)
+def load(source: str) -> tuple[Any, str]:
+    """(model in evaluation mode, its kind) from a Hub id or folder; on the GPU if there is one. CheckpointError."""
+    import transformers
+
+    try:
+        kind = transformers.PreTrainedConfig.get_config_dict(source)[0].get("model_type", "")
+    except OSError as error:
+        raise CheckpointError(
+            f"The SAM {source!r} cannot be found: give a folder or a Hub id of a SAM, SAM-HQ or SAM 2 model, such as "
+            f"{DEFAULT_SAM!r}. ({error})"
+        ) from error
+    if kind not in _CLASSES:
+        raise CheckpointError(
+            f"{source!r} is a model of type {kind or 'unknown'!r} and not a SAM; give a folder or a "
+            f"Hub id whose type is one of {', '.join(_CLASSES)}."
+        )
+    try:
+        model = getattr(transformers, _CLASSES[kind]).from_pretrained(source, use_safetensors=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"The SAM {source!r} cannot be loaded: {error}") from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.float().eval().requires_grad_(False).to(device), kind
+
+
+def points_inside(cells: np.ndarray, count: int = POINTS) -> list[tuple[int, int]]:
+    """Up to `count` (row, column) of `cells` (H, W) bool that lie deepest inside; beyond the frame is outside.
+
+    Each further one lies outside the largest empty circles of those before it. In a tie the first in row order.
+    """
+    inside = np.argwhere(cells)
+    outside = np.argwhere(~np.pad(cells, 1)) - 1
+    depth = np.array([((outside - cell) ** 2).sum(1).min() for cell in inside], float)
+    found = []
+    while len(found) < count and depth.max() > 0:
+        deepest = int(depth.argmax())
+        radius = depth[deepest]
+        found.append((int(inside[deepest][0]), int(inside[deepest][1])))
+        depth[((inside - inside[deepest]) ** 2).sum(1) <= radius] = 0
+    return found
+
+
+def pixel_values(photo: np.ndarray, frame: Frame, side: int) -> Tensor:
+    """(1, 3, side, side) float32: the photo in its part of the frame, normalised; zeros elsewhere."""
+    rows, columns = frame.part(side)
+    small = Image.fromarray(photo).resize((columns, rows), Image.Resampling.BILINEAR)
+    pixels = (np.asarray(small, np.float32) / 255 - PIXEL_MEAN) / PIXEL_STD
+    square = torch.zeros(1, 3, side, side)
+    square[0, :, :rows, :columns] = torch.from_numpy(pixels.transpose(2, 0, 1))
+    return square
+
+
+def mask_prompt(soft: np.ndarray, frame: Frame, side: int) -> Tensor:
+    """(1, 1, side, side) float32 logits: `soft` (H, W), smoothed, in the photo's part of the frame; "no" elsewhere."""
+    rows, columns = frame.part(side)
+    square = torch.full((1, 1, side, side), -LOGIT)
+    square[0, 0, :rows, :columns] = torch.from_numpy(LOGIT * (2 * bicubic(soft[None], (rows, columns))(0, rows)[0] - 1))
+    return square
+
+
+def _embedding(model: Any, kind: str, photo: np.ndarray, frame: Frame, source: str) -> dict[str, Any]:
+    """The image's arguments of the model's forward; those of the last photos are kept."""
+    digest = hashlib.blake2b(np.ascontiguousarray(photo).data, digest_size=16).hexdigest()
+    key = f"{source} {photo.shape} {digest}"
+    if key not in _kept:
+        pixels = pixel_values(photo, frame, _side(model)).to(model.device)
+        found = model.get_image_embeddings(pixels)
+        found, *between = found if kind == "sam_hq" else (found,)  # SAM-HQ's decoder sees an early layer too
+        _kept[key] = {"image_embeddings": found} | ({"intermediate_embeddings": between[0]} if between else {})
+        while len(_kept) > 1 and sum(map(_bytes, _kept.values())) > KEPT_BYTES:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
+    return _kept[key]
+
+
+def _bytes(held: Any) -> int:
+    """What a tensor, or tensors in lists and dicts, take."""
+    if isinstance(held, Tensor):
+        return held.nbytes
+    return sum(map(_bytes, held.values() if isinstance(held, dict) else held))
+
+
+def _segment(model: Any, seen: dict[str, Any], frame: Frame, soft: np.ndarray, cells: np.ndarray) -> Tensor:
+    """(1, m, m) logits of one label over the frame, on the CPU. `soft` (H, W) and `cells` (H, W) bool are its own."""
+    side, low = _side(model), _mask_side(model)
+    unit = np.array([frame.columns, frame.rows]) * side / np.array(cells.shape[::-1])  # one cell, (x, y)
+    rows, columns = np.nonzero(cells)
+    corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    centres = np.array([(column + 0.5, row + 0.5) for row, column in points_inside(cells)])
+    prompt = mask_prompt(soft, frame, low)
+    goal = prompt[0, 0] > 0 if (prompt > 0).any() else prompt[0, 0] == prompt.max()
+
+    def tensor(values: np.ndarray, *shape: int) -> Tensor:
+        return torch.tensor(np.asarray(values), dtype=torch.float32, device=model.device).reshape(shape)
+
+    prompts = {
+        "input_points": tensor(centres * unit, 1, 1, len(centres), 2),
+        "input_labels": torch.ones(1, 1, len(centres), dtype=torch.int64, device=model.device),
+        "input_boxes": tensor(np.array(corners) * np.tile(unit, 2), 1, 1, 4),
+    }
+    for _ in range(PASSES):
+        answer = model(**seen, **prompts, input_masks=prompt.to(model.device), multimask_output=True)
+        candidates = answer.pred_masks.float().cpu().reshape(-1, 1, low, low)
+        prompt = candidates[_best(candidates[:, 0], goal, frame)][None]
+    return prompt[0]
+
+
+def _best(candidates: Tensor, goal: Tensor, frame: Frame) -> int:
+    """The candidate (of N, m, m) whose mask agrees most with `goal` (m, m) bool within the photo's part."""
+    rows, columns = frame.part(goal.shape[0])
+    drawn, goal = candidates[:, :rows, :columns] > 0, goal[:rows, :columns]
+    union = (drawn | goal).sum((1, 2)).clamp(min=1)
+    return int(((drawn & goal).sum((1, 2)) / union).argmax())
+
+
+def _side(model: Any) -> int:
+    """Pixels a side of the square that the model sees."""
+    return int(model.prompt_encoder.input_image_size)
+
+
+def _mask_side(model: Any) -> int:
+    """Values a side of its mask prompts and of its masks."""
+    return 4 * int(model.prompt_encoder.image_embedding_size[0])

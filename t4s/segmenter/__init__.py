@@ -1,0 +1,5 @@
+"""The front door."""
+
+from t4s.segmenter.segmenter import Segmenter
+
+__all__ = ["Segmenter"]

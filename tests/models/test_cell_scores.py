@@ -1,0 +1,128 @@
+"""What the photo's cells say, weighed with the text: against plain enumeration; the two loops side by side."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from t4s import Segmenter, codec
+from t4s.decoding.constraint import Constraint
+from t4s.decoding.generate import constrained, decode, fast
+from t4s.models.tiny import no_target
+from t4s.models.tiny.cell_scores import CellFusion, Cells
+from t4s.models.vlm import VLM
+from tests.decoding.test_generate import LABELS, TOKENIZER, WORDS, StandIn, end, scene
+
+SHAPE = (6, 12)  # counts of one digit begin those of two
+
+
+def said(seed: int, shape=SHAPE) -> Cells:
+    return Cells(np.random.default_rng(seed).normal(0, 3, (*shape, len(LABELS))), 1.0)
+
+
+def rows_of_text(shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Every row that there is, as the text spells it (latin-1): the labels of its cells."""
+    rows = {}
+    for ids in itertools.product(range(len(LABELS)), repeat=shape[1]):
+        line = " " + codec.encode(codec.DescriptorGrid(np.array([ids]), LABELS))
+        rows[line.encode().decode("latin-1")] = ids
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_the_most_that_the_cells_can_still_say_for_the_row(seed):
+    shape = (2, 4)
+    rules, cells, rows = Constraint(WORDS, shape, LABELS), said(seed, shape), rows_of_text(shape)
+    loss = cells.logits - cells.logits.max(-1, keepdims=True)
+    evidence = CellFusion(rules.grammar, cells)
+    state, written = rules.start, rules.pad
+    for token in WORDS.spell(codec.encode(scene(seed, shape))):
+        choice, line = rules.choice(state), written.rpartition("\n")[2]
+        done = line[: line.rfind("|") + 1]  # the runs that are closed are not counted again
+        closed = [ids for text, ids in rows.items() if text.startswith(done)][0][: shape[1] - state.left]
+        before = sum(loss[state.row, at, label] for at, label in enumerate(closed))
+        for text, gain in zip(choice.texts, evidence.of(state, choice), strict=True):
+            if "\n" in text[:-1]:
+                continue  # reaches into the next row
+            best = max(sum(loss[state.row, at, label] for at, label in enumerate(ids))
+                       for whole, ids in rows.items() if whole.startswith(line + text))  # fmt: skip
+            assert gain == pytest.approx(best - before), line + text
+        state, written = rules.advance(state, token), written + WORDS.latin1([token])
+
+
+def test_a_token_may_close_one_row_and_begin_the_next():
+    shape = (2, 3)
+    rules, cells = Constraint(WORDS, shape, LABELS), said(1, shape)
+    evidence = CellFusion(rules.grammar, cells)
+    loss = cells.logits - cells.logits.max(-1, keepdims=True)
+    row = loss[0, :, 0].sum()
+    for text, second in (("", 0.0), (" dog *", at_best(loss[1], 1)), (" dog *3\n", loss[1, :, 1].sum())):
+        after = rules.grammar.advance(rules.start, "others *3\n" + text)
+        assert evidence._going_on(rules.start, "others *3\n" + text, after) == pytest.approx(row + second)
+
+
+def at_best(loss: np.ndarray, label: int) -> float:
+    """Of a row of three that begins with `label`."""
+    return max(sum(loss[at, one] for at, one in enumerate(ids))
+               for ids in itertools.product(range(len(LABELS)), repeat=3) if ids[0] == label)  # fmt: skip
+
+
+@pytest.mark.parametrize("pull", [0.0, 4.0, 9.0])
+@pytest.mark.parametrize("rule", [None, no_target.Rule(0.1)])
+def test_fast_writes_what_constrained_writes(pull, rule):
+    rules = Constraint(WORDS, SHAPE, LABELS)
+    for seed in range(8):
+        truth, cells = codec.encode(scene(seed, SHAPE)), said(seed)
+        quick = end(fast(StandIn(truth, pull, seed), rules, draft_rows=4, rule=rule, cells=cells))
+        slow = end(constrained(StandIn(truth, pull, seed), rules, rule=rule, cells=cells))
+        assert quick.ids == slow.ids and quick.forwards <= slow.forwards
+        assert np.allclose(quick.confidence(), slow.confidence())
+        codec.decode(quick.text, SHAPE)
+
+
+def test_cells_that_are_sure_enough_write_the_grid_and_unsure_ones_change_nothing():
+    grid = scene(5, SHAPE)
+    truth, told = codec.encode(scene(2, SHAPE)), np.eye(len(LABELS))[grid.ids]
+    for mode in ("constrained", "fast"):
+
+        def written(cells, mode=mode):
+            return end(decode(mode, StandIn(truth, 6.0, 3), TOKENIZER, SHAPE, LABELS, cells=cells)).text
+
+        assert written(Cells(1000 * told, 1.0)) == codec.encode(grid) == written(Cells(told, 1000.0))
+        assert written(Cells(0 * told, 1.0)) == written(Cells(told, 1e-9)) == written(None) != codec.encode(grid)
+
+
+# --- the embedded checkpoint
+
+
+def weighing(segmenter: Segmenter, weight: float | None) -> Segmenter:
+    config = replace(segmenter.vlm.config, cell_fusion_weight=weight)
+    return Segmenter(VLM(segmenter.vlm.model, segmenter.vlm.processor, config))
+
+
+def test_the_embedded_checkpoint_lets_its_cells_count(segmenter, examples):
+    photo = segmenter.encode(examples / "two_cats.jpg")
+    with_cells, without = (weighing(segmenter, weight)(photo, "the cat", refine="none") for weight in (0.5, None))
+    assert (segmenter(photo, "the cat", refine="none").grid.ids == with_cells.grid.ids).all()
+    assert (with_cells.grid.ids != without.grid.ids).any()
+    one_a_pass = weighing(segmenter, 0.5)(photo, "the cat", refine="none", decoding="constrained")
+    assert one_a_pass.text == with_cells.text and one_a_pass.stats["forwards"] > with_cells.stats["forwards"]
+
+
+def test_cells_alone_find_the_cats(segmenter, examples):
+    """With a weight at which the text counts for nothing the grid is what each cell says."""
+    photo = segmenter.encode(examples / "two_cats.jpg")
+    vlm = weighing(segmenter, 99.0).vlm
+    writing = vlm.begin(photo, "cat")
+    logits = writing.said[:, vlm.first_token_ids(["others", "cat"])].numpy().reshape(16, 16, 2)
+    grid = weighing(segmenter, 99.0)(photo, "cat", refine="none").grid
+    sure = np.abs(logits[..., 0] - logits[..., 1]) > 0.5
+    assert (grid.ids == logits.argmax(-1))[sure].mean() > 0.98 and 0.1 < grid.ids.mean() < 0.9
+
+
+def test_what_cells_say_is_not_asked_for_where_it_does_not_count(segmenter, examples):
+    photo = segmenter.encode(examples / "two_cats.jpg")
+    assert weighing(segmenter, None).vlm.begin(photo, "cat").said is None
