@@ -17,9 +17,9 @@ import numpy as np
 
 from t4s import lexicon
 from t4s.data.folder import ABSENT_PER_PHOTO, ABSENT_SHARE
-from t4s.data.masks import annotation_mask
 from t4s.errors import DataError
 from t4s.imaging.loading import open_photo
+from t4s.imaging.masks import annotation_mask
 from t4s.records import Sample
 
 FOLDERS = ("", "images", "train2017", "val2017", "train2014", "val2014")

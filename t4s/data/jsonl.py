@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 
 from t4s.codec import clean_label
-from t4s.data.masks import annotation_mask
 from t4s.errors import DataError, ImageError, QueryError
 from t4s.imaging.loading import open_mask, open_photo
+from t4s.imaging.masks import annotation_mask
 from t4s.limits import MAX_QUERY
 from t4s.records import Sample
 

@@ -27,9 +27,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from t4s.codec import clean_label
-from t4s.data.masks import annotation_mask
 from t4s.errors import DataError, QueryError
 from t4s.imaging.loading import open_photo
+from t4s.imaging.masks import annotation_mask
 from t4s.records import Sample
 
 FILES = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p", "grefcoco": "grefs(unc).json"}

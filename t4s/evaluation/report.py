@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from t4s import __version__
-from t4s.data.masks import annotation_mask
 from t4s.data.spec import Dataset
 from t4s.data.vqa import Question
 from t4s.evaluation.scoring import Record
 from t4s.hub import Figure
 from t4s.imaging import drawing
 from t4s.imaging.export import coco_rle
+from t4s.imaging.masks import annotation_mask
 from t4s.records import Answer, Prediction, Sample
 
 COLUMNS = (

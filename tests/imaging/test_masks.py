@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t4s.data.masks import annotation_mask
 from t4s.errors import DataError
+from t4s.imaging.masks import annotation_mask
 
 reference = pytest.importorskip("pycocotools.mask")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -152,7 +152,7 @@ def example_sheet(names: list[str], side: int = 16) -> Image.Image:
 def example_masks() -> Iterator[tuple[Path, str, np.ndarray]]:
     """(photo's file, category, (h, w) bool) of the example photos: all things of the category that covers most."""
     from t4s.assets import asset
-    from t4s.data.masks import annotation_mask
+    from t4s.imaging.masks import annotation_mask
 
     folder = asset("examples")
     known = json.loads((folder / "instances.json").read_text(encoding="utf-8"))
