@@ -272,8 +272,9 @@ def test_an_agent_segments_a_photo(address: str):
 
 
 def _snippets(language: str, word: str) -> list[str]:
-    """The README's code blocks of a language that hold a word."""
-    found = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    """The code blocks of a language, in the README and the app's own, that hold a word."""
+    text = "".join((ROOT / file).read_text("utf-8") for file in ("README.md", "t4s/app/README.md"))
+    found = re.findall(rf"```{language}\n(.*?)```", text, re.S)
     found = [code for code in found if word in code]
     assert found, f"the README shows no {language} with {word}"
     return found

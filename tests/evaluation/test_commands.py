@@ -26,7 +26,7 @@ LINE = re.compile(START + r"(?P<given>.*?)(?: +# (?:also (?P<also>.*)|.*))?$", r
 def commands() -> list[str]:
     """Every evaluation that the README shows, "also refcoco+, refcocog" written out."""
     found = []
-    for line in LINE.finditer((ROOT / "README.md").read_text(encoding="utf-8")):
+    for line in LINE.finditer((ROOT / "t4s" / "evaluation" / "README.md").read_text(encoding="utf-8")):
         found.append(line["given"])
         name = re.search(r"--dataset (\S+?):", line["given"])[1]
         found += [line["given"].replace(f"--dataset {name}:", f"--dataset {other}:")
@@ -65,7 +65,7 @@ def test_the_readme_names_every_loader_and_every_way():
 
     asked = {re.search(r"--dataset (\S+?):", command)[1] for command in commands()}
     assert asked >= {*refcoco.FILES, *_LAYOUTS, "folder", "coco", "vqa"} and class_names.VOC20
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "t4s" / "evaluation" / "README.md").read_text(encoding="utf-8")
     assert "torchrun --nproc_per_node" in text and "--update-card" in text
 
 

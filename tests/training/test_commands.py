@@ -22,10 +22,9 @@ from tests.support.families import build
 from tests.support.hub_server import HubServer, taken_for_the_hub
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = TEXT[TEXT.index("### 3. Training\n") : TEXT.index("## Measure a checkpoint\n")]
+SECTION = (ROOT / "t4s" / "training" / "README.md").read_text(encoding="utf-8")
 RECIPE = SECTION[SECTION.index("<!-- recipe -->") : SECTION.index("<!-- end of recipe -->")]
-WALK = SECTION[SECTION.index("#### Teach it something new\n") : SECTION.index("#### The embedded checkpoint's own")]
+WALK = SECTION[SECTION.index("## Teach it something new\n") : SECTION.index("## The embedded checkpoint's own")]
 SMALL = ["--steps", "1", "--batch", "1", "--total-batch", "1", "--queries-per-image", "1", "--lora-rank", "2",
          "--threads", "1", "--validate-photos", "1"]  # fmt: skip
 STEPS = ("--steps", "--epochs", "--total-batch")  # of the README's own, which SMALL stands for
