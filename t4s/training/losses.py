@@ -21,8 +21,8 @@ from t4s.data.augment import augment
 from t4s.data.folder import FolderDataset
 from t4s.data.spec import open_dataset
 from t4s.errors import DataError
+from t4s.models.efficientnet import PIXEL_MEAN, PIXEL_STD
 from t4s.models.tiny.name_head import BIAS, SCALE
-from t4s.models.tiny.vision_tower import PIXEL_MEAN, PIXEL_STD
 from t4s.models.vlm import VLM
 from t4s.records import Sample
 

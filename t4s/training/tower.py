@@ -54,14 +54,15 @@ class Training:
     def __init__(self, options: argparse.Namespace, names: list[str]):
         import torch
 
+        from t4s.models.efficientnet import imagenet_weights, load_imagenet
         from t4s.models.tiny.name_head import NameHead
-        from t4s.models.tiny.vision_tower import LiteTower, LiteTowerConfig, imagenet_body, imagenet_weights
+        from t4s.models.tiny.vision_tower import LiteTower, LiteTowerConfig
 
         torch.manual_seed(options.seed)
         self.folder, self.state_file, self.step = options.out, options.out / "state.pt", 0
         self.device, self.bf16 = torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.bf16
         self.tower = LiteTower(LiteTowerConfig(image_size=options.image_size, hidden_size=options.width))
-        imagenet_body(self.tower, imagenet_weights())
+        load_imagenet(self.tower.stem, self.tower.stages, imagenet_weights())
         self.tower = self.tower.to(self.device, memory_format=torch.channels_last).train()
         if options.freeze:
             self.tower.freeze(options.freeze)

@@ -17,9 +17,10 @@ from transformers import AutoConfig, AutoModel
 
 from t4s.assets import asset
 from t4s.errors import CheckpointError
+from t4s.models.efficientnet import STAGES, imagenet_weights, load_imagenet, pad_same
 from t4s.models.tiny import architecture, name_head
 from t4s.models.tiny.name_head import NameHead
-from t4s.models.tiny.vision_tower import PLACE, STAGES, LiteTower, LiteTowerConfig, _same, imagenet_body, waves
+from t4s.models.tiny.vision_tower import POSITION_SCALE, LiteTower, LiteTowerConfig, position_waves
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_photo_with_several_questions_is_looked_at_once(tower: LiteTower, monk
 def test_a_cell_can_tell_where_it_is(rows: int, columns: int, channels: int):
     """Row and column are a linear function of what is added, of a size that the photo's own numbers do not drown."""
     added = LiteTower(LiteTowerConfig(grid=(rows, columns), hidden_size=channels, mixers=0)).cells.detach()
-    assert torch.equal(added, PLACE * waves(rows, columns, channels))
+    assert torch.equal(added, POSITION_SCALE * position_waves(rows, columns, channels))
     assert 0.2 < added.pow(2).mean().sqrt() < 0.4
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
     given_one = torch.cat([added, torch.ones(rows * columns, 1)], 1)
@@ -83,7 +84,7 @@ def test_places_outlast_loading(tower: LiteTower, tmp_path):
     assert (AutoModel.from_pretrained(tmp_path).cells == 0.25).all()
 
 
-@pytest.mark.parametrize("stages", [3, len(STAGES)])
+@pytest.mark.parametrize("stages", [3, len(STAGES["lite0"])])
 def test_frozen_is_the_body_from_its_start(stages: int):
     tower = LiteTower(LiteTowerConfig(image_size=64, grid=(4, 4), hidden_size=16, mixers=1))
     tower.freeze(stages)
@@ -104,7 +105,7 @@ def test_batch_statistics_are_never_used(tower: LiteTower):
 
 @pytest.mark.parametrize("size, kernel, pads", [(8, 3, (0, 1)), (8, 5, (1, 2)), (7, 3, (1, 1)), (7, 5, (2, 2))])
 def test_same_padding_puts_the_odd_pixel_behind(size: int, kernel: int, pads: tuple[int, int]):
-    padded = _same(torch.ones(1, 1, size, size), kernel, 2)[0, 0]
+    padded = pad_same(torch.ones(1, 1, size, size), kernel, 2)[0, 0]
     before = int((padded.sum(1) == 0).long().argmin())
     assert (before, padded.shape[0] - size - before) == pads
 
@@ -125,12 +126,12 @@ def test_imagenet_weights_fill_the_whole_body():
             put(block.expand, f"_blocks.{index}._expand_conv", f"_blocks.{index}._bn0")
         put(block.depthwise, f"_blocks.{index}._depthwise_conv", f"_blocks.{index}._bn1")
         put(block.project, f"_blocks.{index}._project_conv", f"_blocks.{index}._bn2")
-    imagenet_body(tower, state)
+    load_imagenet(tower.stem, tower.stages, state)
     floats = [t for part in (tower.stem, tower.stages) for t in part.state_dict().values() if t.is_floating_point()]
     assert all((t == 0.5).all() for t in floats)
-    assert sum(repeats for repeats, *_ in STAGES) == 16
+    assert sum(stage.repeats for stage in STAGES["lite0"]) == 16
     with pytest.raises(KeyError):
-        imagenet_body(tower, {"layer.weight": torch.zeros(1)})
+        load_imagenet(tower.stem, tower.stages, {"layer.weight": torch.zeros(1)})
 
 
 def test_saved_and_loaded_by_the_auto_class(tower: LiteTower, tmp_path):
@@ -234,15 +235,13 @@ def test_the_lesson_as_a_script(lesson, tmp_path):
     """The real command line; the frozen stages stay ImageNet's, the others do not."""
     from safetensors.torch import load_file
 
-    from t4s.models.tiny.vision_tower import imagenet_weights
-
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-m", "t4s.training.tower", *lesson, "--steps", "2"], capture_output=True, text=True,
                           timeout=120, cwd=root)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step 2" in done.stdout and (tmp_path / "out" / name_head.FILE).is_file()
     tower, start = load_file(tmp_path / "out" / "model.safetensors"), LiteTower(LiteTowerConfig(hidden_size=32))
-    imagenet_body(start, imagenet_weights())
+    load_imagenet(start.stem, start.stages, imagenet_weights())
     same = {name: torch.equal(tower[name], weight) for name, weight in start.state_dict().items() if "conv.w" in name}
     assert len(same) > 40
     assert all(same[name] == name.startswith(("stem.", "stages.0.", "stages.1.", "stages.2.")) for name in same)

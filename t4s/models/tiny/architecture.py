@@ -24,7 +24,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from t4s import lexicon
 from t4s.errors import CheckpointError
 from t4s.limits import MAX_SIDE
-from t4s.models.tiny.vision_tower import PIXEL_MEAN, PIXEL_STD, LiteTowerConfig
+from t4s.models.efficientnet import PIXEL_MEAN, PIXEL_STD
+from t4s.models.tiny.vision_tower import LiteTowerConfig
 
 IMAGE_TOKEN, END_TOKEN, PAD_TOKEN = "<image>", "<|end|>", "<|pad|>"
 # A run's count goes with the separator behind it; a word goes with the space before it.

@@ -95,7 +95,7 @@ def validate(net, shots: RefinerSamples, side: int = 16) -> dict[str, tuple[floa
 
 def start_weights(net, options) -> None:
     """ImageNet weights for the encoder, or everything from another training's folder."""
-    from t4s.models.tiny.vision_tower import imagenet_weights
+    from t4s.models.efficientnet import imagenet_weights
     from t4s.refine.edge_net import imagenet_encoder, load
 
     if options.start:
