@@ -258,6 +258,28 @@ def test_requirements_agree():
     assert not [line for line in app if line.startswith("torchvision")], "PyPI's torchvision breaks CPU torch"
 
 
+def test_every_dependency_has_an_upper_bound():
+    """A new major version is taken on purpose, not by whoever installs first."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for extra in project["optional-dependencies"].values() for line in extra]
+    for line in [*project["dependencies"], *lines, *(ROOT / "requirements.txt").read_text().splitlines()]:
+        assert line.startswith("#") or re.search(r"<=?\d", line), f"{line} has no upper bound"
+
+
+def test_the_lock_file_pins_what_is_asked_for():
+    """`sh tests/run --locked` installs exactly these versions; each satisfies pyproject.toml."""
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "tests" / "requirements.lock").read_text().splitlines()
+    locked = {re.sub(r"[-_.]+", "-", line.split("==")[0].lower()): line.split("==")[1] for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    for requirement in map(Requirement, wanted):
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": "3.11"}):
+            name = re.sub(r"[-_.]+", "-", requirement.name.lower())
+            assert requirement.specifier.contains(locked[name]), requirement
+
+
 def test_what_the_library_imports_is_declared():
     """tqdm was there only because something else asks for it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
