@@ -1,12 +1,12 @@
-"""SAM as a refiner: SAM, SAM-HQ or SAM 2 (through transformers), prompted with the grid.
+"""The refiner `sam`: SAM, SAM-HQ or SAM 2 through transformers, prompted with the grid.
 
-For each label SAM gets the smoothed grid as mask logits, the box around its cells and up to three points deep
-inside (largest distance to a cell that is not the label's: deterministic). Three passes, the best candidate's
-logits going back in as the mask prompt; the best candidate is the one that agrees most with the grid (IoU).
-The last photos' embeddings are kept, so a second question about the same photo costs only the small decoder.
+For each label SAM gets the smoothed grid as mask logits, the box around its cells and up to three points deep inside
+(those furthest from a cell that is not the label's: deterministic). Three passes, in which the best candidate's logits
+are the next mask prompt; the best candidate is the one that agrees most with the grid (IoU). The last photos'
+embeddings are kept, so a second query about the same photo costs only the small decoder.
 
-SAM and SAM-HQ see the photo in the upper left corner of a padded square frame, SAM 2 stretched over the square;
-prompts are laid into the same frame, and only the photo's part of the answer is taken back.
+SAM and SAM-HQ see the photo in the upper left corner of a padded square frame, SAM 2 stretched over the square.
+Prompts are placed in the same frame, and only the photo's part of the result is used.
 Kirillov et al., arXiv 2304.02643; Ke et al., arXiv 2306.01567; Ravi et al., arXiv 2408.00714.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 
 from t4s.errors import CheckpointError
@@ -32,13 +33,15 @@ PASSES, POINTS = 3, 3
 LOGIT = 8.0  # a mask prompt's logit where the grid is certain
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all SAM models
 _CLASSES = {"sam": "SamModel", "sam_hq": "SamHQModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}
-KEPT_BYTES = 64_000_000  # of embeddings that are kept: some fifteen photos (about 4 MB each)
-_kept: OrderedDict[str, dict[str, Any]] = OrderedDict()  # {key: the image's arguments}, the last used at the end
+CACHE_BYTES = 64_000_000  # of cached embeddings: some fifteen photos (about 4 MB each)
+_cache: OrderedDict[str, dict[str, Any]] = (
+    OrderedDict()
+)  # {key: image arguments of the model}, the last used at the end
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a photo (h, w) lies in SAM's square: its upper left part `rows`×`columns`, as shares of the side."""
+    """The part of SAM's square that holds the photo: the upper left `rows`×`columns`, as shares of the side."""
 
     rows: float
     columns: float
@@ -48,10 +51,10 @@ class Frame:
         return max(1, round(self.rows * side)), max(1, round(self.columns * side))
 
 
-def paint(photo: np.ndarray, soft: np.ndarray, source: str = DEFAULT_SAM) -> Painter:
+def paint_sam(photo: np.ndarray, soft: np.ndarray, source: str = DEFAULT_SAM) -> Painter:
     """`photo` (h, w, 3) uint8 and `soft` (L, H, W), [0] for "others" → a painter of (L, rows, w) soft masks.
 
-    Raises CheckpointError if `source` is not there or is no SAM.
+    Raises CheckpointError if `source` cannot be found or is not a SAM.
     """
     model, kind = load(source)
     height, width = photo.shape[:2]
@@ -59,18 +62,22 @@ def paint(photo: np.ndarray, soft: np.ndarray, source: str = DEFAULT_SAM) -> Pai
     frame = Frame(1.0, 1.0) if kind.startswith("sam2") else Frame(height / longest, width / longest)
     cells = soft.argmax(0)
     with torch.inference_mode():
-        seen = _embedding(model, kind, photo, frame, source)
-        # a label that is nowhere on top still gets an answer: its highest cells are its cells
-        wins = [cells == k if (cells == k).any() else soft[k] == soft[k].max() for k in range(1, len(soft))]
-        logits = torch.cat([_segment(model, seen, frame, soft[k], wins[k - 1]) for k in range(1, len(soft))])
+        embedding = _embedding(model, kind, photo, frame, source)
+        logits = []
+        for k in range(1, len(soft)):
+            own = cells == k
+            if not own.any():  # a label that wins no cell still gets a mask: its highest cells are its cells
+                own = soft[k] == soft[k].max()
+            logits.append(_segment(model, embedding, frame, soft[k], own))
+        frame_logits = torch.cat(logits)  # (L - 1, m, m)
     size = (round(height / frame.rows), round(width / frame.columns))  # of the whole frame, in the photo's pixels
 
-    def rows(y0: int, y1: int) -> np.ndarray:
-        maps = enlarge(logits, y0, y1, size)[..., :width].sigmoid()
-        maps = torch.cat([1 - maps.amax(0, keepdim=True), maps])
-        return (maps / maps.sum(0)).numpy()
+    def paint(y0: int, y1: int) -> np.ndarray:
+        targets = enlarge(frame_logits, y0, y1, size)[..., :width].sigmoid()
+        soft_masks = torch.cat([1 - targets.amax(0, keepdim=True), targets])
+        return (soft_masks / soft_masks.sum(0)).numpy()
 
-    return rows
+    return paint
 
 
 @lru_cache(maxsize=1)
@@ -101,18 +108,17 @@ def load(source: str) -> tuple[Any, str]:
 def points_inside(cells: np.ndarray, count: int = POINTS) -> list[tuple[int, int]]:
     """Up to `count` (row, column) of `cells` (H, W) bool that lie deepest inside; beyond the frame is outside.
 
-    Each further one lies outside the largest empty circles of those before it. In a tie the first in row order.
+    Each point lies outside the largest inscribed circles around those before it. In a tie the first in row order.
     """
-    inside = np.argwhere(cells)
-    outside = np.argwhere(~np.pad(cells, 1)) - 1
-    depth = np.array([((outside - cell) ** 2).sum(1).min() for cell in inside], float)
-    found = []
-    while len(found) < count and depth.max() > 0:
-        deepest = int(depth.argmax())
-        radius = depth[deepest]
-        found.append((int(inside[deepest][0]), int(inside[deepest][1])))
-        depth[((inside - inside[deepest]) ** 2).sum(1) <= radius] = 0
-    return found
+    distance = ndimage.distance_transform_edt(np.pad(cells, 1))[1:-1, 1:-1]
+    depth = np.rint(distance**2)  # squares of distances between cells are whole numbers
+    rows, columns = np.indices(cells.shape)
+    points: list[tuple[int, int]] = []
+    while len(points) < count and depth.max() > 0:
+        row, column = (int(i) for i in np.unravel_index(depth.argmax(), depth.shape))
+        points.append((row, column))
+        depth[(rows - row) ** 2 + (columns - column) ** 2 <= depth[row, column]] = 0
+    return points
 
 
 def pixel_values(photo: np.ndarray, frame: Frame, side: int) -> Tensor:
@@ -126,7 +132,7 @@ def pixel_values(photo: np.ndarray, frame: Frame, side: int) -> Tensor:
 
 
 def mask_prompt(soft: np.ndarray, frame: Frame, side: int) -> Tensor:
-    """(1, 1, side, side) float32 logits: `soft` (H, W), smoothed, in the photo's part of the frame; "no" elsewhere."""
+    """(1, 1, side, side) float32 logits: `soft` (H, W), smoothed, in the photo's part of the frame; -LOGIT outside."""
     rows, columns = frame.part(side)
     square = torch.full((1, 1, side, side), -LOGIT)
     square[0, 0, :rows, :columns] = torch.from_numpy(LOGIT * (2 * bicubic(soft[None], (rows, columns))(0, rows)[0] - 1))
@@ -134,29 +140,32 @@ def mask_prompt(soft: np.ndarray, frame: Frame, side: int) -> Tensor:
 
 
 def _embedding(model: Any, kind: str, photo: np.ndarray, frame: Frame, source: str) -> dict[str, Any]:
-    """The image's arguments of the model's forward; those of the last photos are kept."""
+    """The image arguments of the model's forward; those of the last photos are cached."""
     digest = hashlib.blake2b(np.ascontiguousarray(photo).data, digest_size=16).hexdigest()
     key = f"{source} {photo.shape} {digest}"
-    if key not in _kept:
+    if key not in _cache:
         pixels = pixel_values(photo, frame, _side(model)).to(model.device)
-        found = model.get_image_embeddings(pixels)
-        found, *between = found if kind == "sam_hq" else (found,)  # SAM-HQ's decoder sees an early layer too
-        _kept[key] = {"image_embeddings": found} | ({"intermediate_embeddings": between[0]} if between else {})
-        while len(_kept) > 1 and sum(map(_bytes, _kept.values())) > KEPT_BYTES:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    return _kept[key]
+        embeddings = model.get_image_embeddings(pixels)
+        if kind == "sam_hq":  # its decoder also sees an early layer
+            embeddings, intermediate = embeddings
+            _cache[key] = {"image_embeddings": embeddings, "intermediate_embeddings": intermediate}
+        else:
+            _cache[key] = {"image_embeddings": embeddings}
+        while len(_cache) > 1 and sum(map(_nbytes, _cache.values())) > CACHE_BYTES:
+            _cache.popitem(last=False)
+    _cache.move_to_end(key)
+    return _cache[key]
 
 
-def _bytes(held: Any) -> int:
-    """What a tensor, or tensors in lists and dicts, take."""
-    if isinstance(held, Tensor):
-        return held.nbytes
-    return sum(map(_bytes, held.values() if isinstance(held, dict) else held))
+def _nbytes(tensors: Any) -> int:
+    """Bytes of a tensor, or of all tensors in nested lists and dicts."""
+    if isinstance(tensors, Tensor):
+        return tensors.nbytes
+    return sum(map(_nbytes, tensors.values() if isinstance(tensors, dict) else tensors))
 
 
-def _segment(model: Any, seen: dict[str, Any], frame: Frame, soft: np.ndarray, cells: np.ndarray) -> Tensor:
-    """(1, m, m) logits of one label over the frame, on the CPU. `soft` (H, W) and `cells` (H, W) bool are its own."""
+def _segment(model: Any, embedding: dict[str, Any], frame: Frame, soft: np.ndarray, cells: np.ndarray) -> Tensor:
+    """(1, m, m) logits of one label over the frame, on the CPU, from its `soft` (H, W) and `cells` (H, W) bool."""
     side, low = _side(model), _mask_side(model)
     unit = np.array([frame.columns, frame.rows]) * side / np.array(cells.shape[::-1])  # one cell, (x, y)
     rows, columns = np.nonzero(cells)
@@ -174,8 +183,8 @@ def _segment(model: Any, seen: dict[str, Any], frame: Frame, soft: np.ndarray, c
         "input_boxes": tensor(np.array(corners) * np.tile(unit, 2), 1, 1, 4),
     }
     for _ in range(PASSES):
-        answer = model(**seen, **prompts, input_masks=prompt.to(model.device), multimask_output=True)
-        candidates = answer.pred_masks.float().cpu().reshape(-1, 1, low, low)
+        output = model(**embedding, **prompts, input_masks=prompt.to(model.device), multimask_output=True)
+        candidates = output.pred_masks.float().cpu().reshape(-1, 1, low, low)
         prompt = candidates[_best(candidates[:, 0], goal, frame)][None]
     return prompt[0]
 
@@ -183,16 +192,17 @@ def _segment(model: Any, seen: dict[str, Any], frame: Frame, soft: np.ndarray, c
 def _best(candidates: Tensor, goal: Tensor, frame: Frame) -> int:
     """The candidate (of N, m, m) whose mask agrees most with `goal` (m, m) bool within the photo's part."""
     rows, columns = frame.part(goal.shape[0])
-    drawn, goal = candidates[:, :rows, :columns] > 0, goal[:rows, :columns]
-    union = (drawn | goal).sum((1, 2)).clamp(min=1)
-    return int(((drawn & goal).sum((1, 2)) / union).argmax())
+    masks = candidates[:, :rows, :columns] > 0
+    target = goal[:rows, :columns]
+    union = (masks | target).sum((1, 2)).clamp(min=1)
+    return int(((masks & target).sum((1, 2)) / union).argmax())
 
 
 def _side(model: Any) -> int:
-    """Pixels a side of the square that the model sees."""
+    """Pixels per side of the model's input."""
     return int(model.prompt_encoder.input_image_size)
 
 
 def _mask_side(model: Any) -> int:
-    """Values a side of its mask prompts and of its masks."""
+    """Values per side of its mask prompts and masks."""
     return 4 * int(model.prompt_encoder.image_embedding_size[0])

@@ -13,7 +13,8 @@ from PIL import Image
 from t4s import codec
 from t4s.codec import DescriptorGrid
 from t4s.errors import CheckpointError, ImageError, QueryError
-from t4s.refine.refiner import NAMES, disagreements, none, refine, smooth, soft_grid
+from t4s.refine.interpolate import bicubic, maps, nearest
+from t4s.refine.refiner import NAMES, disagreements, refine, soft_grid
 
 PLAIN = ("none", "smooth")
 BUILT_IN = (*PLAIN, "guided", "edge")
@@ -86,7 +87,7 @@ def test_a_single_cell_that_smoothing_loses_comes_back():
     # Between two cell centres the bicubic peak of one cell is 0.56 each way, 0.32 in all: less than half.
     grid = DescriptorGrid(np.pad([[1]], 2), ("others", "dog"))
     photo = np.zeros((6, 6, 3), np.uint8)
-    assert smooth(photo, soft_grid(grid)[0])[1].max() < 0.5
+    assert maps(bicubic(soft_grid(grid)[0], (6, 6)), 6)[1].max() < 0.5
     assert (refine("smooth", photo, grid)["dog"] == refine("none", photo, grid)["dog"]).all()
 
 
@@ -110,12 +111,12 @@ def test_none_is_the_codec_where_no_centre_lies_between_two_cells():
 
 def test_a_pixel_on_the_line_between_two_cells_is_shared():
     soft = np.array([[[1, 0]], [[0, 1]]], np.float32)
-    assert none(np.zeros((1, 3, 3), np.uint8), soft)[1].tolist() == [[0, 0.5, 1]]
+    assert maps(nearest(soft, (1, 3)), 1)[1].tolist() == [[0, 0.5, 1]]
 
 
 def test_smooth_is_flat_in_a_flat_grid_and_halfway_between_two_cells():
     soft = np.array([[[1, 1, 0, 0]], [[0, 0, 1, 1]]], np.float32)
-    row = smooth(np.zeros((1, 400, 3), np.uint8), soft)[1, 0]
+    row = maps(bicubic(soft, (1, 400)), 1)[1, 0]
     assert (row[:49] == 0).all() and np.abs(row[351:] - 1).max() < 1e-6
     assert np.abs(row + row[::-1] - 1).max() < 1e-6
     assert np.diff(row[150:250]).min() > 0
@@ -224,9 +225,9 @@ def test_crf_gives_soft_masks_that_sum_to_one(examples, true_masks):
     photo = np.asarray(Image.open(examples / "two_cats.jpg").convert("RGB"))
     truth = true_masks["two_cats.jpg"]["cat"]
     grid = codec.grid_from_mask(truth, "cat")
-    from t4s.refine.refiner import crf
+    from t4s.refine.crf import paint_crf
 
-    soft = crf(photo, soft_grid(grid)[0])
+    soft = maps(paint_crf(photo, soft_grid(grid)[0]), len(photo))
     assert soft.shape == (2, *photo.shape[:2]) and np.allclose(soft.sum(0), 1, atol=1e-4)
     mask = refine("crf", photo, grid)["cat"]
     assert (mask & truth).sum() / (mask | truth).sum() > 0.7

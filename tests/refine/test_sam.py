@@ -61,7 +61,7 @@ def test_every_family_gives_masks_of_the_photos_size_always_the_same(source, sce
     masks = refine(f"sam:{source}", photo, grid)
     assert set(masks) == {"dog", "cat"}
     assert all(mask.shape == (30, 50) and mask.any() for mask in masks.values())
-    sam._kept.clear()
+    sam._cache.clear()
     again = refine(f"sam:{source}", photo, grid)
     assert all((again[label] == mask).all() for label, mask in masks.items())
 
@@ -72,16 +72,16 @@ def test_the_photo_is_encoded_once_and_another_photo_again(source, scene, monkey
     looks = []
     look = model.get_image_embeddings
     monkeypatch.setattr(model, "get_image_embeddings", lambda pixels: looks.append(1) or look(pixels))
-    sam._kept.clear()
+    sam._cache.clear()
     refine(f"sam:{source}", photo, grid)
     refine(f"sam:{source}", photo.copy(), grid)
     assert len(looks) == 1
     refine(f"sam:{source}", photo[::-1], grid)
     refine(f"sam:{source}", photo, grid)
     assert len(looks) == 2
-    monkeypatch.setattr(sam, "KEPT_BYTES", 1)
+    monkeypatch.setattr(sam, "CACHE_BYTES", 1)
     refine(f"sam:{source}", photo[:, ::-1], grid)
-    assert len(looks) == 3 and len(sam._kept) == 1  # bounded in bytes, the newest stays
+    assert len(looks) == 3 and len(sam._cache) == 1  # bounded in bytes, the newest stays
 
 
 def test_three_passes_with_the_best_candidate_fed_back(source, scene, monkeypatch):
@@ -95,7 +95,7 @@ def test_three_passes_with_the_best_candidate_fed_back(source, scene, monkeypatc
         return answer
 
     monkeypatch.setattr(model, "forward", spy)
-    sam.paint(photo, np.stack([grid.ids != 1, grid.ids == 1]).astype(np.float32), source)
+    sam.paint_sam(photo, np.stack([grid.ids != 1, grid.ids == 1]).astype(np.float32), source)
     assert len(fed) == 3
     for (_, drawn), (prompt, _) in zip(fed, fed[1:], strict=False):
         side = prompt.shape[-1]

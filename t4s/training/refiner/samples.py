@@ -21,7 +21,8 @@ from t4s.data.spec import open_dataset
 from t4s.records import IGNORED, Sample
 from t4s.refine.edge_net import STRIDE
 from t4s.refine.guided import resized
-from t4s.refine.refiner import none, smooth, soft_grid
+from t4s.refine.interpolate import bicubic, maps, nearest
+from t4s.refine.refiner import soft_grid
 from t4s.training.refiner.corruption import coverage, draw_shape, spoiled_cells
 from t4s.training.refiner.model_grids import ModelGrid, attempts
 
@@ -160,7 +161,8 @@ def largest_part(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def coarse_maps(cells: np.ndarray, confidence: np.ndarray | None, like: np.ndarray) -> np.ndarray:
     """(2, s, t) float32: what `refine.edge` shows the network for one label."""
     soft, _ = soft_grid(DescriptorGrid(cells.astype(np.int32), ("others", "it")), confidence)
-    return np.concatenate([smooth(like, soft)[1:], none(like, soft)[1:]])
+    size = like.shape[:2]
+    return np.concatenate([maps(bicubic(soft, size), size[0])[1:], maps(nearest(soft, size), size[0])[1:]])
 
 
 def example(shot: RefinerSample, masks: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:

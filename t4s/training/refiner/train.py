@@ -96,12 +96,12 @@ def validate(net, shots: RefinerSamples, side: int = 16) -> dict[str, tuple[floa
 def start_weights(net, options) -> None:
     """ImageNet weights for the encoder, or everything from another training's folder."""
     from t4s.models.efficientnet import imagenet_weights
-    from t4s.refine.edge_net import imagenet_encoder, load
+    from t4s.refine.edge_net import load
 
     if options.start:
         net.load_state_dict(load(options.start).state_dict())
     else:
-        imagenet_encoder(net, imagenet_weights())
+        net.load_imagenet(imagenet_weights())
 
 
 def main(argv: list[str] | None = None) -> None:
