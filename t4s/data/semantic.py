@@ -1,4 +1,4 @@
-"""Semantic segmentation in its published folders: ADE20K-150, Pascal Context-59, VOC-20, COCO-Stuff-171.
+"""Semantic segmentation data sets in their published folders: ADE20K-150, Pascal Context-59, VOC-20, COCO-Stuff-171.
 
     ade20k     PATH/images/{training,validation}/X.jpg     PATH/annotations/{training,validation}/X.png
     pc59       PATH/JPEGImages/X.jpg                       PATH/SegmentationClassContext/X.png
@@ -8,11 +8,13 @@
     cocostuff  PATH/images/{train2017,val2017}/X.jpg       PATH/stuffthingmaps/{train2017,val2017}/X.png
                (masks may also be PATH/annotations/{train2017,val2017}/X_labelTrainIds.png)
 
-PATH is that folder or one above it (ADEChallengeData2016, VOCdevkit/VOC2010, VOCdevkit/VOC2012,
-coco_stuff164k). Each photo is one question: the whole class table as a list. Pixels outside the table
-(VOC's and Context's background, unlabelled ones) are void: not trained on, not scored, as the
-benchmarks with 20 and 59 classes have it. A name is absent if the table has it and the photo's mask
-lacks it.
+PATH is that folder or one above it (ADEChallengeData2016, VOCdevkit/VOC2010, VOCdevkit/VOC2012, coco_stuff164k). In
+evaluation each photo is one question: all class names as a list. Pixels outside the class table (the background of VOC
+and Context, unlabelled ones) are ignored in training and scoring, as the benchmarks with 20 and 59 classes do. A name
+is absent if the table has it and the photo's mask lacks it.
+
+Class names are the data sets' own, the first of several synonyms, with compound words split ("pottedplant" becomes
+"potted plant").
 """
 
 from __future__ import annotations
@@ -25,19 +27,80 @@ import numpy as np
 from PIL import Image
 
 from t4s import lexicon
-from t4s.data import class_names
 from t4s.errors import DataError
 from t4s.imaging.loading import open_photo
 from t4s.records import IGNORED, Sample
 
-ABSENT_SHARE, LIST_SHARE = 0.2, 0.3  # of training questions: names that are not there, class lists
+ABSENT_SHARE = 0.2  # of training questions: absent names
+LIST_SHARE = 0.3  # of training questions: class lists
 MAX_LIST = 12  # names of a training class list
-_OUTSIDE = -2  # in a look-up: a mask id that the table does not have
-_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)  # ids 1 to 182 that COCO-Stuff never gave out
+
+
+# --- class tables, in the order of their label ids
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(" ".join(name.split()) for name in text.split(","))
+
+
+# SceneParse150, ids 1 to 150
+ADE20K = _names("""
+    wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
+    table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field,
+    armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard,
+    chest of drawers, counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway,
+    case, pool table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower,
+    book, hill, bench, countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine,
+    hovel, bus, towel, light, truck, tower, chandelier, awning, streetlight, booth, television receiver, airplane,
+    dirt track, apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship,
+    fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag,
+    minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher,
+    screen, blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate,
+    monitor, bulletin board, shower, radiator, glass, clock, flag
+""")
+
+# Pascal Context, ids 1 to 59 of `SegmentationClassContext`
+PC59 = _names("""
+    aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, table, dog, horse, motorbike, person, potted
+    plant, sheep, sofa, train, tv monitor, bag, bed, bench, book, building, cabinet, ceiling, cloth, computer, cup,
+    door, fence, floor, flower, food, grass, ground, keyboard, light, mountain, mouse, curtain, platform, sign,
+    plate, road, rock, shelves, sidewalk, sky, snow, bedclothes, track, tree, truck, wall, water, window, wood
+""")
+
+# Pascal VOC, ids 1 to 20
+VOC20 = _names("""
+    aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, dining table, dog, horse, motorbike, person,
+    potted plant, sheep, sofa, train, tv monitor
+""")
+
+# COCO-Stuff, 80 things and 91 kinds of stuff: training ids 0 to 170
+COCO_STUFF = _names("""
+    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+    parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
+    handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
+    surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
+    broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv,
+    laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase,
+    scissors, teddy bear, hair drier, toothbrush, banner, blanket, branch, bridge, building-other, bush, cabinet,
+    cage, cardboard, carpet, ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain,
+    desk-stuff, dirt, door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood, flower,
+    fog, food-other, fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves, light, mat, metal,
+    mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow, plant-other, plastic, platform,
+    playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand, sea, shelf, sky-other, skyscraper,
+    snow, solid-other, stairs, stone, straw, structural-other, table, tent, textile-other, towel, tree, vegetable,
+    wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops,
+    window-blind, window-other, wood
+""")
+
+
+# --- folders and mask ids
+
+_OUTSIDE = -2  # in a look-up: a mask id that the class table does not have
+_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)  # ids from 1 to 182 that COCO-Stuff does not use
 
 
 def _look_up(ids: Sequence[int], void: Sequence[int]) -> np.ndarray:
-    """(256,) int16: mask id → label, ids[k] → k + 1."""
+    """Mask id → label, as an array (256,) int16: ids[k] becomes k + 1."""
     table = np.full(256, _OUTSIDE, np.int16)
     table[list(void)] = IGNORED
     table[list(ids)] = np.arange(1, len(ids) + 1)
@@ -48,8 +111,9 @@ def _look_up(ids: Sequence[int], void: Sequence[int]) -> np.ndarray:
 class _Layout:
     """Where a data set keeps its files, below any of `roots`, and what its mask ids mean.
 
-    `splits` maps a split to the word that stands for {} in the other fields. `masks` are pairs of
-    a pattern (the second {} is the photo's name) and a look-up; the first folder that exists is taken.
+    splits   {split: the word that replaces {} in the other fields}
+    masks    pairs of a file pattern (the second {} is the photo's name) and a look-up; the first that matches is used
+    listing  the file that lists the photos, if there is one
     """
 
     names: tuple[str, ...]
@@ -63,7 +127,7 @@ class _Layout:
 
 _LAYOUTS = {
     "ade20k": _Layout(
-        names=class_names.ADE20K,
+        names=ADE20K,
         roots=("", "ADEChallengeData2016", "ade/ADEChallengeData2016"),
         splits={"train": "training", "val": "validation"},
         images="images/{}",
@@ -72,7 +136,7 @@ _LAYOUTS = {
         url="http://sceneparsing.csail.mit.edu (ADEChallengeData2016.zip)",
     ),
     "pc59": _Layout(
-        names=class_names.PC59,
+        names=PC59,
         roots=("", "VOC2010", "VOCdevkit/VOC2010"),
         splits={"train": "train", "val": "val"},
         images="JPEGImages",
@@ -82,7 +146,7 @@ _LAYOUTS = {
         "pascal-context (masks, converted to 59 classes as mmsegmentation does)",
     ),
     "voc20": _Layout(
-        names=class_names.VOC20,
+        names=VOC20,
         roots=("", "VOC2012", "VOCdevkit/VOC2012"),
         splits={"train": "train", "val": "val", "trainval": "trainval"},
         images="JPEGImages",
@@ -91,7 +155,7 @@ _LAYOUTS = {
         url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar)",
     ),
     "cocostuff": _Layout(
-        names=class_names.COCO_STUFF,
+        names=COCO_STUFF,
         roots=("", "coco_stuff164k"),
         splits={"train": "train2017", "val": "val2017"},
         images="images/{}",
@@ -106,10 +170,13 @@ _LAYOUTS = {
 
 
 class SemanticDataset:
-    """One split of one data set. `names` is its class table, label k + 1 being `names[k]`.
+    """One split of one data set.
 
-    Raises DataError for a folder or file that is not there (with where to get it), a split that the
-    data set does not have, a mask of another size or kind, or a mask id outside the class table.
+    names   the class table: label k + 1 is `names[k]`
+    photos  file names without their extensions
+
+    Raises DataError for a folder or file that is missing (with where to get it), a split that the data set does not
+    have, a mask of the wrong size or kind, or a mask id outside the class table.
     """
 
     def __init__(self, name: str, path: str | Path, split: str = "val"):
@@ -118,14 +185,18 @@ class SemanticDataset:
         layout = _LAYOUTS[name]
         if split not in layout.splits:
             raise DataError(f"{name} has no split {split!r}; its splits are {', '.join(layout.splits)}.")
-        self.name, self.source, self.split = f"{name}:{path}@{split}", name, split
-        self.names, self._layout, self._word = layout.names, layout, layout.splits[split]
-        self.root = self._root(Path(path))
-        self._pattern, self._table = self._masks()
-        self.photos = self._list()
+        self.name = f"{name}:{path}@{split}"
+        self.source = name
+        self.split = split
+        self.names = layout.names
+        self._layout = layout
+        self._folder = layout.splits[split]  # the word that file names have for the split
+        self.root = self._find_root(Path(path))
+        self._pattern, self._label_of_id = self._find_masks()
+        self.photos = self._list_photos()
 
-    def _root(self, path: Path) -> Path:
-        images = self._layout.images.format(self._word)
+    def _find_root(self, path: Path) -> Path:
+        images = self._layout.images.format(self._folder)
         for inner in self._layout.roots:
             if (path / inner / images).is_dir():
                 return path / inner
@@ -134,19 +205,19 @@ class SemanticDataset:
             f"{self.source} from {self._layout.url}."
         )
 
-    def _masks(self) -> tuple[str, np.ndarray]:
-        """The first pattern that finds a mask, and what the ids mean there."""
+    def _find_masks(self) -> tuple[str, np.ndarray]:
+        """The first pattern that finds a mask, and its look-up of ids."""
         for pattern, table in self._layout.masks:
-            if any(self.root.glob(pattern.format(self._word, "*"))):
+            if any(self.root.glob(pattern.format(self._folder, "*"))):
                 return pattern, table
-        wanted = " or ".join(pattern.format(self._word, "X") for pattern, _ in self._layout.masks)
+        wanted = " or ".join(pattern.format(self._folder, "X") for pattern, _ in self._layout.masks)
         raise DataError(f"{self.root} has no masks {wanted}; get them from {self._layout.url}.")
 
-    def _list(self) -> list[str]:
-        """The names of the split's photos, without their endings, in the order of the list or of the names."""
+    def _list_photos(self) -> list[str]:
+        """In the order of the data set's list, or sorted by name."""
         if self._layout.listing is None:
-            return sorted(file.stem for file in (self.root / self._layout.images.format(self._word)).glob("*.jpg"))
-        file = self.root / self._layout.listing.format(self._word)
+            return sorted(file.stem for file in (self.root / self._layout.images.format(self._folder)).glob("*.jpg"))
+        file = self.root / self._layout.listing.format(self._folder)
         if not file.is_file():
             raise DataError(f"{file} is not there: it lists the photos of the split; get it from {self._layout.url}.")
         return file.read_text(encoding="utf-8").split()
@@ -155,45 +226,49 @@ class SemanticDataset:
         return len(self.photos)
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
-        """One sample: the class list of the whole table."""
-        image, truth = self._open(index)
-        return (self._sample(index, image, self.names, truth),)
+        """One sample: the whole class table as a list."""
+        image, labels = self._open(index)
+        return (self._sample(index, image, self.names, labels),)
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
-        """`count` random questions about photo `index`: a class in it, one that is absent, or a list of both."""
-        image, truth = self._open(index)
-        present = [int(k) for k in np.unique(truth) if k > 0]
+        """`count` random questions about photo `index`: a class in it, an absent one, or a list of both."""
+        image, labels = self._open(index)
+        present = [int(k) for k in np.unique(labels) if k > 0]
         absent = [k for k in range(1, len(self.names) + 1) if k not in present]
         samples = []
         for _ in range(count):
             kind = rng.random()
             if absent and (kind < ABSENT_SHARE or not present):
-                samples.append(self._phrase(index, image, truth, int(rng.choice(absent)), rng))
+                samples.append(self._phrase_sample(index, image, labels, int(rng.choice(absent)), rng))
             elif kind < ABSENT_SHARE + LIST_SHARE:
-                some = rng.permutation(absent)[: rng.integers(0, 4)]
-                ids = [int(k) for k in rng.permutation([*rng.permutation(present)[: MAX_LIST - len(some)], *some])]
-                order = np.zeros(len(self.names) + 1, np.int16)
-                order[ids] = np.arange(1, len(ids) + 1)
-                own = np.where(truth < 0, IGNORED, order[truth]).astype(np.int16)
-                samples.append(self._sample(index, image, tuple(self.names[k - 1] for k in ids), own))
+                extra = rng.permutation(absent)[: rng.integers(0, 4)]
+                some = rng.permutation(present)[: MAX_LIST - len(extra)]
+                asked = [int(k) for k in rng.permutation([*some, *extra])]
+                position = np.zeros(len(self.names) + 1, np.int16)
+                position[asked] = np.arange(1, len(asked) + 1)
+                class_map = np.where(labels < 0, IGNORED, position[labels]).astype(np.int16)
+                samples.append(self._sample(index, image, tuple(self.names[k - 1] for k in asked), class_map))
             else:
-                samples.append(self._phrase(index, image, truth, int(rng.choice(present)), rng))
+                samples.append(self._phrase_sample(index, image, labels, int(rng.choice(present)), rng))
         return tuple(samples)
 
-    def _phrase(self, index: int, image: Image.Image, truth: np.ndarray, k: int, rng: np.random.Generator) -> Sample:
-        own = np.where(truth < 0, IGNORED, truth == k).astype(np.int16)
-        return self._sample(index, image, lexicon.vary(self.names[k - 1], rng), own)
+    def _phrase_sample(
+        self, index: int, image: Image.Image, labels: np.ndarray, label: int, rng: np.random.Generator
+    ) -> Sample:
+        class_map = np.where(labels < 0, IGNORED, labels == label).astype(np.int16)
+        return self._sample(index, image, lexicon.vary(self.names[label - 1], rng), class_map)
 
-    def _sample(self, index: int, image: Image.Image, query: str | tuple[str, ...], truth: np.ndarray) -> Sample:
-        labels = ("others", query) if isinstance(query, str) else ("others", *query)
+    def _sample(self, index: int, image: Image.Image, query: str | tuple[str, ...], class_map: np.ndarray) -> Sample:
+        names = (query,) if isinstance(query, str) else query
         asked = query if isinstance(query, str) else f"{len(query)} classes"
-        return Sample(f"{self.source}/{self.photos[index]}/{asked}", self.source, image, query, labels, truth)
+        number = f"{self.source}/{self.photos[index]}/{asked}"
+        return Sample(number, self.source, image, query, ("others", *names), class_map)
 
     def _open(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The photo and its labels (h, w) int16: 1 + index into `names`, or IGNORED."""
         name = self.photos[index]
-        photo = self.root / self._layout.images.format(self._word) / f"{name}.jpg"
-        mask = self.root / self._pattern.format(self._word, name)
+        photo = self.root / self._layout.images.format(self._folder) / f"{name}.jpg"
+        mask = self.root / self._pattern.format(self._folder, name)
         for file in (photo, mask):
             if not file.is_file():
                 raise DataError(
@@ -202,7 +277,8 @@ class SemanticDataset:
         image = open_photo(photo)
         try:
             with Image.open(mask) as file:
-                mode, ids = file.mode, np.asarray(file)
+                mode = file.mode
+                ids = np.asarray(file)
         except (OSError, SyntaxError) as error:
             raise DataError(f"{mask} is not a whole PNG: {error}; get it again from {self._layout.url}.") from error
         if mode not in ("L", "P"):
@@ -212,7 +288,7 @@ class SemanticDataset:
                 f"{mask} is {ids.shape[1]}×{ids.shape[0]} pixels, its photo {image.width}×{image.height}; "
                 "a mask is as large as its photo."
             )
-        labels = self._table[ids]
+        labels = self._label_of_id[ids]
         if (labels == _OUTSIDE).any():
             raise DataError(
                 f"{mask} holds the id {int(ids[labels == _OUTSIDE][0])}, which is not in the table of "

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from t4s.data import folder as folder_module
-from t4s.data import mosaic
+from t4s.data.augment import Tile, mosaic
 from t4s.data.folder import FolderDataset
 from t4s.data.spec import Mixture, open_dataset
 from t4s.errors import DataError
@@ -183,11 +183,11 @@ def test_a_mosaic_is_asked_for_what_its_tiles_show(tmp_path, monkeypatch):
 
 def test_a_mosaic_of_large_photos_is_not_as_large():
     """Four photos of twelve megapixels would take seconds and be looked at in a few hundred pixels."""
-    large = mosaic.Tile(Image.new("RGB", (1600, 400), "red"), np.full((400, 1600), 7), {7: 300})
-    image, ids = mosaic.joined([large] * 4, (2, 2), np.random.default_rng(0))
+    large = Tile(Image.new("RGB", (1600, 400), "red"), np.full((400, 1600), 7), {7: 300})
+    image, ids = mosaic([large] * 4, (2, 2), np.random.default_rng(0))
     assert image.size == (1024, 1024) and ids.shape == (1024, 1024) and (ids == 300).all()
-    tiny = mosaic.Tile(Image.new("RGB", (1, 1), "red"), np.full((1, 1), 7), {7: 300})
-    image, ids = mosaic.joined([tiny] * 4, (2, 2), np.random.default_rng(0))
+    tiny = Tile(Image.new("RGB", (1, 1), "red"), np.full((1, 1), 7), {7: 300})
+    image, ids = mosaic([tiny] * 4, (2, 2), np.random.default_rng(0))
     assert image.size == (2, 2) and (ids == 300).all()
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from t4s.data.scenes.phrasing import PLACE_KINDS, Instance, place_kind, placed_phrases
-from t4s.data.scenes.places import PlacesDataset, pieces, things_of
+from t4s.data.scenes.places import PlacesDataset, large_regions, separate_instances
 from t4s.data.scenes.regions import between, components, distance
 from t4s.data.scenes.staging import one_of_each, placed_phrase
 from t4s.data.spec import open_dataset
@@ -103,7 +103,7 @@ def test_the_line_between_two_masks_is_the_shortest():
 def test_a_small_piece_goes_to_the_large_one_beside_it():
     """A leg behind a wire is no third dog."""
     mask = LEFT | RIGHT | box(20, 74, 6, 20)
-    assert [int(piece.sum()) for piece in pieces(mask)] == [900 + 120, 45 * 45]
+    assert [int(piece.sum()) for piece in large_regions(mask)] == [900 + 120, 45 * 45]
 
 
 # --- which photos
@@ -125,9 +125,9 @@ def test_what_may_be_counted_otherwise_is_left_out(photos, what):
     number = list(REFUSED).index(what)
     photo = PlacesDataset(photos, "all").folder.photos[len(PICTURES) + number]
     name = next(name for name in photo.classes.values() if name != "person" or what == "two arms")
-    assert things_of(photo, REFUSED[what].astype(int), name) is None
+    assert separate_instances(photo, REFUSED[what].astype(int), name) is None
     first = dataset.folder.photos[0]
-    assert things_of(first, PICTURES["two dogs"].astype(int), "dog") is not None
+    assert separate_instances(first, PICTURES["two dogs"].astype(int), "dog") is not None
 
 
 # --- what is said

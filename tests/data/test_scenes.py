@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t4s.data.scenes.composed import SceneDataset, free_piece, free_standing
+from t4s.data.scenes.composed import SceneDataset, free_region, is_free
 from t4s.data.scenes.cutouts import CutOut, colour_word, paste
 from t4s.data.scenes.phrasing import Instance, draw_phrase, place_kind, placed_phrases
 from t4s.data.spec import open_dataset
@@ -97,17 +97,17 @@ def test_sky_is_never_cut_out(photos):
     (disc(26, 40, 12) | disc(70, 40, 12), disc(0, 0, 0) & False, False),  # two pieces
 ])  # fmt: skip
 def test_what_stands_free(mask, others, expected):
-    assert free_standing(mask, others) is expected
+    assert is_free(mask, others) is expected
 
 
 def test_of_several_the_largest_that_stands_free_is_cut_out():
     """One that another hides, or that the edge cuts off, is no whole instance; its neighbour may be one."""
     cut_off, whole, small = disc(4, 40, 16), disc(60, 40, 12), disc(82, 16, 8)
-    assert np.array_equal(free_piece(cut_off | whole | small, whole & False), whole)
-    assert np.array_equal(free_piece(whole | small, disc(66, 52, 5) & ~whole), small)
-    assert free_piece(cut_off, whole) is None and free_piece(whole & False, whole) is None
+    assert np.array_equal(free_region(cut_off | whole | small, whole & False), whole)
+    assert np.array_equal(free_region(whole | small, disc(66, 52, 5) & ~whole), small)
+    assert free_region(cut_off, whole) is None and free_region(whole & False, whole) is None
     beside = disc(60, 40, 12) | disc(86, 40, 12)
-    assert free_piece(beside, beside & False) is None, "they all but touch"
+    assert free_region(beside, beside & False) is None, "they all but touch"
 
 
 def test_colours_are_said_only_of_things_of_one_colour():

@@ -11,8 +11,7 @@ from PIL import Image
 
 import t4s.eval as evaluation
 from t4s.codec import clean_label
-from t4s.data import class_names
-from t4s.data.semantic import SemanticDataset
+from t4s.data.semantic import ADE20K, COCO_STUFF, PC59, VOC20, SemanticDataset
 from t4s.data.spec import open_dataset
 from t4s.errors import DataError
 from t4s.records import IGNORED
@@ -71,11 +70,11 @@ def write_miniature(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "name,names,expected",
     [
-        ("ade20k", class_names.ADE20K, [IGNORED, 1, 150, 13]),
-        ("pc59", class_names.PC59, [IGNORED, 1, 59, 12]),
-        ("voc20", class_names.VOC20, [IGNORED, 1, 20, IGNORED]),
+        ("ade20k", ADE20K, [IGNORED, 1, 150, 13]),
+        ("pc59", PC59, [IGNORED, 1, 59, 12]),
+        ("voc20", VOC20, [IGNORED, 1, 20, IGNORED]),
         # ids 0 to 181 with gaps: 181 is "wood", the 171st; 12 is id 13, "stop sign", the 12th
-        ("cocostuff", class_names.COCO_STUFF, [IGNORED, 1, 171, 12]),
+        ("cocostuff", COCO_STUFF, [IGNORED, 1, 171, 12]),
     ],
 )
 def test_each_data_set_in_its_own_folders(root, name, names, expected):
@@ -94,15 +93,15 @@ def test_the_order_is_the_lists_or_the_names(root):
 
 
 def test_the_class_tables_are_whole_distinct_and_can_be_asked():
-    tables = (class_names.ADE20K, class_names.PC59, class_names.VOC20, class_names.COCO_STUFF)
+    tables = (ADE20K, PC59, VOC20, COCO_STUFF)
     assert [len(table) for table in tables] == [150, 59, 20, 171]
     for table in tables:
         assert len(set(table)) == len(table)
         assert all(clean_label(name) == name for name in table)
     # anchors: an id that slips by one would show here
-    assert class_names.ADE20K[12] == "person" and class_names.ADE20K[149] == "flag"
-    assert class_names.PC59[14] == "person" and class_names.PC59[15] == "potted plant"
-    assert class_names.VOC20[14] == "person" and class_names.COCO_STUFF[79] == "toothbrush"
+    assert ADE20K[12] == "person" and ADE20K[149] == "flag"
+    assert PC59[14] == "person" and PC59[15] == "potted plant"
+    assert VOC20[14] == "person" and COCO_STUFF[79] == "toothbrush"
 
 
 def test_coco_stuff_masks_with_training_ids_are_taken_as_such(root):
@@ -125,7 +124,7 @@ def test_training_questions_are_true_and_repeatable(root):
         if isinstance(sample.query, tuple):
             kinds["list"] += 1
             for k, name in enumerate(sample.query, 1):
-                assert ((sample.class_map == k) == (truth == class_names.ADE20K.index(name) + 1)).all()
+                assert ((sample.class_map == k) == (truth == ADE20K.index(name) + 1)).all()
         else:
             kinds["absent" if sample.absent else "present"] += 1
     assert min(kinds.values()) > 20
@@ -149,7 +148,7 @@ def test_the_evaluation_runs_end_to_end(root, tmp_path, name, mode, least):
 
 
 def test_a_list_can_be_asked_in_parts(root, tmp_path, segmenter, monkeypatch):
-    """`--classes-per-query`, with the embedded checkpoint: fewer names a question, the same photos and classes scored."""
+    """`--classes-per-query` on the embedded checkpoint: fewer names a question, the same photos and classes."""
     asked: list[int] = []
     question = segmenter.vlm.question
     monkeypatch.setattr(segmenter.vlm, "question", lambda query: asked.append(len(query)) or question(query))

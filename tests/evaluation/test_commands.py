@@ -60,11 +60,11 @@ def places(tmp_path_factory) -> dict[str, Path]:
 
 
 def test_the_readme_names_every_loader_and_every_way():
-    from t4s.data import class_names, refcoco
-    from t4s.data.semantic import _LAYOUTS
+    from t4s.data import refcoco
+    from t4s.data.semantic import _LAYOUTS, VOC20
 
     asked = {re.search(r"--dataset (\S+?):", command)[1] for command in commands()}
-    assert asked >= {*refcoco.FILES, *_LAYOUTS, "folder", "coco", "vqa"} and class_names.VOC20
+    assert asked >= {*refcoco.FILES, *_LAYOUTS, "folder", "coco", "vqa"} and VOC20
     text = (ROOT / "t4s" / "evaluation" / "README.md").read_text(encoding="utf-8")
     assert "torchrun --nproc_per_node" in text and "--update-card" in text
 

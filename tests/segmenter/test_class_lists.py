@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from t4s import codec
-from t4s.data.class_names import ADE20K
+from t4s.data.semantic import ADE20K
 from t4s.errors import QueryError
 from t4s.evaluation.scoring import score
 from t4s.models.vlm import VLM

@@ -1,7 +1,7 @@
-"""Things cut out of pictures and pasted on others: what every dataset of pasted scenes shares.
+"""Instances cut out of pictures, and pasting them on others.
 
-An instance keeps its own outline, soft where the picture's is; what it covers of a scene is each pixel that it covers at
-least half of, less what nearer instances hide.
+A cut-out keeps its outline, soft where its picture's is. In a scene its mask is every pixel that it covers by at least
+half, minus what nearer instances hide.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from t4s.data.scenes.phrasing import Instance
-from t4s.data.scenes.staging import Scene, behind
+from t4s.data.scenes.staging import Scene, occlude
 from t4s.errors import DataError
 
-SHARES = (0.015, 0.2)  # of the scene that a pasted instance covers
-MAX_GROWTH = 1.5  # times its size in its own picture
-COLOUR_SHARE, SECOND_SHARE = (
-    0.6,
-    0.2,
-)  # a colour word needs so much of an instance, and every other word at most so much
+SHARES = (0.015, 0.2)  # share of the scene that a pasted instance covers
+MAX_GROWTH = 1.5  # largest scale, relative to its own picture
+COLOUR_SHARE = 0.6  # a colour word must fit this share of an instance's pixels,
+SECOND_SHARE = 0.2  # and every other colour word at most this share
 NUMBERS = ("scenes", "seed")
 _OPTION = re.compile(r",(?=-|" + "|".join(f"{key}=" for key in NUMBERS) + ")")
 
 
 @dataclass(frozen=True, eq=False)
 class CutOut:
-    """`pixels` (h, w, 3) uint8 and `cover` (h, w) uint8, 255 where the instance covers a pixel: its box in its picture;
-    `colour` as a word, or None."""
+    """The bounding box of an instance in its picture.
+
+    colour  a colour word, or None
+    pixels  (h, w, 3) uint8
+    cover   (h, w) uint8: 255 where the instance covers a pixel fully
+    """
 
     name: str
     colour: str | None
@@ -39,21 +41,20 @@ class CutOut:
 
 
 def colour_word(pixels: np.ndarray) -> str | None:
-    """The colour (n, 3) uint8 that nearly all of an instance has, or None: most instances have no one colour."""
+    """The colour of nearly all pixels (n, 3) uint8 as a word, or None: most instances have more than one colour."""
     red, green, blue = pixels.reshape(-1, 3).T.astype(np.float32) / 255
-    value, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    span = value - least
+    value = np.maximum(np.maximum(red, green), blue)
+    span = value - np.minimum(np.minimum(red, green), blue)
     saturation = span / np.maximum(value, 1e-6)
-    wide = np.maximum(span, 1e-6)
-    hue = (
-        np.select(
-            [value == red, value == green],
-            [(green - blue) / wide % 6, (blue - red) / wide + 2],
-            (red - green) / wide + 4,
-        )
-        * 60
+    divisor = np.maximum(span, 1e-6)
+    sextant = np.select(
+        [value == red, value == green],
+        [(green - blue) / divisor % 6, (blue - red) / divisor + 2],
+        (red - green) / divisor + 4,
     )
-    dark, plain = value < 0.22, saturation < 0.18
+    hue = sextant * 60
+    dark = value < 0.22
+    plain = saturation < 0.18
     words = {
         "black": dark,
         "white": ~dark & plain & (value > 0.75),
@@ -69,14 +70,14 @@ def colour_word(pixels: np.ndarray) -> str | None:
     return shares[0][1] if shares[0][0] > COLOUR_SHARE and shares[1][0] < SECOND_SHARE else None
 
 
-def options_of(text: str) -> tuple[str, dict[str, str], tuple[str, ...]]:
-    """ "PATH,scenes=60,-rocket" → (PATH, {"scenes": "60"}, ("rocket",)). DataError for a number that is none."""
+def parse_options(text: str) -> tuple[str, dict[str, str], tuple[str, ...]]:
+    """Split "PATH,scenes=60,-rocket" into PATH, {"scenes": "60"} and ("rocket",). DataError for an invalid number."""
     path, *words = _OPTION.split(text)
     options: dict[str, str] = {}
     for word in words:
-        key, _, value = word.partition("=")
         if word.startswith("-"):
             continue
+        key, _, value = word.partition("=")
         if key in NUMBERS and not (value.isdecimal() and int(value) >= (key == "scenes")):
             raise DataError(f"Composed scenes have no option {word!r}; write {key}=N with a whole number.")
         options[key] = value
@@ -84,53 +85,61 @@ def options_of(text: str) -> tuple[str, dict[str, str], tuple[str, ...]]:
 
 
 def paste(
-    below: Image.Image | np.ndarray,
-    pieces: Sequence[CutOut],
+    background: Image.Image | np.ndarray,
+    cut_outs: Sequence[CutOut],
     unseen: Sequence[str],
     rng: np.random.Generator,
     shares: tuple[float, float] = SHARES,
     complete: bool = False,
 ) -> Scene | None:
-    """The pieces on the picture `below` (h, w, 3), or None if not one of them found room.
+    """Paste cut-outs on a picture (h, w, 3), later ones nearer. None if not one of them fits.
 
-    `unseen`: names that it does not show; `shares`: from which to which share of it a piece covers; `complete`: it
-    shows nothing that has a name.
+    unseen    names that the background does not show
+    shares    smallest and largest share of the picture that a cut-out covers
+    complete  the background shows nothing that has a name
     """
-    picture = np.array(below, np.float32)
+    picture = np.array(background, np.float32)
     height, width = picture.shape[:2]
     kept: list[CutOut] = []
     wholes: list[np.ndarray] = []
-    seen: list[np.ndarray] = []
-    for piece in pieces:
+    visible: list[np.ndarray] = []
+    for cut_out in cut_outs:
         for _ in range(10):
             share = np.exp(rng.uniform(*np.log(shares)))
-            scale = min(float(np.sqrt(share * height * width / piece.cover.sum() * 255)), MAX_GROWTH)
-            rows, columns = (max(round(side * scale), 2) for side in piece.cover.shape)
+            scale = min(float(np.sqrt(share * height * width / cut_out.cover.sum() * 255)), MAX_GROWTH)
+            rows, columns = (max(round(side * scale), 2) for side in cut_out.cover.shape)
             if rows >= height or columns >= width:
                 continue
-            pixels, cover = _resized(piece, (columns, rows), rng.random() < 0.5)
-            top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+            pixels, cover = _resize(cut_out, (columns, rows), mirrored=rng.random() < 0.5)
+            top = int(rng.integers(height - rows + 1))
+            left = int(rng.integers(width - columns + 1))
             at = (slice(top, top + rows), slice(left, left + columns))
             mask = np.zeros((height, width), bool)
             mask[at] = cover >= 0.5
-            rest = behind(seen, wholes, mask)
-            if rest is not None and mask.sum() > SHARES[0] / 2 * mask.size:
+            remaining = occlude(visible, wholes, mask)
+            if remaining is not None and mask.sum() > SHARES[0] / 2 * mask.size:
                 light = np.float32(rng.uniform(0.85, 1.15))
                 picture[at] += cover[..., None] * (pixels * light - picture[at])
-                kept, seen, wholes = [*kept, piece], [*rest, mask], [*wholes, mask]
+                kept.append(cut_out)
+                wholes.append(mask)
+                visible = [*remaining, mask]
                 break
     if not kept:
         return None
-    names, colours = [piece.name for piece in kept], [piece.colour for piece in kept]
-    instances = tuple(map(Instance.of, names, colours, seen, wholes))
+    names = [cut_out.name for cut_out in kept]
+    colours = [cut_out.colour for cut_out in kept]
+    instances = tuple(map(Instance.of, names, colours, visible, wholes))
     image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-    return Scene(image, instances, np.stack(seen), tuple(name for name in unseen if name not in names), complete)
+    return Scene(image, instances, np.stack(visible), tuple(name for name in unseen if name not in names), complete)
 
 
-def _resized(piece: CutOut, size: tuple[int, int], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (h, w, 3) and cover (h, w) in [0, 1], float32, with an outline soft by half a pixel."""
-    pixels = Image.fromarray(piece.pixels).resize(size, Image.Resampling.BILINEAR)
-    cover = Image.fromarray(piece.cover).resize(size, Image.Resampling.BILINEAR)
-    cover = cover.filter(ImageFilter.GaussianBlur(0.5))
-    arrays = np.asarray(pixels, np.float32), np.asarray(cover, np.float32) / 255
-    return tuple(array[:, ::-1] for array in arrays) if mirrored else arrays
+def _resize(cut_out: CutOut, size: tuple[int, int], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (h, w, 3) and cover (h, w) in [0, 1], float32, scaled to `size` (width, height), with a soft outline."""
+    image = Image.fromarray(cut_out.pixels).resize(size, Image.Resampling.BILINEAR)
+    outline = Image.fromarray(cut_out.cover).resize(size, Image.Resampling.BILINEAR)
+    outline = outline.filter(ImageFilter.GaussianBlur(0.5))
+    pixels = np.asarray(image, np.float32)
+    cover = np.asarray(outline, np.float32) / 255
+    if mirrored:
+        return pixels[:, ::-1], cover[:, ::-1]
+    return pixels, cover

@@ -1,8 +1,8 @@
-"""Phrases for instances whose masks are known: of class, colour, size and position, for several, for what is not there.
+"""Phrases for instances whose masks are known: by class, colour, size and position, for several, and for absent ones.
 
-Knows nothing about pixels' colours or files: only each thing's names, colour word, area and centre. A phrase is
-(text, indexes of the instances it means); no index means that it is not there. Unambiguous by construction: a place or
-size singles out one instance by a clear margin (`APART`, `BIGGER`), and "the star" is said only of a single star.
+Knows nothing about pixels or files, only each instance's name, colour word, area and centre. A phrase is (text, indexes
+of the instances it means); no index means that it is absent. Phrases are unambiguous: a place or size singles out one
+instance by a clear margin (`APART`, `BIGGER`), and "the star" is used only if there is a single star.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 
 from t4s.lexicon import plural
 
-APART = 0.16  # of the picture's width or height: how far a place must be from the next candidate
-BIGGER = 1.6  # times the area: how much bigger the biggest must be
-LEFT, RIGHT = 0.45, 0.55  # "on the left" ends here, "on the right" begins there; so for top and bottom
-MIDDLE = 0.17  # farthest that "in the middle" may be from the middle
-ABSENT = 0.22  # of the phrases drawn mean nothing in the picture
+APART = 0.16  # how far a place must be from the next candidate, as a share of the picture's width or height
+BIGGER = 1.6  # how many times the area of the next one the biggest must have
+LEFT = 0.45  # "on the left" ends here; right, top and bottom likewise
+MIDDLE = 0.17  # the farthest that "in the middle" may be from the middle
+ABSENT = 0.22  # share of the drawn phrases that are absent
 
 PLACE_KINDS = ("left", "right", "top", "bottom", "middle", "corner", "size")
 _PLACE_WORD = re.compile(r"\b(?:left(?:most)?|right(?:most)?|top|bottom|middle|(?:bigg|larg|small)(?:er|est))\b")
@@ -29,8 +29,13 @@ Phrase = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Instance:
-    """One instance in a picture; `colour` is None where no word fits. In [0, 1], as shares of the picture: `x` and `y`,
-    the centre of its visible pixels, `area`, which is visible, and `whole`, the area with what lies behind others."""
+    """One instance in a picture. All numbers are in [0, 1], relative to the picture.
+
+    colour  None where no single word fits
+    x, y    the centre of its visible pixels
+    area    its visible area
+    whole   its area including what other instances hide
+    """
 
     name: str
     colour: str | None
@@ -41,18 +46,23 @@ class Instance:
 
     @classmethod
     def of(cls, name: str, colour: str | None, visible: np.ndarray, whole: np.ndarray | None = None) -> Instance:
-        """From the visible mask (h, w) bool, which must not be empty, and the mask without what hides it."""
-        (ys, xs), (height, width) = np.nonzero(visible), visible.shape
+        """From the visible mask (h, w) bool, which must not be empty, and the unoccluded mask."""
+        ys, xs = np.nonzero(visible)
+        height, width = visible.shape
         area = len(xs) / visible.size
-        x, y = float(xs.mean() + 0.5) / width, float(ys.mean() + 0.5) / height
+        x = float(xs.mean() + 0.5) / width
+        y = float(ys.mean() + 0.5) / height
         return cls(name, colour, x, y, area, area if whole is None else float(whole.mean()))
 
 
 def draw_phrase(
     instances: Sequence[Instance], vocabulary: Sequence[str], rng: np.random.Generator, complete: bool = True
 ) -> Phrase:
-    """One random phrase. `vocabulary`: names that may be said of what is not there; `complete`: the picture shows
-    nothing else, so that "everything" has a meaning."""
+    """One random phrase.
+
+    vocabulary  names that may be used for absent phrases
+    complete    the picture shows nothing else, so that "everything" has a meaning
+    """
     if rng.random() < ABSENT:
         first = (_absent_colour, _absent_name, _absent_place)[int(rng.choice(3, p=(0.5, 0.35, 0.15)))]
         kinds: list[Kind] = [first, _absent_name, _absent_colour]
@@ -69,7 +79,7 @@ def draw_phrase(
 def evaluation_phrases(
     instances: Sequence[Instance], vocabulary: Sequence[str], rng: np.random.Generator
 ) -> list[Phrase]:
-    """Every name that is there, then one phrase of each kind that the picture allows, two of them absent."""
+    """Every name in the picture, then one phrase of each kind that it allows, two of them absent."""
     phrases: list[Phrase] = [
         (name, _named(instances, name)) for name in dict.fromkeys(instance.name for instance in instances)
     ]
@@ -81,17 +91,17 @@ def evaluation_phrases(
 
 
 def placed_phrases(instances: Sequence[Instance]) -> list[Phrase]:
-    """Every phrase that singles out one of several instances by its place or its size."""
+    """Every phrase that singles out one of several instances by place or size."""
     return [*_places(instances, ()), *_sizes(instances, ())]
 
 
 def misplaced_phrases(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Phrase]:
-    """The like for what is not there at all: "the cat on the left" among dogs."""
+    """Phrases of place and size for absent names: "the cat on the left" among dogs."""
     return _absent_place(instances, vocabulary)
 
 
 def place_kind(text: str) -> str:
-    """Which of `PLACE_KINDS` a placed phrase is of: "the leftmost dog" → "left"."""
+    """The kind, one of PLACE_KINDS, of a phrase of place or size: "the leftmost dog" → "left"."""
     if "corner" in text:
         return "corner"
     found = _PLACE_WORD.search(text)
@@ -104,15 +114,15 @@ def place_kind(text: str) -> str:
 def draw_class_list(
     instances: Sequence[Instance], vocabulary: Sequence[str], rng: np.random.Generator
 ) -> tuple[str, ...]:
-    """One to all of the names that are there and up to as many that are not, shuffled."""
-    there = list(dict.fromkeys(instance.name for instance in instances))
-    others = [name for name in vocabulary if name not in there]
-    some = rng.permutation(there)[: int(rng.integers(1, len(there) + 1))].tolist()
-    some += rng.permutation(others)[: int(rng.integers(0, len(some) + 2))].tolist()
-    return tuple(rng.permutation(some).tolist())
+    """One to all of the names in the picture and at most one more of the absent ones, shuffled."""
+    present = list(dict.fromkeys(instance.name for instance in instances))
+    absent = [name for name in vocabulary if name not in present]
+    names = rng.permutation(present)[: int(rng.integers(1, len(present) + 1))].tolist()
+    names += rng.permutation(absent)[: int(rng.integers(0, len(names) + 2))].tolist()
+    return tuple(rng.permutation(names).tolist())
 
 
-# --- kinds of phrases: (instances, vocabulary) → every phrase of that kind that is true of the picture
+# --- kinds of phrases: (instances, vocabulary) → every true phrase of that kind
 
 Kind = Callable[[Sequence[Instance], Sequence[str]], list[Phrase]]
 
@@ -126,7 +136,7 @@ def _groups(instances: Sequence[Instance]) -> list[tuple[str, tuple[int, ...]]]:
     groups: dict[str, tuple[int, ...]] = {}
     for instance in instances:
         groups[instance.name] = same = _named(instances, instance.name)
-        if all(instances[i].colour for i in same):  # else one more may be red
+        if all(instances[i].colour for i in same):  # otherwise another one may be red too
             groups[f"{instance.colour} {instance.name}"] = tuple(
                 i for i in same if instances[i].colour == instance.colour
             )
@@ -134,12 +144,12 @@ def _groups(instances: Sequence[Instance]) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _noun(name: str, meant: tuple[int, ...]) -> list[Phrase]:
-    """All ways to say `name`, all of them: the class's name always, "the" where the number is right."""
+    """All phrases for `name` with these instances: "the" and the article or plural as the number requires."""
     if len(meant) > 1:
         many = plural(name)
         return [(name, meant), (many, meant), (f"the {many}", meant), (f"all {many}", meant), (f"every {name}", meant)]
     phrases: list[Phrase] = [(name, meant), (f"the {name}", meant)]
-    if not (name.endswith("s") and plural(name) == name):  # "a scissors"
+    if not (name.endswith("s") and plural(name) == name):  # never "a scissors"
         phrases.append((f"{_a(name)} {name}", meant))
     return phrases
 
@@ -166,21 +176,23 @@ def _colours(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[P
 
 
 def _everything(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Phrase]:
-    """All instances, and all instances of a colour, said only where every thing's colour has a word."""
+    """All instances, and all instances of a colour if every instance has a colour word."""
     phrases: list[Phrase] = [("everything", tuple(range(len(instances))))]
     if all(instance.colour for instance in instances):
         for colour in dict.fromkeys(instance.colour for instance in instances):
-            phrases.append((f"everything {colour}", tuple(i for i, t in enumerate(instances) if t.colour == colour)))
+            meant = tuple(i for i, instance in enumerate(instances) if instance.colour == colour)
+            phrases.append((f"everything {colour}", meant))
     return phrases
 
 
 def _places(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Phrase]:
-    """One of several by where it is: left, right, top, bottom, a corner, the middle."""
+    """One of several by its place: left, right, top, bottom, a corner, the middle."""
     phrases: list[Phrase] = []
     for name, group in _groups(instances):
         if len(group) < 2:
             continue
-        xs, ys = ([getattr(instances[i], axis) for i in group] for axis in "xy")
+        xs = [instances[i].x for i in group]
+        ys = [instances[i].y for i in group]
         sides = {
             "left": _first(xs),
             "right": _first([1 - x for x in xs]),
@@ -189,9 +201,11 @@ def _places(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Ph
         }
         for side, at in sides.items():
             if at is not None:
-                on = "on the" if side in ("left", "right") else "at the"
-                most = f"the {side}most {name}" if on == "on the" else f"the {side} {name}"
-                phrases += [(f"the {name} {on} {side}", (group[at],)), (most, (group[at],))]
+                if side in ("left", "right"):
+                    texts = (f"the {name} on the {side}", f"the {side}most {name}")
+                else:
+                    texts = (f"the {name} at the {side}", f"the {side} {name}")
+                phrases += [(text, (group[at],)) for text in texts]
         for up in ("top", "bottom"):
             for side in ("left", "right"):
                 if sides[up] is not None and sides[up] == sides[side]:
@@ -204,14 +218,14 @@ def _places(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Ph
 
 
 def _first(values: list[float]) -> int | None:
-    """Where the smallest value is, if it lies on that side and every other is farther by `APART`."""
-    order = np.argsort(values)
-    best, second = values[order[0]], values[order[1]]
-    return int(order[0]) if best < LEFT and second - best > APART else None
+    """The index of the smallest value, if it is below LEFT and every other is larger by APART."""
+    first, second = np.argsort(values)[:2]
+    clear = values[first] < LEFT and values[second] - values[first] > APART
+    return int(first) if clear else None
 
 
 def _sizes(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Phrase]:
-    """The biggest or smallest of several, of what is visible and of the whole instances alike."""
+    """The biggest or smallest of several, both by visible and by whole area."""
 
     def clear(big: int, small: int) -> bool:
         return (
@@ -239,45 +253,45 @@ def _pairs(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Phr
     def the(name: str, meant: tuple[int, ...]) -> str:
         return f"the {name if len(meant) == 1 else plural(name)}"
 
-    groups = [(the(name, meant), name, meant) for name, meant in _groups(instances)]
+    groups = _groups(instances)
     return [
-        (f"{said} and {said_too}", tuple(sorted(meant + meant_too)))
-        for said, name, meant in groups
-        for said_too, name_too, meant_too in groups
-        if not set(meant) & set(meant_too) and (name in names) == (name_too in names)
+        (f"{the(name, meant)} and {the(other, meant_too)}", tuple(sorted(meant + meant_too)))
+        for name, meant in groups
+        for other, meant_too in groups
+        if not set(meant) & set(meant_too) and (name in names) == (other in names)
     ]
 
 
 def _absent_name(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Phrase]:
-    there = {instance.name for instance in instances}
+    present = {instance.name for instance in instances}
     return [
         (text, ())
         for name in vocabulary
-        if name not in there
+        if name not in present
         for text in (name, f"the {name}", f"{_a(name)} {name}", plural(name))
     ]
 
 
 def _absent_colour(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Phrase]:
-    """The hard ones: a name that is there in a colour that is there, but not together."""
+    """Hard ones: a name and a colour that are both in the picture, but not together."""
     if not all(instance.colour for instance in instances):
         return []
-    there = {(instance.colour, instance.name) for instance in instances}
+    present = {(instance.colour, instance.name) for instance in instances}
     return [
         (text, ())
         for colour in dict.fromkeys(instance.colour for instance in instances)
         for name in dict.fromkeys(instance.name for instance in instances)
-        if (colour, name) not in there
+        if (colour, name) not in present
         for text in (f"{colour} {name}", f"the {colour} {name}")
     ]
 
 
 def _absent_place(instances: Sequence[Instance], vocabulary: Sequence[str]) -> list[Phrase]:
-    there = {instance.name for instance in instances}
+    present = {instance.name for instance in instances}
     return [
         (text, ())
         for name in vocabulary
-        if name not in there
+        if name not in present
         for text in (
             f"the {name} on the left",
             f"the {name} on the right",

@@ -1,89 +1,66 @@
-"""Pieces of masks: what hangs together, and whether two pieces are two instances or one that something cuts in two."""
+"""Connected regions of a class's mask: which are separate instances, and which are parts of one that is occluded."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 PEOPLE = frozenset(("person", "pedestrian", "bicyclist"))
-# Width over height of one instance. In one piece that is wider there are several.
+# The largest width / height of one instance. A wider region shows several.
 WIDEST = {**dict.fromkeys(PEOPLE, 1.4), "cow": 1.9, "sheep": 1.9, "horse": 1.9, "car": 2}
-OUTLINE_POINTS = 160  # of each piece that are compared for the nearest two
+OUTLINE_POINTS = 160  # of each region, at most, that are compared to find the nearest two
 
 
 def components(mask: np.ndarray) -> np.ndarray:
-    """(h, w) bool → (h, w) int32: 0 outside, 1, 2, … for the pieces whose pixels touch by their sides.
+    """(h, w) bool → (h, w) int32: 0 outside, 1, 2, … for the 4-connected regions, in reading order."""
+    return ndimage.label(mask)[0]
 
-    Works on runs of pixels: neighbouring runs of two rows are joined, so the cost is that of the outline.
-    """
-    height, width = mask.shape
-    padded = np.zeros((height, width + 2), np.int8)
-    padded[:, 1:-1] = mask
-    steps = np.diff(padded, axis=1)
-    rows, starts = np.nonzero(steps == 1)
-    ends = np.nonzero(steps == -1)[1]
-    bounds = np.searchsorted(rows, np.arange(height + 1)).tolist()
-    parent = list(range(len(rows)))
-    first, last = starts.tolist(), ends.tolist()
 
-    def root(run: int) -> int:
-        while parent[run] != run:
-            parent[run] = run = parent[parent[run]]
-        return run
+def areas(labels: np.ndarray) -> np.ndarray:
+    """`components` (h, w) → (n,): the pixels of regions 1 to n."""
+    return np.bincount(labels.ravel())[1:]
 
-    for row in range(1, height):
-        above, end_above, here, end_here = bounds[row - 1], bounds[row], bounds[row], bounds[row + 1]
-        while above < end_above and here < end_here:
-            if first[above] < last[here] and first[here] < last[above]:
-                a, b = root(above), root(here)
-                parent[max(a, b)] = min(a, b)
-            if last[above] < last[here]:
-                above += 1
-            else:
-                here += 1
-    _, numbers = np.unique([root(run) for run in range(len(rows))], return_inverse=True)
-    lengths = ends - starts
-    labels = np.zeros(height * width, np.int32)
-    offsets = np.repeat(rows * width + starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    labels[offsets + np.arange(lengths.sum())] = np.repeat(numbers + 1, lengths)
-    return labels.reshape(height, width)
+
+def bounding_slices(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the bounding box of a mask (h, w) bool, which must not be empty."""
+    ys = np.flatnonzero(mask.any(1))
+    xs = np.flatnonzero(mask.any(0))
+    return slice(int(ys[0]), int(ys[-1]) + 1), slice(int(xs[0]), int(xs[-1]) + 1)
 
 
 def is_herd(mask: np.ndarray, name: str) -> bool:
-    """True if a piece (h, w) bool of a class is too wide to be one of its kind."""
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return bool((xs[-1] - xs[0] + 1) / (ys[-1] - ys[0] + 1) > WIDEST.get(name, np.inf))
+    """True if a region (h, w) bool of a class is too wide to be a single instance."""
+    rows, columns = bounding_slices(mask)
+    return (columns.stop - columns.start) / (rows.stop - rows.start) > WIDEST.get(name, np.inf)
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Pixels between the nearest points of two masks (h, w); up to a few too many where the outlines are long."""
-    start, end = _nearest(first, second)
+    """Pixels between the nearest points of two masks (h, w); slightly too large where the outlines are long."""
+    start, end = _nearest_points(first, second)
     return float(np.hypot(*(end - start)))
 
 
 def between(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels on the straight line between the nearest points, inside neither mask."""
-    start, end = _nearest(first, second)
+    """Rows and columns of the pixels on the straight line between the nearest points of two masks, outside both."""
+    start, end = _nearest_points(first, second)
     count = int(np.abs(end - start).max()) + 1
     line = np.rint(np.linspace(start, end, count)).astype(int)
     outside = ~(first | second)[line[:, 0], line[:, 1]]
     return line[outside, 0], line[outside, 1]
 
 
-def _nearest(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    a, b = _outline(first), _outline(second)
-    apart = ((a[:, None] - b[None]) ** 2).sum(-1)
-    near = np.unravel_index(int(apart.argmin()), apart.shape)
-    return a[near[0]], b[near[1]]
+def _nearest_points(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a = _outline(first)
+    b = _outline(second)
+    squared = cdist(a, b, "sqeuclidean")
+    i, j = np.unravel_index(int(squared.argmin()), squared.shape)
+    return a[i], b[j]
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """(n, 2) rows and columns, n at most `OUTLINE_POINTS`, of the pixels of a mask at its outline."""
-    inner = mask.copy()
-    inner[1:] &= mask[:-1]
-    inner[:-1] &= mask[1:]
-    inner[:, 1:] &= mask[:, :-1]
-    inner[:, :-1] &= mask[:, 1:]
-    points = np.argwhere(mask & ~inner)
-    if not len(points):
+    """Rows and columns (n, 2) of evenly sampled pixels on the outline of a mask (h, w)."""
+    points = np.argwhere(mask & ~ndimage.binary_erosion(mask, border_value=1))
+    if not len(points):  # it covers the whole picture
         points = np.argwhere(mask)
     return points[:: max(len(points) // OUTLINE_POINTS, 1)]

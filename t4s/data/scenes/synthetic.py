@@ -1,14 +1,14 @@
-"""Composed scenes of coloured shapes: seeded, with exact masks. What the tests and a user without photos train on.
+"""Composed scenes of coloured shapes with exact masks, for tests and for a first training run without photos.
 
-    synthetic                        10,000 scenes to train on; @val and @test are 300 others
-    synthetic:heart                  only scenes that hold a heart (of several shapes: at least one of them)
-    synthetic:-heart                 no heart, neither drawn nor named: kept out of training
-    synthetic:-arrow,-crescent       none of several
-    synthetic:heart,scenes=60,seed=7,size=320       60 scenes, other ones, 320 pixels wide and high
+    synthetic                        10,000 training scenes; @val and @test have 300 different ones each
+    synthetic:heart                  only scenes with a heart (given several shapes: with at least one of them)
+    synthetic:-heart                 hearts are neither drawn nor named, so a model never sees one in training
+    synthetic:-arrow,-crescent       the same for several shapes
+    synthetic:heart,scenes=60,seed=7,size=320       60 scenes from another seed, 320×320 pixels
 
 Scene i is a pure function of (seed, split, options, i): a background (colour gradient, soft noise, stripes or checks)
-and one to six shapes over it, the nearer ones hiding up to a third of those behind. A pixel belongs to the nearest
-shape that covers at least half of it.
+and one to six shapes on it; nearer shapes hide up to a third of those behind. A pixel belongs to the nearest shape that
+covers at least half of it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from t4s.data.scenes.phrasing import Instance
-from t4s.data.scenes.staging import SPLITS, Scene, behind, evaluation_samples, stage_rng, training_sample
+from t4s.data.scenes.staging import SPLITS, Scene, evaluation_samples, occlude, scene_rng, training_sample
 from t4s.errors import DataError
 from t4s.records import Sample
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent", "arrow", "hexagon")
-# hue in degrees, saturation and value in [0, 1]: each from a range, far enough from the others that no word is in doubt
+# Ranges of hue in degrees, saturation and value in [0, 1], far enough apart that no colour word is in doubt.
 COLOURS = {
     "red": ((354, 364), (0.80, 1.0), (0.75, 0.95)), "orange": ((24, 33), (0.85, 1.0), (0.92, 1.0)),
     "yellow": ((52, 60), (0.75, 1.0), (0.92, 1.0)), "green": ((105, 140), (0.60, 1.0), (0.45, 0.80)),
@@ -37,14 +37,18 @@ COLOURS = {
     "grey": ((0, 360), (0.00, 0.05), (0.45, 0.60)),
 }  # fmt: skip
 MAX_SHAPES = 6
-RADII = (0.06, 0.26)  # of the side: half the width of a shape
+RADII = (0.06, 0.26)  # half the width of a shape, as a share of the side
 CONTRAST = 60  # least distance in RGB between a shape's colour and the background around it
-SHEEN = 12  # in RGB: a shape is lit from one side, by so much
-FINER = 4  # shapes are drawn this much finer, then averaged
+SHEEN = 12  # in RGB: how much brighter the lit side of a shape is
+FINER = 4  # shapes are drawn at this many times the resolution, then averaged
 
 
 class SyntheticDataset:
-    """`scenes` scenes of `image_size`². `wanted`: each scene holds one of these shapes; `unwanted`: none of these."""
+    """`scenes` scenes of `image_size`² pixels.
+
+    wanted    each scene has at least one of these shapes
+    unwanted  no scene has or names any of these shapes
+    """
 
     def __init__(
         self,
@@ -64,19 +68,21 @@ class SyntheticDataset:
         if set(wanted) & set(unwanted) or len(self.names) < 2:
             raise DataError(
                 f"Composed scenes cannot hold {', '.join(wanted) or 'anything'} without "
-                f"{', '.join(unwanted)}; want and refuse different shapes and leave two."
+                f"{', '.join(unwanted)}; ask for and leave out different shapes, and keep at least two."
             )
         for key, value, least in (("scenes", scenes, 1), ("seed", seed, 0), ("size", image_size, 32)):
             if value is not None and value < least:
                 raise DataError(f"Composed scenes have {key}={value}; it is at least {least}.")
         self.scenes = SPLITS[split] if scenes is None else scenes
-        self.seed, self.image_size, self.split, self.wanted = seed, image_size, split, tuple(wanted)
-        self.name = "synthetic" + f":{','.join([*wanted, *('-' + s for s in unwanted)])}".rstrip(":") + f"@{split}"
+        self.image_size = image_size
+        self.wanted = tuple(wanted)
+        options = ",".join([*wanted, *(f"-{shape}" for shape in unwanted)])
+        self.name = f"synthetic:{options}@{split}" if options else f"synthetic@{split}"
         self._key = (seed, zlib.crc32(f"{split}|{self.wanted}|{self.names}|{image_size}".encode()))
 
     @classmethod
     def from_options(cls, options: str, split: str = "train", seed: int = 0) -> SyntheticDataset:
-        """`options`: shapes, shapes after a minus, and `scenes=`, `seed=`, `size=`, in any order, with commas."""
+        """`options`, comma-separated in any order: shapes, shapes after a minus sign, `scenes=`, `seed=`, `size=`."""
         numbers: dict[str, int | None] = {"scenes": None, "seed": seed, "size": 256}
         shapes = []
         for word in filter(None, (part.strip() for part in options.split(","))):
@@ -86,7 +92,7 @@ class SyntheticDataset:
             elif key not in numbers or not value.isdecimal():
                 raise DataError(
                     f"Composed scenes have no option {word!r}; write scenes=N, seed=N, size=N, a shape, or "
-                    "a shape after a minus to leave it out."
+                    "a shape after a minus sign to leave it out."
                 )
             else:
                 numbers[key] = int(value)
@@ -98,7 +104,7 @@ class SyntheticDataset:
         return self.scenes
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
-        return stage_rng(self._key, index, self.scenes, purpose)
+        return scene_rng(self._key, index, self.scenes, purpose)
 
     def scene(self, index: int) -> Scene:
         """Scene `index`: always the same picture."""
@@ -113,7 +119,7 @@ class SyntheticDataset:
         return compose(names, self.names, self.image_size, rng)
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
-        """Every shape by its name, one phrase of each other kind that the scene allows, one class list."""
+        """Every shape in the scene by its name, one phrase of each other kind that it allows, one class list."""
         return evaluation_samples(self.scene(index), f"{self.name}/{index}", "synthetic", self._rng(index, 1))
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
@@ -123,45 +129,47 @@ class SyntheticDataset:
 
 
 def compose(names: Sequence[str], vocabulary: Sequence[str], side: int, rng: np.random.Generator) -> Scene:
-    """Shapes of these names over a background; one that finds no room after some tries is left out, never the first.
+    """Shapes of these names on a background. A shape that does not fit after some tries is left out, never the first.
 
-    Most shapes share three colours, so that the colour alone or the shape alone does not tell them apart.
+    Most shapes share three colours, so that neither the colour nor the shape alone identifies one.
     """
     picture = background(side, rng)
     shared = rng.choice(list(COLOURS), 3, replace=False)
     kept: list[str] = []
     colours: list[str] = []
     wholes: list[np.ndarray] = []
-    seen: list[np.ndarray] = []
+    visible: list[np.ndarray] = []
     for name in names:
         for _ in range(20):
             colour = str(rng.choice(shared if rng.random() < 0.8 else list(COLOURS)))
-            rgb, radius = shade(colour, rng), np.exp(rng.uniform(*np.log(RADII)))
+            rgb = shade(colour, rng)
+            radius = np.exp(rng.uniform(*np.log(RADII)))
             x, y = rng.uniform(1.1 * radius, 1 - 1.1 * radius, 2)
             cover, at = draw_shape(name, x * side, y * side, radius * side, rng, side)
             mask = np.zeros((side, side), bool)
             mask[at] = cover >= 0.5
-            rest = behind(seen, wholes, mask)
+            remaining = occlude(visible, wholes, mask)
             merges = any(c == colour and (w & mask).any() for c, w in zip(colours, wholes, strict=True))
-            if rest is not None and not merges and np.abs(picture[at][mask[at]].mean(0) - rgb).max() > CONTRAST:
+            if remaining is not None and not merges and np.abs(picture[at][mask[at]].mean(0) - rgb).max() > CONTRAST:
                 break
         else:
             if colours:
                 continue
         kept.append(name)
-        seen, wholes, colours = [*(rest or ()), mask], [*wholes, mask], [*colours, colour]
+        colours.append(colour)
+        wholes.append(mask)
+        visible = [*(remaining or ()), mask]
         light = np.linspace(-SHEEN, SHEEN, len(cover), dtype=np.float32)[:: rng.choice((-1, 1)), None, None]
         picture[at] += cover[..., None] * (rgb + light - picture[at])
     picture += np.float32(rng.uniform(0, 6)) * rng.standard_normal(picture.shape, np.float32)
     image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-    instances = tuple(map(Instance.of, kept, colours, seen, wholes))
-    return Scene(
-        image, instances, np.stack(seen), tuple(name for name in vocabulary if name not in kept), complete=True
-    )
+    instances = tuple(map(Instance.of, kept, colours, visible, wholes))
+    absent = tuple(name for name in vocabulary if name not in kept)
+    return Scene(image, instances, np.stack(visible), absent, complete=True)
 
 
 def shade(colour: str, rng: np.random.Generator) -> np.ndarray:
-    """A random RGB (3,) float32 in [0, 255] that everyone would call `colour`."""
+    """A random RGB (3,) float32 in [0, 255] that is clearly `colour`."""
     hue, saturation, value = (rng.uniform(*span) for span in COLOURS[colour])
     return 255 * np.array(colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value), np.float32)
 
@@ -170,14 +178,16 @@ def background(side: int, rng: np.random.Generator) -> np.ndarray:
     """(side, side, 3) float32 around [0, 255]: a gradient, soft noise, sometimes stripes or checks."""
     y, x = (np.mgrid[:side, :side] / side).astype(np.float32)
     turn = np.float32(rng.uniform(0, 2 * np.pi))
-    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    along = x * np.cos(turn) + y * np.sin(turn)
+    across = y * np.cos(turn) - x * np.sin(turn)
     first, second = rng.uniform(20, 235, (2, 3)).astype(np.float32)
     picture = first + (np.clip(along, -1, 1)[..., None] + 1) / 2 * (second - first)
     cells = int(rng.integers(2, 24))
     soft = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8)).resize((side, side), Image.BICUBIC)
     picture += np.float32(rng.uniform(0, 0.35)) * (np.asarray(soft, np.float32) - 128)
-    pattern, count = rng.random(), np.float32(2 * np.pi * rng.uniform(3, 12))
-    if pattern < 0.4:  # stripes; half of them crossed into checks
+    pattern = rng.random()
+    count = np.float32(2 * np.pi * rng.uniform(3, 12))
+    if pattern < 0.4:  # stripes, half of them crossed into checks
         bands = np.sin(count * along)
         bands = np.sign(bands * np.sin(count * across)) if pattern < 0.2 else bands
         picture += np.float32(rng.uniform(8, 24)) * bands[..., None]
@@ -187,15 +197,18 @@ def background(side: int, rng: np.random.Generator) -> np.ndarray:
 def draw_shape(
     name: str, x: float, y: float, radius: float, rng: np.random.Generator, side: int
 ) -> tuple[np.ndarray, tuple[slice, slice]]:
-    """A shape with this centre and radius (pixels) → a window and how much of each of its pixels is covered, in [0, 1].
+    """Draw a shape around (x, y) with this radius, in pixels of a picture of side `side`.
 
-    Turned at random; a square, a triangle, a cross and a heart stay nearly upright.
+    Returns how much of each pixel is covered, in [0, 1], and the window (rows, columns) of the picture that it is for.
+    Shapes are turned at random; a square, a triangle, a cross and a heart stay nearly upright.
     """
     limit = {"square": 15, "heart": 20, "triangle": 20, "cross": 15}.get(name, 180)
     turn = np.radians(rng.uniform(-limit, limit))
     spin = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    left, top = max(int(x - 1.5 * radius), 0), max(int(y - 1.5 * radius), 0)
-    right, bottom = min(int(x + 1.5 * radius) + 2, side), min(int(y + 1.5 * radius) + 2, side)
+    left = max(int(x - 1.5 * radius), 0)
+    top = max(int(y - 1.5 * radius), 0)
+    right = min(int(x + 1.5 * radius) + 2, side)
+    bottom = min(int(y + 1.5 * radius) + 2, side)
     canvas = Image.new("L", (FINER * (right - left), FINER * (bottom - top)))
     pen = ImageDraw.Draw(canvas)
     for fill, outline in outlines(name):
@@ -207,7 +220,7 @@ def draw_shape(
 
 @cache
 def outlines(name: str) -> tuple[tuple[int, np.ndarray], ...]:
-    """What to fill (255) and what to cut out of it (0), as polygons (n, 2) around (0, 0), radius 1, y downwards."""
+    """Pairs of a fill value (255 to draw, 0 to cut out) and a polygon (n, 2) around (0, 0), radius 1, y downwards."""
     around = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     disc = np.stack([np.cos(around), np.sin(around)], 1)
     match name:
