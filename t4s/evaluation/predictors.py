@@ -34,7 +34,7 @@ class Model:
         device = device_of(options.device)
         self.segmenter = Segmenter.from_pretrained(options.checkpoint, options.revision, device, options.dtype)
         config = self.segmenter.vlm.config
-        self.layout, self.shape = config.layout, tuple(config.grid)
+        self.layout, self.shape = "rows", tuple(config.grid)
         self.refiner, self.decoding, self.classes_per_query = (
             options.refine or config.refiner,
             options.decoding,

@@ -89,7 +89,7 @@ class Validation:
                 said, refused = segmenter(encoded, sample.query, decoding="fast" if self.glance else "free"), None
             except QueryError as error:
                 said, refused = None, str(error)
-            yield photo, number, score(sample, said, refused, vlm.config.layout), _pair(sample, said)
+            yield photo, number, score(sample, said, refused), _pair(sample, said)
 
 
 def _result(records: Sequence[Record], tiles: Sequence[Any], photos: int, title: str) -> Result:

@@ -1,10 +1,10 @@
-"""A checkpoint's files: where they are, whether they may be read, and `t4s.json`, which says how it was taught.
+"""A checkpoint's files: where they are, whether they may be read, and `t4s.json`, which says how to use the weights.
 
-    folder = find("user/model")        # a folder, a Hub id, or None: the one that comes with the package
-    config = CheckpointConfig.read(folder)         # its t4s.json
-    base = base_of(folder, config)       # where the base of an adapter is
+    folder = find("user/model")              # a folder, a Hub id, or None: the checkpoint that ships with t4s
+    config = CheckpointConfig.read(folder)   # its t4s.json
+    base = base_of(folder, config)           # where the base of an adapter is
 
-Knows files and not models: what is in the weights is `loading.py`'s business.
+Knows files and not models: loading weights into a model is `loading.py`'s job.
 """
 
 from __future__ import annotations
@@ -21,33 +21,46 @@ from t4s.errors import CheckpointError
 from t4s.limits import MAX_SIDE
 
 FORMAT_VERSION = 2
-# Fields of format_version 1 that version 2 calls otherwise.
-RENAMED = {
+RENAMED = {  # names of format_version 1 → names of version 2
     "both_ways": "bidirectional_prefix",
     "at_once": "classes_per_query",
     "absent_above": "no_target_threshold",
     "cell_weight": "cell_fusion_weight",
 }
-FORMAT_FILE, ADAPTER = "t4s.json", "adapter_config.json"
-EMBEDDED = "t4s-tiny"  # as `base_model`: the checkpoint that comes with the package
+FORMAT_FILE = "t4s.json"
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHT_INDEX = "model.safetensors.index.json"
+EMBEDDED = "t4s-tiny"  # as `base_model`: the checkpoint that ships with t4s
 POSITIONS = ("sequence", "cells")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-FILES = "files:"  # a base_revision that is not the Hub's: what the base's files are
+FILES = "files:"  # how a base_revision begins that is a fingerprint of local files and not a commit of the Hub
 DOWNLOAD = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
+MAX_IMAGE_SIZE = 4096  # pixels of a side of the square that the model sees
+MAX_FORMAT_BYTES = 1_000_000  # of t4s.json
+MAX_FUSION_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """`t4s.json`: how a checkpoint was taught to answer. Read from the checkpoint, never guessed.
+    """`t4s.json`: how a checkpoint was trained to be asked and to answer. Read from the checkpoint, never guessed.
 
-    `classes_per_query`: how many names of a class list it answers best in one question; None: as many as its context takes.
-    `no_target_threshold`: the probability of the empty answer from which a thing is not there (`absence`); None: greedy.
-    `cell_fusion_weight`: what the photo's own cells count beside the text's logits (`evidence`); None: nothing.
-    `names`: what the photo's cells were taught by name (`train.py --cells`), so that their cell_similarity to it counts there.
+    grid                  (rows, columns) of the descriptor grid
+    image_size            side in pixels of the square that a photo is resized to
+    question              template with {query} for a phrase; `class_question` for a class list
+    answer                template with <seg>{body}</seg>
+    positions             position ids: "sequence", or "cells" (embedded architecture, see `vlm.py`)
+    bidirectional_prefix  photo and question attend to each other
+    classes_per_query     names of a class list asked in one question; None: as many as the context takes
+    no_target_threshold   P(all background) from which the target is absent; None: plain greedy decoding
+    cell_fusion_weight    weight of the cell scores beside the token logits; None: not used
+    names                 class names that the image cells were trained on; () if none were
+    base_model            of an adapter: Hub id, folder or "t4s-tiny"; base_revision: its commit or fingerprint
+    refiner               the refiner used where none is asked for
+    metrics               figures measured for this checkpoint
     """
 
     grid: tuple[int, int] = (16, 16)
-    layout: str = "rows"
     image_size: int = 336
     question: str = prompts.QUESTIONS[0]
     class_question: str = prompts.CLASS_QUESTIONS[0]
@@ -65,86 +78,147 @@ class CheckpointConfig:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        """Raises CheckpointError with the first field that is not allowed."""
+        self._require("format_version", self.format_version == FORMAT_VERSION, f"this t4s reads 1 and {FORMAT_VERSION}")
+        self._check_sizes()
+        self._check_templates()
+        self._check_decoding()
+        self._check_embedded_only()
+        for name in ("base_model", "base_revision"):
+            value = getattr(self, name)
+            self._require(name, value is None or _is_text(value), "allowed are a name and null")
+        self._require("refiner", _is_text(self.refiner), "allowed is the name of a refiner")
+        self._require("metrics", isinstance(self.metrics, dict), "allowed is an object of figures")
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            value = repr(getattr(self, name))
+            shown = value if len(value) <= 100 else f"{value[:100]}…"
+            raise CheckpointError(f"{FORMAT_FILE} has {name} {shown}, {allowed}.")
+
+    def _check_sizes(self) -> None:
         rows, columns = self.grid
-        problems = [
-            (
-                self.format_version != FORMAT_VERSION,
-                f"format_version {self.format_version}, this t4s reads 1 and {FORMAT_VERSION}",
-            ),
-            (
-                not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE),
-                f"grid {self.grid}, allowed are 1 to {MAX_SIDE}",
-            ),
-            (self.positions not in POSITIONS, f"positions {self.positions!r}, allowed are {POSITIONS}"),
-            (
-                not isinstance(self.bidirectional_prefix, bool),
-                f"bidirectional_prefix {self.bidirectional_prefix!r}, allowed are true and false",
-            ),
-            (
-                self.classes_per_query is not None
-                and (type(self.classes_per_query) is not int or self.classes_per_query < 1),
-                f"classes_per_query {self.classes_per_query!r}, allowed are whole numbers from 1, and null for all that fit",
-            ),
-            (
-                self.no_target_threshold is not None
-                and (type(self.no_target_threshold) is not float or not 0 < self.no_target_threshold < 1),
-                f"no_target_threshold {self.no_target_threshold!r}, allowed are numbers between 0 and 1, and null for greedy",
-            ),
-            (
-                self.cell_fusion_weight is not None
-                and (type(self.cell_fusion_weight) is not float or not 0 < self.cell_fusion_weight < 100),
-                f"cell_fusion_weight {self.cell_fusion_weight!r}, allowed are numbers between 0 and 100, and null for none",
-            ),
-            (
-                self.cell_fusion_weight is not None and (self.positions != "cells" or not self.bidirectional_prefix),
-                "cell_fusion_weight, which only a checkpoint of the embedded kind has",
-            ),
-            (
-                self.names and (self.positions != "cells" or not self.bidirectional_prefix),
-                "names, which only cells of the embedded kind are taught",
-            ),
-            ("{query}" not in self.question or "{query}" not in self.class_question, "a question without {query}"),
-            (not self.answer.partition("{body}")[0].endswith("<seg>"), "an answer without <seg>{body}</seg>"),
-        ]
-        for wrong, what in problems:
-            if wrong:
-                raise CheckpointError(f"{FORMAT_FILE} has {what}.")
+        fits = _is_count(rows, MAX_SIDE) and _is_count(columns, MAX_SIDE)
+        self._require("grid", fits, f"allowed are 1 to {MAX_SIDE} rows and columns")
+        self._require(
+            "image_size", _is_count(self.image_size, MAX_IMAGE_SIZE), f"allowed are 1 to {MAX_IMAGE_SIZE} pixels"
+        )
+
+    def _check_templates(self) -> None:
+        for name in ("question", "class_question"):
+            value = getattr(self, name)
+            self._require(name, _is_text(value) and "{query}" in value, "without {query}")
+        answer = self.answer if _is_text(self.answer) else ""
+        before, _, after = answer.partition("{body}")
+        self._require("answer", before.endswith("<seg>") and after.startswith("</seg>"), "without <seg>{body}</seg>")
+
+    def _check_decoding(self) -> None:
+        self._require("positions", self.positions in POSITIONS, f"allowed are {' and '.join(POSITIONS)}")
+        self._require("bidirectional_prefix", isinstance(self.bidirectional_prefix, bool), "allowed are true and false")
+        self._require(
+            "classes_per_query",
+            self.classes_per_query is None or _is_count(self.classes_per_query),
+            "allowed are whole numbers from 1, and null for as many as fit",
+        )
+        threshold = self.no_target_threshold
+        self._require(
+            "no_target_threshold",
+            threshold is None or (_is_number(threshold) and 0 < threshold < 1),
+            "allowed are numbers between 0 and 1, and null for greedy decoding",
+        )
+        weight = self.cell_fusion_weight
+        self._require(
+            "cell_fusion_weight",
+            weight is None or (_is_number(weight) and 0 < weight < MAX_FUSION_WEIGHT),
+            f"allowed are numbers between 0 and {MAX_FUSION_WEIGHT:g}, and null for none",
+        )
+        self._require("names", all(map(_is_text, self.names)), "allowed is a list of names")
+
+    def _check_embedded_only(self) -> None:
+        """Cell scores and taught names need image cells that see the question."""
+        embedded = self.positions == "cells" and self.bidirectional_prefix
+        if self.cell_fusion_weight is not None and not embedded:
+            raise CheckpointError(
+                f"{FORMAT_FILE} has cell_fusion_weight, which only a checkpoint of the embedded kind has."
+            )
+        if self.names and not embedded:
+            raise CheckpointError(f"{FORMAT_FILE} has names, which only cells of the embedded kind are taught.")
 
     @classmethod
     def read(cls, folder: Path) -> CheckpointConfig:
-        """Raises CheckpointError if the file is missing or is not ours."""
+        """The folder's t4s.json, of format_version 1 or 2. Raises CheckpointError if it is missing or not valid."""
         file = folder / FORMAT_FILE
         if not file.is_file():
             raise CheckpointError(
                 f"{folder} has no {FORMAT_FILE}, so it was not trained to write masks: "
                 "give a checkpoint made by t4s/train.py, or train this model with --base."
             )
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content.get("format_version", 1) == 1:
-                content = {RENAMED.get(name, name): value for name, value in content.items()}
-                content["format_version"] = FORMAT_VERSION
-            unknown = set(content) - {f.name for f in fields(cls)}
-            if unknown:
-                raise CheckpointError(f"{file} has fields that this t4s does not know: {', '.join(sorted(unknown))}.")
-            rows, columns = content["grid"]
-            names = tuple(str(name) for name in content.get("names", ()))
-            return cls(**{**content, "grid": (int(rows), int(columns)), "names": names})
-        except (json.JSONDecodeError, TypeError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}); it is written by t4s/train.py.") from error
+        content = _read_json(file)
+        if content.get("format_version", 1) == 1:
+            content = _upgrade(content, file)
+        unknown = set(content) - {f.name for f in fields(cls)}
+        if unknown:
+            raise CheckpointError(f"{file} has fields that this t4s does not know: {', '.join(sorted(unknown))}.")
+        grid = content.get("grid")
+        if not isinstance(grid, list) or len(grid) != 2:
+            raise CheckpointError(f"{file} cannot be read: grid is {grid!r}, expected [rows, columns].")
+        names = content.get("names", [])
+        if not isinstance(names, list):
+            raise CheckpointError(f"{file} cannot be read: names is {names!r}, expected a list of names.")
+        return cls(**{**content, "grid": tuple(grid), "names": tuple(names)})
 
     def write(self, folder: Path) -> None:
         (folder / FORMAT_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_count(value: Any, most: int | None = None) -> bool:
+    """True for a whole number from 1 to `most`; JSON's true is none."""
+    return type(value) is int and value >= 1 and (most is None or value <= most)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint. Raises CheckpointError naming the file."""
+    try:
+        if file.stat().st_size > MAX_FORMAT_BYTES:
+            raise CheckpointError(f"{file} has {file.stat().st_size} bytes, allowed are {MAX_FORMAT_BYTES}.")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8
+        detail = str(error) or type(error).__name__
+        raise CheckpointError(f"{file} cannot be read ({detail}); it is written by t4s/train.py.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} cannot be read: it holds a {type(content).__name__}, expected an object.")
+    return content
+
+
+def _upgrade(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """format_version 1 → 2: some fields have other names, and text is always written row by row."""
+    content = {RENAMED.get(name, name): value for name, value in content.items()}
+    layout = content.pop("layout", "rows")
+    if layout != "rows":
+        raise CheckpointError(f"{file} has layout {layout!r}; this t4s runs checkpoints that write rows.")
+    return content | {"format_version": FORMAT_VERSION}
+
+
 def find(source: str | Path | None, revision: str | None = None) -> Path:
-    """A checkpoint's folder: the embedded one (None), a local folder, or a Hub repository's snapshot."""
+    """A checkpoint's folder: the embedded one (None), a local folder, or a Hub repository's snapshot.
+
+    Raises CheckpointError if it is neither here nor on the Hub, or may not be downloaded.
+    """
     if source is None:
         return asset(EMBEDDED)
     if Path(source).is_dir():
         return Path(source)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
+        GatedRepoError,
         HFValidationError,
         HTTPError,
         LocalEntryNotFoundError,
@@ -156,6 +230,11 @@ def find(source: str | Path | None, revision: str | None = None) -> Path:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=DOWNLOAD))
     except HFValidationError as error:
         raise CheckpointError(f"{source} is neither a folder nor a Hub id such as user/model.") from error
+    except GatedRepoError as error:  # a kind of RepositoryNotFoundError, with another remedy
+        raise CheckpointError(
+            f"{source} is gated: accept its licence at https://huggingface.co/{source} with your account, "
+            "then log in here with `hf auth login`."
+        ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
             f"{source} is not on the Hub, or it is private: check the id, or run `hf auth login`."
@@ -167,20 +246,35 @@ def find(source: str | Path | None, revision: str | None = None) -> Path:
         raise CheckpointError(f"{source} could not be fetched from the Hub: {detail}") from error
 
 
+def is_from_hub(folder: Path) -> bool:
+    """True for a snapshot in the Hub's cache: its author is a stranger, so it may not name paths of this machine."""
+    return folder.parent.name == "snapshots"
+
+
 def base_of(folder: Path, config: CheckpointConfig) -> Path:
-    """Where an adapter's base is. CheckpointError if it is named nowhere, missing, or not the one trained on."""
-    if not config.base_model:
+    """Where an adapter's base is.
+
+    Raises CheckpointError if the base is named nowhere, missing, a local path in a checkpoint from the Hub, or not
+    the one that the adapter was trained on.
+    """
+    name = config.base_model
+    revision = config.base_revision
+    if not name:
         raise CheckpointError(f"{folder} is an adapter, but its {FORMAT_FILE} names no base_model.")
-    embedded, revision = config.base_model == EMBEDDED, config.base_revision
+    if is_from_hub(folder) and name != EMBEDDED and (Path(name).exists() or name.startswith(("/", ".", "~", "\\"))):
+        raise CheckpointError(
+            f"{folder} comes from the Hub, but its base_model {name!r} is a local path; allowed are a Hub id and "
+            f"{EMBEDDED!r}: ask its author to publish it merged or with --base-id."
+        )
     by_files = revision is not None and revision.startswith(FILES)
     try:
-        base = find(None if embedded else config.base_model, None if by_files else revision)
+        base = find(None if name == EMBEDDED else name, None if by_files else revision)
     except CheckpointError as error:
-        raise CheckpointError(f"The adapter {folder} needs its base model, {config.base_model}: {error}") from error
+        raise CheckpointError(f"The adapter {folder} needs its base model, {name}: {error}") from error
     if by_files and fingerprint(base) != revision:
         raise CheckpointError(
-            f"The adapter {folder} was trained on another {config.base_model} than the one that is "
-            "here; give it that one back, or train it again."
+            f"The adapter {folder} was trained on another {name} than the one that is here; restore that one, "
+            "or train the adapter again."
         )
     check_weights(base)
     return base
@@ -198,13 +292,37 @@ def fingerprint(folder: Path) -> str:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuses pickled weights and folders without weights."""
-    if any(folder.glob("*.safetensors")):
+    """Only safetensors that lie in the folder itself are read.
+
+    Raises CheckpointError for pickled weights, for no weights, and for an index that names files elsewhere.
+    """
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
+    needed = [ADAPTER_WEIGHTS] if (folder / ADAPTER).is_file() else _indexed(folder)
+    present = [file.name for file in folder.glob("*.safetensors")]
+    missing = [name for name in needed if name not in present]
+    if present and not missing:
         return
-    pickled = [file.name for file in folder.iterdir() if file.suffix in PICKLED]
     if pickled:
         raise CheckpointError(
-            f"{folder} holds pickled weights ({', '.join(sorted(pickled))}), which can run code when "
+            f"{folder} holds pickled weights ({', '.join(pickled)}), which can run code when "
             "they are read: save them as safetensors."
         )
+    if missing and present:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing[:3])}; download it again or copy it completely.")
     raise CheckpointError(f"{folder} holds no .safetensors weights.")
+
+
+def _indexed(folder: Path) -> list[str]:
+    """The files that the folder's weight index names; none without an index. Raises CheckpointError for paths."""
+    file = folder / WEIGHT_INDEX
+    if not file.is_file():
+        return []
+    try:
+        shards = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
+        names = sorted(set(shards))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error!r}); download it again.") from error
+    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name or "\\" in name]
+    if outside:
+        raise CheckpointError(f"{file} names {outside[0]!r}; allowed are names of files in its own folder.")
+    return names

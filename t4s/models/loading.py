@@ -1,93 +1,196 @@
-"""Load a checkpoint: a full model or a LoRA adapter on its base, the processor, and its format, ready to run.
+"""Load a checkpoint: a full model, or a LoRA adapter on its base, with its processor and its `t4s.json`.
 
-safetensors only, no code from a checkpoint, and nothing loaded in place of what is missing.
+safetensors only, no code from a checkpoint, and nothing put in the place of weights that are missing: what does not
+fit is a CheckpointError that names it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+from safetensors import SafetensorError, safe_open
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from t4s.errors import CheckpointError
-from t4s.models.checkpoint import ADAPTER, CheckpointConfig, base_of, check_weights, find
+from t4s.models.checkpoint import ADAPTER, ADAPTER_WEIGHTS, CheckpointConfig, base_of, check_weights, find
 from t4s.models.tiny import vision_tower  # noqa: F401 (it registers itself with the Auto classes)
 from t4s.models.vlm import VLM
 
+Device = str | int | torch.device
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-KEPT_WHOLE = ("lm_head", "vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "aligner")
+NOT_QUANTIZED = ("lm_head", "vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "aligner")
+SHOWN = 3  # names in a message
 
 
 def load(
     source: str | Path | None = None,
     revision: str | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
 ) -> VLM:
-    """A checkpoint by folder or Hub id, ready to run. Raises CheckpointError with what to do."""
+    """A checkpoint by folder or Hub id, ready to run. Raises CheckpointError with what to do.
+
+    device: anything torch accepts; None: CUDA, else MPS, else the CPU. dtype: None: bfloat16 where CUDA has it, else
+    float32. quantize: "4bit" or "8bit", CUDA only.
+    """
+    place = resolve_device(device)
+    number_type = resolve_dtype(dtype, place)
     folder = find(source, revision)
     config = CheckpointConfig.read(folder)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(dtype, str):
-        if dtype not in DTYPES:
-            raise CheckpointError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}.")
-        dtype = getattr(torch, dtype)
-    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32)
-    model = load_model(folder, config, dtype, device, quantize)
+    model = load_model(folder, config, number_type, place, quantize)
     return VLM(model.eval().requires_grad_(False), load_processor(folder), config)
 
 
-def load_processor(folder: Path):
+def resolve_device(device: Device | None) -> torch.device:
+    """The torch device that is meant. Raises CheckpointError if there is none of that kind here."""
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    known = "leave it out to choose automatically, or give 'cpu', 'cuda', 'cuda:1' or 'mps'"
+    if isinstance(device, int) and not isinstance(device, bool):
+        device = f"cuda:{device}"
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError(f"device is {device!r}, which torch does not know; {known}.") from error
+    try:
+        torch.zeros(1, device=place).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise CheckpointError(f"device is {str(place)!r}, which this machine does not have; {known}.") from error
+    return place
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The number type that is meant. Raises CheckpointError for one that models do not run in."""
+    if dtype is None:
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if bf16 else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise CheckpointError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}.")
+    if name == "float64" and device.type == "mps":
+        raise CheckpointError("dtype is float64, which MPS does not have; use float32, or device='cpu'.")
+    return getattr(torch, name)
+
+
+def load_processor(folder: Path) -> Any:
     """The processor of a folder, with PIL for its photos, so that they look the same with or without torchvision.
 
-    Raises CheckpointError if it needs a package that is not there: processors that take video too need torchvision.
+    Raises CheckpointError if a file of it is broken, or if it needs a package that is not installed: processors that
+    take video too need torchvision.
     """
     try:
         return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    except ImportError:  # there is no PIL version of what handles video
+    except ImportError:  # what handles video has no PIL version
         pass
+    except Exception as error:  # the tokenizers library raises bare Exception for a broken tokenizer.json
+        raise _broken_processor(folder, error) from error
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
-        detail = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"The processor of {folder} needs packages that are not installed, those of the extra "
             "t4s[families]: run `pip install torchvision num2words`, with a torchvision made for "
-            f"your torch. It says: {detail}"
+            f"your torch. The error was: {_short(error)}"
         ) from error
     processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     return processor
 
 
-def load_model(folder: Path, config: CheckpointConfig, dtype: torch.dtype, device: str, quantize: str | None = None):
-    """The model of a folder: a full one, or a LoRA adapter on the base that t4s.json names."""
+def _broken_processor(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"The processor of {folder} cannot be loaded ({_short(error)}); its files are processor_config.json, "
+        "tokenizer.json and tokenizer_config.json: download or save them again."
+    )
+
+
+def load_model(
+    folder: Path, config: CheckpointConfig, dtype: torch.dtype, device: Device, quantize: str | None = None
+) -> PreTrainedModel:
+    """The model of a folder: a full one, or a LoRA adapter merged into the base that t4s.json names.
+
+    Raises CheckpointError if weights are missing, unexpected, of another shape, broken or not finite.
+    """
+    place = resolve_device(device)
     check_weights(folder)
-    extra = {} if quantize is None else _quantized(quantize, dtype, device)
     if (folder / ADAPTER).is_file():
         base = base_of(folder, config)
-        own = (
-            CheckpointConfig.read(base) if (base / ADAPTER).is_file() else config
-        )  # an adapter may be trained on another one
-        return _adapted(load_model(base, own, dtype, device, quantize), folder)
+        # An adapter may be trained on top of another one.
+        base_config = CheckpointConfig.read(base) if (base / ADAPTER).is_file() else config
+        return _adapted(load_model(base, base_config, dtype, place, quantize), folder)
+    extra = {} if quantize is None else _quantization(quantize, dtype, place)
+    _check_readable(folder.glob("*.safetensors"))
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extra
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # reported below, by name
+            output_loading_info=True,
+            **extra,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{folder} cannot be loaded as an image-text-to-text model: {detail}") from error
-    return model if quantize else model.to(device)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded as an image-text-to-text model: {_short(error)}") from error
+    _check_complete(folder, info)
+    _check_finite(folder, model)
+    return model if quantize else model.to(place)
 
 
-def _quantized(quantize: str, dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """What makes `from_pretrained` keep the language model in fewer bits; the rest stays whole. CheckpointError."""
+def _check_readable(files: Iterable[Path]) -> None:
+    """Each file's header, so that a broken one is named. Raises CheckpointError."""
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file} is not a whole safetensors file ({_short(error)}); download or copy it again."
+            ) from error
+
+
+def _check_complete(folder: Path, info: dict[str, Any]) -> None:
+    """`from_pretrained` would fill missing weights with random ones. Raises CheckpointError with their names."""
+    problems = []
+    for kind, key in (
+        ("missing", "missing_keys"),
+        ("unexpected", "unexpected_keys"),
+        ("other shape", "mismatched_keys"),
+    ):
+        names = sorted(str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in info.get(key) or ())
+        if names:
+            problems.append(f"{kind}: {_listed(names)}")
+    if problems:
+        raise CheckpointError(
+            f"The weights in {folder} do not fit the model that its config.json describes ({'; '.join(problems)}); "
+            "save the checkpoint again with the version that made it."
+        )
+
+
+def _check_finite(folder: Path, model: PreTrainedModel) -> None:
+    """A sum is NaN or infinite as soon as one number is. Raises CheckpointError with the names of such weights."""
+    floats = [(name, weight) for name, weight in model.named_parameters() if weight.is_floating_point()]
+    with torch.inference_mode():
+        sums = [weight.sum(dtype=torch.promote_types(weight.dtype, torch.float32)) for _, weight in floats]
+        broken = [name for (name, _), total in zip(floats, sums, strict=True) if not torch.isfinite(total)]
+    if broken:
+        raise CheckpointError(
+            f"The weights in {folder} hold numbers that are not finite ({_listed(broken)}); take an earlier "
+            "checkpoint, or train again with a smaller learning rate."
+        )
+
+
+def _quantization(quantize: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that keep the language model in 4 or 8 bits. Raises CheckpointError."""
     if quantize not in ("4bit", "8bit"):
         raise CheckpointError(f"quantize is '4bit' or '8bit', not {quantize!r}.")
-    if not device.startswith("cuda"):
+    if device.type != "cuda":
         raise CheckpointError(f"quantize={quantize!r} needs a CUDA device; this one is {device}: leave it out.")
     if find_spec("bitsandbytes") is None:
         raise CheckpointError(f"quantize={quantize!r} needs a package: pip install bitsandbytes")
@@ -98,27 +201,37 @@ def _quantized(quantize: str, dtype: torch.dtype, device: str) -> dict[str, Any]
         load_in_8bit=quantize == "8bit",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(KEPT_WHOLE),
+        llm_int8_skip_modules=list(NOT_QUANTIZED),
     )
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def _adapted(model, folder: Path):
-    """A LoRA adapter merged into its base. Missing or unexpected keys are errors."""
-    from peft import PeftModel
-    from safetensors import safe_open
+def _adapted(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """A LoRA adapter merged into its base. Raises CheckpointError for missing or unexpected keys."""
+    from peft import PeftModel, get_peft_model_state_dict
 
+    weights = folder / ADAPTER_WEIGHTS
+    _check_readable([weights])
     try:
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=False, use_safetensors=True)
-    except (RuntimeError, ValueError) as error:  # other shapes, other layers
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{folder} does not fit its base model: {detail}") from error
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # other shapes or layers
+        raise CheckpointError(f"{folder} does not fit its base model: {_short(error)}") from error
+    with safe_open(weights, "pt") as file:
         stored = set(file.keys())
-    from peft import get_peft_model_state_dict
-
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))  # "auto" asks the Hub
     if stored != expected:
-        missing, foreign = sorted(expected - stored)[:3], sorted(stored - expected)[:3]
-        raise CheckpointError(f"{folder} does not fit its base model: missing {missing}, unexpected {foreign}.")
-    return adapted.merge_and_unload()
+        missing = sorted(expected - stored)[:SHOWN]
+        unexpected = sorted(stored - expected)[:SHOWN]
+        raise CheckpointError(f"{folder} does not fit its base model: missing {missing}, unexpected {unexpected}.")
+    merged = adapted.merge_and_unload()
+    _check_finite(folder, merged)
+    return merged
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

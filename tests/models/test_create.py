@@ -63,18 +63,18 @@ def test_the_embedded_tower_takes_photos_of_any_size(side, tmp_path):
     """A cell is a cell: its photo's pixels change, the prompt does not, and what is saved knows it."""
     base = create.base("t4s-tiny", image_size=side)
     side = side or CheckpointConfig.read(asset("t4s-tiny")).image_size
-    inputs, ids = base.look(Image.new("RGB", (300, 200), "grey"))
+    inputs, ids = base.preprocess(Image.new("RGB", (300, 200), "grey"))
     assert base.config.image_size == base.model.config.vision_config.image_size == side
     assert inputs["pixel_values"].shape == (1, 3, side, side) and ids.count(base.image_token) == base.cells
     base.processor.save_pretrained(tmp_path)
     base.processor = load_processor(tmp_path)
-    again, _ = base.look(Image.new("RGB", (300, 200), "grey"))
+    again, _ = base.preprocess(Image.new("RGB", (300, 200), "grey"))
     assert torch.equal(inputs["pixel_values"], again["pixel_values"])
 
 
 def test_a_fresh_model_takes_photos_of_the_size_that_is_asked_for():
     fresh = create.fresh(["dog"], (4, 4), 32, 1, seed=0, image_size=96)
-    inputs, _ = fresh.look(Image.new("RGB", (300, 200), "grey"))
+    inputs, _ = fresh.preprocess(Image.new("RGB", (300, 200), "grey"))
     assert fresh.config.image_size == 96 and inputs["pixel_values"].shape == (1, 3, 96, 96)
     with pytest.raises(CheckpointError, match="90×90 pixels does not fall into 4 rows.* a multiple of 4"):
         create.fresh(["dog"], (4, 4), 32, 1, seed=0, image_size=90)
