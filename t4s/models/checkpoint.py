@@ -33,6 +33,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHT_INDEX = "model.safetensors.index.json"
 EMBEDDED = "t4s-tiny"  # as `base_model`: the checkpoint that ships with t4s
 POSITIONS = ("sequence", "cells")
+RESAMPLING = ("bicubic", "bilinear")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FILES = "files:"  # how a base_revision begins that is a fingerprint of local files and not a commit of the Hub
 DOWNLOAD = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
@@ -48,7 +49,10 @@ class CheckpointConfig:
     grid                  (rows, columns) of the descriptor grid
     image_size            side in pixels of the square that a photo is resized to
     question              template with {query} for a phrase; `class_question` for a class list
-    answer                template with <seg>{body}</seg>
+    answer                template with <seg>{body}</seg>, and {query} where the answer names it
+    class_answer          the same for a class list; None: `answer`
+    class_separator       what joins the names of a class list in `class_question`
+    resampling            how a photo is resized: "bicubic" or "bilinear"
     positions             position ids: "sequence", or "cells" (embedded architecture, see `vlm.py`)
     bidirectional_prefix  photo and question attend to each other
     classes_per_query     names of a class list asked in one question; None: as many as the context takes
@@ -65,6 +69,9 @@ class CheckpointConfig:
     question: str = prompts.QUESTIONS[0]
     class_question: str = prompts.CLASS_QUESTIONS[0]
     answer: str = prompts.ANSWERS[0]
+    class_answer: str | None = None
+    class_separator: str = prompts.CLASS_SEPARATOR
+    resampling: str = "bicubic"
     positions: str = "sequence"
     bidirectional_prefix: bool = False
     classes_per_query: int | None = None
@@ -108,9 +115,13 @@ class CheckpointConfig:
         for name in ("question", "class_question"):
             value = getattr(self, name)
             self._require(name, _is_text(value) and "{query}" in value, "without {query}")
-        answer = self.answer if _is_text(self.answer) else ""
-        before, _, after = answer.partition("{body}")
-        self._require("answer", before.endswith("<seg>") and after.startswith("</seg>"), "without <seg>{body}</seg>")
+        for name in ("answer", "class_answer"):
+            value = getattr(self, name)
+            before, _, after = (value if _is_text(value) else "").partition("{body}")
+            written = before.endswith("<seg>") and after.startswith("</seg>")
+            self._require(name, written or (name == "class_answer" and value is None), "without <seg>{body}</seg>")
+        self._require("class_separator", _is_text(self.class_separator), "allowed is a text such as ', '")
+        self._require("resampling", self.resampling in RESAMPLING, f"allowed are {' and '.join(RESAMPLING)}")
 
     def _check_decoding(self) -> None:
         self._require("positions", self.positions in POSITIONS, f"allowed are {' and '.join(POSITIONS)}")
@@ -154,7 +165,10 @@ class CheckpointConfig:
                 "give a checkpoint made by t4s/train.py, or train this model with --base."
             )
         content = _read_json(file)
-        if content.get("format_version", 1) == 1:
+        version = content.get("format_version", 1)
+        if type(version) is not int or version not in (1, FORMAT_VERSION):
+            raise CheckpointError(f"{file} has format_version {version!r}, this t4s reads 1 and {FORMAT_VERSION}.")
+        if version == 1:
             content = _upgrade(content, file)
         unknown = set(content) - {f.name for f in fields(cls)}
         if unknown:
