@@ -32,8 +32,9 @@ DOORS = {
     "eval": ("eval", "measure a checkpoint on a data set"),
     "bench": ("bench", "decoding and refiners, side by side"),
     "check": ("check", "look over a dataset before training on it"),
+    "import": ("models.original.command", "convert a published LLaVA checkpoint"),
     "train-edge": ("training.refiner.train", "train the small refiner"),
-    "train-tower": ("training.tower", "train a vision tower for a fresh embedded model"),
+    "train-tower": ("training.tower.train", "train a vision tower for a fresh embedded model"),
 }
 
 

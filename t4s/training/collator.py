@@ -1,13 +1,13 @@
-"""Samples → a training batch: token ids, labels on the answers alone, positions, and a block mask.
+"""Samples to a training batch: token ids, labels on the answers alone, positions, and a block attention mask.
 
-All questions about one photo share its image tokens: a row of the batch is
+All questions about one photo share its image tokens. A row of the batch is
 
     [prefix with the photo] [question 1, answer 1] [question 2, answer 2] …
 
-and the block mask lets each question see the prefix and itself, not the other questions. Positions of every question
-start where the prefix ends, so a row of several is worth the same as several rows of one. Where the photo sees the
-question too (`VLM.bidirectional_prefix`), every question has a row of its own, and the embedded model's cells have labels
-too: what is meant there.
+and the mask lets each question attend to the prefix and to itself, not to the other questions. The positions of every
+question start where the prefix ends, so a row with several questions gives the same loss and gradients as several rows
+with one each. Where the photo attends to the question too (`VLM.bidirectional_prefix`), every question has its own row,
+and the embedded model's image tokens have labels as well: the label of their cell.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ from t4s.models.checkpoint import CheckpointConfig
 from t4s.models.vlm import VLM
 from t4s.prompts import ANSWERS, CLASS_QUESTIONS, QUESTIONS, question
 from t4s.records import Sample
+from t4s.training.losses import IGNORE
 
-IGNORE = -100  # a label that the loss leaves out
-SPOILT = 0.5  # of training answers are read with wrong rows
-NEAR = 0.4  # of training answers of the embedded kind see the photo's nearby rows alone
-MULTIPLE = 16  # rows are padded to a multiple of this
-TRIES = 20  # draws for one row of the batch, until one is short enough
+CORRUPTED_SHARE = 0.5  # of the embedded model's training answers have wrong rows in their input
+NEARBY_SHARE = 0.4  # of the embedded model's training answers attend to nearby rows of the photo only
+PAD_MULTIPLE = 16  # row lengths are padded to a multiple of this
+MAX_DRAWS = 20  # attempts to draw a row that fits into the model's context
 
 
-class TooLong(DataError):
+class TooLongError(DataError):
     """No question of the row fits into the model's context."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One photo with its questions. `positions`: (T,), or (3, T) where a family has time, row and column.
+    """One photo with its questions: T tokens.
 
-    `segments`: 0 for the prefix, then the question's number. `bidirectional_prefix`: segment 0 attends to all of itself.
-    `near`: how many cells a row has, where the answers see only the nearby ones; 0: they see the whole photo.
-    `left_out`: questions that were too long for the model.
+    `positions`: (T,), or (3, T) where the family has time, row and column. `segments`: 0 for the prefix, then the
+    number of the question. `bidirectional_prefix`: tokens of segment 0 attend to each other in both directions.
+    `nearby_columns`: cells per row of the grid if answers attend to nearby rows of the photo only, else 0.
+    `left_out`: questions that did not fit into the model's context.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -55,164 +56,188 @@ class Row:
     positions: torch.Tensor
     segments: list[int]
     bidirectional_prefix: bool = False
-    near: int = 0
+    nearby_columns: int = 0
     left_out: int = 0
 
 
-def corrupt_rows(grid: codec.DescriptorGrid, rng: np.random.Generator) -> tuple[codec.DescriptorGrid, np.ndarray]:
-    """Some rows of a true grid made wrong, and which (H,) bool: left empty, moved sideways, or the row above again.
+# --- one answer
 
-    The model reads them and is not taught to write them. It learns to look at the photo where the rows above mislead:
-    taught on true rows alone it copies the row above, and an object whose first row it missed is never written.
+
+def corrupt_rows(grid: codec.DescriptorGrid, rng: np.random.Generator) -> tuple[codec.DescriptorGrid, np.ndarray]:
+    """Make some rows of a true grid wrong (empty, shifted, or a copy of the row above) → the grid, (H,) bool: which.
+
+    They are input only and never learned. A model trained on true rows alone learns to copy the row above, and never
+    writes an object whose first row it missed; wrong rows make it look at the photo instead.
     """
     ids, height = grid.ids.copy(), grid.shape[0]
     wrong = rng.random(height) < rng.uniform(0, 0.5)
     top = int(np.argmax((ids > 0).any(1)))
     if rng.random() < 0.5:
-        wrong[top : top + int(rng.integers(1, 6))] = True  # the object begins too late
-    for at in np.flatnonzero(wrong):
+        wrong[top : top + int(rng.integers(1, 6))] = True  # the object starts too late
+    for y in np.flatnonzero(wrong):
         kind = rng.random()
         if kind < 0.6:
-            ids[at] = 0
+            ids[y] = 0
         elif kind < 0.8:
-            ids[at] = np.roll(ids[at], int(rng.integers(-2, 3)))
-        elif at:
-            ids[at] = ids[at - 1]
+            ids[y] = np.roll(ids[y], int(rng.integers(-2, 3)))
+        elif y:
+            ids[y] = ids[y - 1]
     return codec.DescriptorGrid(ids, grid.labels), wrong
 
 
-def answer(
-    vlm: VLM, sample: Sample, rng: np.random.Generator | None, template: str | None = None
+def answer_tokens(
+    vlm: VLM, sample: Sample, corrupt: np.random.Generator | None, template: str | None = None
 ) -> tuple[list[int], list[int]]:
-    """The true answer's tokens and their labels; with `rng`, every second answer is read with spoilt rows."""
-    config = vlm.config
-    grid, wrong = sample.grid(config.grid), None
-    if rng is not None and config.layout == "rows" and rng.random() < SPOILT:
-        grid, wrong = corrupt_rows(grid, rng)
-    before, body, after = vlm.answer_ids(codec.encode(grid, config.layout), template)
+    """The true answer → (its tokens, their labels). With `corrupt`, half of the answers get wrong, unlearned rows."""
+    grid, wrong = sample.grid(vlm.config.grid), None
+    if corrupt is not None and corrupt.random() < CORRUPTED_SHARE:
+        grid, wrong = corrupt_rows(grid, corrupt)
+    before, body, after = vlm.answer_ids(codec.encode(grid), template, sample.query)
     labels = list(body)
     if wrong is not None:
-        at = 0
+        y = 0
         for i, token in enumerate(body):
             piece = vlm.piece(token)
-            if wrong[at : at + piece[:-1].count("\n") + 1].any():
+            if wrong[y : y + piece[:-1].count("\n") + 1].any():
                 labels[i] = IGNORE
-            at += piece.count("\n")
+            y += piece.count("\n")
     return before + body + after, before + labels + after
 
 
-def words_of_cells(vlm: VLM, sample: Sample) -> list[int]:
-    """For every cell, in row order, the first token of its label: what the answer says where that cell's run begins."""
+def cell_labels(vlm: VLM, sample: Sample) -> list[int]:
+    """For every cell, in row order, the first token of its label: what the answer says where a run starts there."""
     grid = sample.grid(vlm.config.grid)
-    first = vlm.first_token_ids(grid.labels)
-    return [first[label] for label in grid.ids.flatten()]
+    first_tokens = vlm.first_token_ids(grid.labels)
+    return [first_tokens[label] for label in grid.ids.flatten()]
 
 
-def wording(
+def draw_wording(
     config: CheckpointConfig, query: str | tuple[str, ...], rng: np.random.Generator | None
 ) -> tuple[str, str | None]:
-    """The question and the answer's template: the checkpoint's own, or, if it has the first of `prompts`, any there."""
+    """The question, and the answer's template. A checkpoint that has the default templates is trained on all of
+    `prompts`; one with its own templates is trained on those alone. Without `rng`: always the checkpoint's."""
 
-    def drawn(own: str, templates: Sequence[str]) -> str:
-        return str(rng.choice(templates)) if rng is not None and own == templates[0] else own
+    def draw(template: str, alternatives: Sequence[str]) -> str:
+        if rng is None or template != alternatives[0]:
+            return template
+        return str(rng.choice(alternatives))
 
-    one = isinstance(query, str)
-    template = drawn(config.question, QUESTIONS) if one else drawn(config.class_question, CLASS_QUESTIONS)
-    return question(template, query), drawn(config.answer, ANSWERS)
+    if isinstance(query, str):
+        template, answer = draw(config.question, QUESTIONS), config.answer
+    else:
+        template, answer = draw(config.class_question, CLASS_QUESTIONS), config.class_answer or config.answer
+    return question(template, query, config.class_separator), draw(answer, ANSWERS)
 
 
-def row(
+# --- a row
+
+
+def build_row(
     vlm: VLM,
     samples: Sequence[Sample],
-    rng: np.random.Generator | None = None,
-    words: np.random.Generator | None = None,
+    corrupt: np.random.Generator | None = None,
+    wording: np.random.Generator | None = None,
 ) -> Row:
-    """The samples of one photo → a row; `rng` spoils what is read (`corrupt_rows`), `words` draws templates (`wording`).
+    """The samples of one photo as a row. `corrupt` draws wrong rows (`corrupt_rows`), `wording` the templates.
 
-    A question that is too long for the model's context is left out. TooLong (a DataError) if none remains, ValueError
-    for several samples where the photo sees the question.
+    Questions that do not fit into the model's context are left out. TooLongError (a DataError) if none remains;
+    ValueError for several samples where the photo attends to the question.
     """
     if vlm.bidirectional_prefix and len(samples) > 1:
-        raise ValueError(f"{len(samples)} questions, and this model's photo sees each: give a row to each")
-    inputs, ids = vlm.look(samples[0].image)
-    taught = vlm.bidirectional_prefix and vlm.config.positions == "cells"
-    labels = words_of_cells(vlm, samples[0]) if taught else [IGNORE] * len(ids)
+        raise ValueError(f"{len(samples)} questions, and the photo attends to each: give every one its own row")
+    inputs, ids = vlm.preprocess(samples[0].image)
+    label_cells = vlm.bidirectional_prefix and vlm.config.positions == "cells"
+    labels = cell_labels(vlm, samples[0]) if label_cells else [IGNORE] * len(ids)
     segments = [0] * len(ids)
-    photo, start = vlm.position_ids(ids, inputs)
+    prefix_positions, start = vlm.position_ids(ids, inputs)
     context = getattr(vlm.model.config.get_text_config(), "max_position_embeddings", None)
     positions: list[int] = []
     longest = 0
     for sample in samples:
-        asked, template = wording(vlm.config, sample.query, words)
-        suffix = vlm.suffix(asked)
-        read, learnt = answer(vlm, sample, rng, template)
-        own = vlm.suffix_positions(len(suffix), start) + vlm.answer_positions(read, start + len(suffix))
-        if context and max(own) >= context:
-            longest = max(longest, start + len(suffix) + len(read))
+        text, template = draw_wording(vlm.config, sample.query, wording)
+        suffix = vlm.suffix(text)
+        answer, answer_labels = answer_tokens(vlm, sample, corrupt, template)
+        of_question = vlm.suffix_positions(len(suffix), start) + vlm.answer_positions(answer, start + len(suffix))
+        if context and max(of_question) >= context:
+            longest = max(longest, start + len(suffix) + len(answer))
             continue
         number = segments[-1] + 1
-        ids, positions = ids + suffix + read, positions + own
-        labels += [IGNORE] * len(suffix) + learnt
-        segments += [0 if vlm.bidirectional_prefix else number] * len(suffix) + [number] * len(read)
+        ids = ids + suffix + answer
+        positions = positions + of_question
+        labels += [IGNORE] * len(suffix) + answer_labels
+        segments += [0 if vlm.bidirectional_prefix else number] * len(suffix) + [number] * len(answer)
     if not positions:
-        raise TooLong(
-            f"{samples[0].id}: its question and answer take {longest} tokens, the model's context is "
-            f"{context}: use a smaller --grid or --image-size."
+        raise TooLongError(
+            f"{samples[0].id}: question and answer take {longest} tokens, and the model's context is {context}: "
+            "use a smaller --grid or --image-size."
         )
-    text = torch.tensor(positions, dtype=photo.dtype).expand(*photo.shape[:-1], -1)
-    left_out = len(samples) - segments[-1]
-    near = vlm.config.grid[1] if taught and rng is not None and rng.random() < NEAR else 0
-    return Row(inputs, ids, labels, torch.cat([photo, text], -1), segments, vlm.bidirectional_prefix, near, left_out)
+    text_positions = torch.tensor(positions, dtype=prefix_positions.dtype)
+    text_positions = text_positions.expand(*prefix_positions.shape[:-1], -1)
+    nearby_only = label_cells and corrupt is not None and corrupt.random() < NEARBY_SHARE
+    return Row(
+        inputs,
+        ids,
+        labels,
+        torch.cat([prefix_positions, text_positions], -1),
+        segments,
+        vlm.bidirectional_prefix,
+        nearby_columns=vlm.config.grid[1] if nearby_only else 0,
+        left_out=len(samples) - segments[-1],
+    )
 
 
-def nearby(row: Row, cells: int) -> torch.Tensor:
-    """(T, T) bool, False where a token of the answer does not see a cell: it sees a row's length of cells behind the
-    next one to be written, and two rows' ahead.
+def nearby_mask(row: Row, cells: int) -> torch.Tensor:
+    """(T, T) bool, False where a token of the answer does not attend to a cell. It attends to the cells from one grid
+    row before the next one to be written to two rows after it.
 
-    The cells know what is meant at their place. Where all are seen, an answer also learns the photo as a whole by
-    heart, and denies in a new one what the cells say.
+    The image tokens know what is at their place. An answer that attends to all of them also memorises training photos
+    as a whole, and in a new photo contradicts what the cells say.
     """
-    written = row.positions - cells  # of a token of the answer: how many cells it and those before it have written
-    ahead = torch.arange(cells) - written[:, None]
-    seen = torch.ones(len(row.ids), len(row.ids), dtype=torch.bool)
-    seen[:, :cells] = (torch.tensor(row.segments) == 0)[:, None] | ((ahead >= -row.near) & (ahead < 2 * row.near))
-    return seen
+    written = row.positions - cells  # per token of an answer: cells written up to and including it
+    distance = torch.arange(cells) - written[:, None]
+    nearby = (distance >= -row.nearby_columns) & (distance < 2 * row.nearby_columns)
+    mask = torch.ones(len(row.ids), len(row.ids), dtype=torch.bool)
+    mask[:, :cells] = (torch.tensor(row.segments) == 0)[:, None] | nearby
+    return mask
 
 
-def batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
-    """Rows → `input_ids`, `labels` (B, T), `position_ids` (B, T) or (3, B, T), `attention_mask` (B, 1, T, T) bool, the
-    photos, and `output_hidden_states` where the photos' cells are taught."""
-    length = -(-max(len(r.ids) for r in rows) // MULTIPLE) * MULTIPLE
+def collate(rows: Sequence[Row], pad: int) -> dict[str, Any]:
+    """Rows → `input_ids` and `labels` (B, T), `position_ids` (B, T) or (3, B, T), `attention_mask` (B, 1, T, T) bool,
+    the photos' tensors, and `output_hidden_states` where image tokens have labels."""
+    longest = max(len(row.ids) for row in rows)
+    length = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
 
     def padded(name: str, value: int) -> torch.Tensor:
-        return torch.tensor([getattr(r, name) + [value] * (length - len(r.ids)) for r in rows])
+        return torch.tensor([getattr(row, name) + [value] * (length - len(row.ids)) for row in rows])
 
-    segments = padded("segments", -1)
+    segments = padded("segments", -1)  # (B, T)
     same = segments[:, :, None] == segments[:, None, :]
     prefix = (segments == 0)[:, None, :]
     mask = (same | prefix) & torch.ones(length, length, dtype=torch.bool).tril()
     if rows[0].bidirectional_prefix:
         mask |= prefix & prefix.mT
-    for one, whole in zip(rows, mask, strict=True):
-        if one.near:
-            cells = one.ids.count(one.ids[0])  # the photo's tokens come first
-            whole[: len(one.ids), : len(one.ids)] &= nearby(one, cells)
-    positions = [F.pad(r.positions, (0, length - len(r.ids))) for r in rows]
-    photos = {name: torch.cat([r.inputs[name] for r in rows]) for name in rows[0].inputs}
-    return {
+    for row, row_mask in zip(rows, mask, strict=True):
+        if row.nearby_columns:
+            cells = row.ids.count(row.ids[0])  # image tokens come first
+            row_mask[: len(row.ids), : len(row.ids)] &= nearby_mask(row, cells)
+    positions = [F.pad(row.positions, (0, length - len(row.ids))) for row in rows]
+    batch: dict[str, Any] = {
         "input_ids": padded("ids", pad),
         "labels": padded("labels", IGNORE),
         "position_ids": torch.stack(positions, -2),
         "attention_mask": mask[:, None],
-        **photos,
-        **({"output_hidden_states": True} if rows[0].labels[0] != IGNORE else {}),  # learning.cell_losses reads them
     }
+    for name in rows[0].inputs:
+        batch[name] = torch.cat([row.inputs[name] for row in rows])
+    if rows[0].labels[0] != IGNORE:
+        batch["output_hidden_states"] = True  # for `losses.image_token_losses`
+    return batch
 
 
 class Collator:
-    """Draws, augments and lays out: a list of draw numbers → a batch. Draw n is a pure function of (seed, n).
+    """Draw numbers → a batch: draws samples, augments them and builds rows. Draw n is a pure function of (seed, n).
 
-    `too_long` counts the questions that did not fit into the model's context, whichever process laid them out.
+    `too_long` counts the questions that did not fit into the model's context, over all data-loading processes.
     """
 
     def __init__(self, vlm: VLM, mixture: Mixture, queries: int, seed: int, augmented: bool = True):
@@ -223,49 +248,49 @@ class Collator:
     def samples(self, *number: int) -> tuple[Sample, ...]:
         """Different questions about one photo, at most `queries`."""
         rng = np.random.default_rng([self.seed, *number])
-        samples = self.mixture.draw(rng, self.queries)
-        different = tuple({sample.query: sample for sample in samples}.values())
+        drawn = self.mixture.draw(rng, self.queries)
+        different = tuple({sample.query: sample for sample in drawn}.values())
         return augment(different, rng, self.vlm.config.image_size) if self.augmented else different
 
     def rows(self, number: int) -> list[Row]:
-        """Draw `number`, or, if it is too long for the model, what is drawn in its place: a row, or, where the photo
-        sees the question, one for each question.
+        """The rows of draw `number`: one, or one per question where the photo attends to the question.
 
-        DataError if TRIES draws are too long, one after the other.
+        If nothing of a draw fits into the model's context, another takes its place; DataError after MAX_DRAWS of them.
         """
-        cells = self.vlm.config.positions == "cells"
-        for attempt in range(TRIES):
-            draw = (number, *([attempt] if attempt else []))
-            spoilt = np.random.default_rng([self.seed, *draw, 1]) if cells else None
-            words, made = np.random.default_rng([self.seed, *draw, 2]), []
+        cell_positions = self.vlm.config.positions == "cells"
+        for attempt in range(MAX_DRAWS):
+            draw = (number, attempt) if attempt else (number,)
+            corrupt = np.random.default_rng([self.seed, *draw, 1]) if cell_positions else None
+            wording = np.random.default_rng([self.seed, *draw, 2])
+            rows = []
             for group in self._groups(self.samples(*draw)):
                 try:
-                    made.append(row(self.vlm, group, spoilt, words))
-                except TooLong as error:
+                    rows.append(build_row(self.vlm, group, corrupt, wording))
+                except TooLongError as error:
                     last = error
                     self.too_long += len(group)
                 else:
-                    self.too_long += made[-1].left_out
-            if made:
-                return made
-        raise DataError(f"{TRIES} samples of {TRIES} drawn are too long for the model, the last is {last}")
+                    self.too_long += rows[-1].left_out
+            if rows:
+                return rows
+        raise DataError(f"All of {MAX_DRAWS} samples drawn are too long for the model; the last one: {last}")
 
     def _groups(self, samples: Sequence[Sample]) -> list[Sequence[Sample]]:
-        """What can share a photo's tokens."""
+        """Samples that can share a row."""
         return [(sample,) for sample in samples] if self.vlm.bidirectional_prefix else [samples]
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = [made for number in numbers for made in self.rows(number)]
-        return batch(rows, self.vlm.tokenizer.pad_token_id)
+        rows = [row for number in numbers for row in self.rows(number)]
+        return collate(rows, self.vlm.tokenizer.pad_token_id)
 
-    def refused(self, numbers: Sequence[int]) -> tuple[int, int]:
-        """How many questions of these draws are too long for the model, and how many there are."""
-        long = every = 0
+    def count_too_long(self, numbers: Sequence[int]) -> tuple[int, int]:
+        """(questions of these draws that do not fit into the model's context, all of their questions)."""
+        too_long = total = 0
         for number in numbers:
             for group in self._groups(self.samples(number)):
-                every += len(group)
+                total += len(group)
                 try:
-                    long += row(self.vlm, group).left_out
-                except TooLong:
-                    long += len(group)
-        return long, every
+                    too_long += build_row(self.vlm, group).left_out
+                except TooLongError:
+                    too_long += len(group)
+        return too_long, total

@@ -1,10 +1,10 @@
 """Adapters: low-rank matrices beside a model's linear layers, and its projector trained whole (LoRA, arXiv 2106.09685).
 
-    adapted = attach(vlm, rank=64, alpha=128, dropout=0.05)    # what is trained and saved; vlm.model goes on
+    adapted = attach(vlm, rank=64, alpha=128, dropout=0.05)    # the PEFT model that is trained and saved
     save(adapted, vlm, folder)                                 # adapter, processor, t4s.json: a checkpoint
-    merge(folder)                                                   # the same checkpoint as a full model
+    merge(folder, torch.float16)                               # the same checkpoint as a full model
 
-The vlm keeps its model: the matrices sit inside it, so that what is answered during training is what is learnt.
+`vlm.model` stays in use: the matrices are inserted into it, so an evaluation during training sees what was learned.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from t4s.models.checkpoint import EMBEDDED, CheckpointConfig
 from t4s.models.loading import load_model
 from t4s.models.vlm import VLM
 
-# Qwen-VL keeps its projector inside the vision tower, under these names; other families beside it.
+# Qwen-VL has its projector inside the vision tower, under these names; other families beside it.
 WITHIN_TOWER = re.compile(r"(?:^|\.)(?:merger|deepstack_merger_list\.\d+)$")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def targets(model: nn.Module) -> str:
-    """A pattern for every linear layer of the language model, its output layer left out: PEFT's `target_modules`."""
+    """PEFT's `target_modules`: a pattern for every linear layer of the language model except its output layer."""
     decoder = model.get_decoder()
     (root,) = [name for name, part in model.named_modules() if part is decoder]
     names = {name.rpartition(".")[2] for name, part in decoder.named_modules() if isinstance(part, nn.Linear)}
@@ -36,7 +36,7 @@ def targets(model: nn.Module) -> str:
 
 
 def projector(model: nn.Module) -> list[str]:
-    """The names of what stands between vision tower and language model. CheckpointError if nothing does."""
+    """Names of the modules between vision tower and language model. CheckpointError if there are none."""
     ends = (model.get_decoder(), model.get_encoder("image"))
     beside = [
         f"model.{name}"
@@ -46,14 +46,14 @@ def projector(model: nn.Module) -> list[str]:
     found = beside or [name for name, _ in model.named_modules() if WITHIN_TOWER.search(name)]
     if not found:
         raise CheckpointError(
-            f"No projector was found in {type(model).__name__}, so LoRA would not train one; train "
-            "this model with --full."
+            f"{type(model).__name__} has no projector between vision tower and language model that LoRA could train; "
+            "train this model with --full."
         )
     return found
 
 
 def attach(vlm: VLM, rank: int, alpha: int, dropout: float, checkpointing: bool = False) -> PeftModel:
-    """Put fresh adapters into the vlm's model. What is trained is float32 at least; all else is frozen."""
+    """Insert fresh adapters into the model. Trained weights are float32; all others are frozen."""
     model = vlm.model
     if getattr(model, "is_quantized", False):
         kwargs = {"use_reentrant": False}
@@ -69,7 +69,7 @@ def attach(vlm: VLM, rank: int, alpha: int, dropout: float, checkpointing: bool 
 
 
 def save(adapted: PeftModel, vlm: VLM, folder: Path) -> None:
-    """The adapter with the name of its base in place of a path, the processor and t4s.json."""
+    """Write the adapter (its base by name, not by path), the processor and t4s.json."""
     name_base(adapted, vlm.config)
     adapted.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the Hub for the base
     vlm.processor.save_pretrained(folder)
@@ -77,13 +77,13 @@ def save(adapted: PeftModel, vlm: VLM, folder: Path) -> None:
 
 
 def name_base(adapted: PeftModel, config: CheckpointConfig) -> None:
-    """The base's id and revision, in place of where it lay when it was loaded."""
+    """Record the base's id and revision instead of the path it was loaded from."""
     for adapter in adapted.peft_config.values():
         adapter.base_model_name_or_path, adapter.revision = config.base_model, config.base_revision
 
 
 def merge(folder: Path, dtype: torch.dtype) -> None:
-    """Write the adapter's checkpoint in `folder` as a full model that needs no base."""
+    """Turn the adapter checkpoint in `folder` into a full model that needs no base."""
     config = CheckpointConfig.read(folder)
     model = load_model(folder, config, dtype, "cpu")
     model.save_pretrained(folder)

@@ -1,14 +1,17 @@
-"""What is in each cell of labelled photos: the lesson of the embedded model's tower, before and beside the answers.
+"""The losses: of the answers' tokens, and of what each cell of a labelled photo shows.
 
-`t4s train-tower` gives it to a tower that no language model reads yet. `train.py --cells` goes on with it while the
-language model learns: its own word embeddings are then the names' vectors, and the projected cells stay beside them.
-Without it they drift apart, as answers ask about a name or two of a photo where this asks about all, and a model
-that has to find out anew which cells go with which word mistakes a cat for a dog more often than its own tower does.
+`token_loss` is what every model is trained with. `CellLoss` belongs to the embedded architecture: `t4s train-tower`
+teaches a vision tower which classes each cell shows before a language model reads it, and `train.py --cell-loss-data`
+keeps teaching it beside the answers, with the language model's word embeddings as class vectors. Without that the
+projected cells and the word embeddings drift apart, since an answer asks about one or two classes of a photo where
+this loss asks about all of them, and the model confuses cats and dogs more often than its own tower does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,106 +19,166 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t4s import lexicon
-from t4s.codec.coverage import coverage as cell_coverage
+from t4s.codec.coverage import coverage
 from t4s.data.augment import augment
 from t4s.data.folder import FolderDataset
 from t4s.data.spec import open_dataset
 from t4s.errors import DataError
 from t4s.models.efficientnet import PIXEL_MEAN, PIXEL_STD
+from t4s.models.tiny.cell_scores import cell_logits
 from t4s.models.tiny.name_head import BIAS, SCALE
 from t4s.models.vlm import VLM
 from t4s.records import Sample
 
-WEAK = 0.3  # how often a weakly labelled photo is drawn, against 1
-WEIGHT = 0.3  # of the lesson beside the loss of the answers
-PHOTOS = 8  # of a step beside the answers
+IGNORE = -100  # label of tokens that are not learned
+IMAGE_TOKEN_WEIGHT = 0.5  # of a cell's label in the token loss; a token of the answer weighs 1
+WEAK_SHARE = 0.3  # how often a weakly labelled photo is drawn, relative to 1 for the others
+CELL_LOSS_WEIGHT = 0.3  # of the cell loss, relative to 1 for the token loss
+CELL_LOSS_PHOTOS = 8  # per step, beside those of the answers
 
 
-def labelled(spec: str) -> FolderDataset:
-    """The dataset of a `folder:PATH[@SPLIT]`. DataError if it is another, whose photos are not labelled all over."""
+# --- the answers
+
+
+def token_loss(vlm: VLM, empty_row_weight: float = 1.0) -> Callable[..., Tensor]:
+    """Cross-entropy of the labels that are not IGNORE, summed, and divided by their number in the whole step.
+
+    empty_row_weight: embedded model only, the weight of the count that ends a row with one full-width run. An uncertain
+    model spreads the probability of an object's edge over many counts, and that of its absence over one. With weight 1,
+    greedy decoding would call targets absent that are probably present.
+    """
+    cell_positions = vlm.config.positions == "cells"
+    full_width = vlm.text_ids(f"others *{vlm.config.grid[1]}\n")[-1] if cell_positions else None
+
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        count = (labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
+        total = torch.zeros((), device=labels.device)
+        if outputs.hidden_states is not None and cell_positions:
+            cells = math.prod(vlm.config.grid)
+            total = IMAGE_TOKEN_WEIGHT * image_token_losses(vlm, outputs.hidden_states, labels[:, :cells]).sum()
+            labels = F.pad(labels[:, cells:], (cells, 0), value=IGNORE)
+        losses, targets = cross_entropy(outputs.logits[:, :-1], labels[:, 1:])
+        if full_width is not None:
+            losses = torch.where(targets == full_width, losses * empty_row_weight, losses)
+        return (total + losses.sum()) / count
+
+    return loss
+
+
+def image_token_losses(vlm: VLM, hidden_states: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy of the image tokens, which come first: each predicts the label that would begin a run at its cell.
+
+    The answer alone names a label once a run and otherwise spells counts; this teaches every cell whether it belongs to
+    the target. hidden_states: (B, T, width) of every layer; labels: (B, rows·columns). → (learned cells,)
+    """
+    return cross_entropy(cell_logits(vlm.model, hidden_states, labels.shape[1]), labels)[0]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """logits (..., V), labels (...) → (losses, labels) of the n labels that are not IGNORE, in float32 or float64."""
+    learned = labels != IGNORE
+    logits, targets = logits[learned], labels[learned]
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    return F.cross_entropy(logits, targets, reduction="none"), targets
+
+
+# --- the cells of labelled photos
+
+
+def open_labelled(spec: str) -> FolderDataset:
+    """The data set of `folder:PATH[@SPLIT]`. DataError for any other, whose photos are not labelled in full."""
     dataset = open_dataset(spec)
     if not isinstance(dataset, FolderDataset):
-        raise DataError(f"The tower learns from labelled cells: give folder:PATH as the dataset, not {spec!r}.")
+        raise DataError(f"The vision tower learns from labelled cells: give folder:PATH as the data set, not {spec!r}.")
     return dataset
 
 
-def coverage(
-    ids: np.ndarray, names: dict[int, int], void: tuple[int, ...], classes: int, grid: tuple[int, int]
+def class_shares(
+    ids: np.ndarray, indexes: dict[int, int], void: tuple[int, ...], classes: int, grid: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(h, w) ids → (cells, classes) share of each cell's labelled area, and (cells,) share that is labelled.
 
-    `names` maps ids to class indexes.
+    indexes: {id: class index}; other ids are background. void: ids that mean "not labelled".
     """
-    bins = {value: 2 + index for value, index in names.items()} | dict.fromkeys(void, 1)  # 0: neither
-    areas = cell_coverage(ids, bins, 2 + classes, grid).reshape(-1, 2 + classes)
-    known = areas.sum(1) - areas[:, 1]
-    target = areas[:, 2:] / np.maximum(known, 1)[:, None]
-    return target.astype(np.float32), (known / areas.sum(1)).astype(np.float32)
+    background_and_void = 2
+    bins = dict.fromkeys(void, 1) | {value: background_and_void + index for value, index in indexes.items()}
+    areas = coverage(ids, bins, background_and_void + classes, grid).reshape(-1, background_and_void + classes)
+    labelled = areas.sum(1) - areas[:, 1]
+    shares = areas[:, background_and_void:] / np.maximum(labelled, 1)[:, None]
+    return shares.astype(np.float32), (labelled / areas.sum(1)).astype(np.float32)
 
 
 class CellBatches:
-    """Photos, targets and weights of a step, drawn with (seed, step). `table`: every class name of the dataset."""
+    """Photos with the class shares of their cells; what is drawn is a function of (seed, step).
+
+    `names`: every class of the data set, in the order of the last axis of the targets.
+    """
 
     def __init__(self, dataset: FolderDataset, batch: int, image_size: int, grid: tuple[int, int], seed: int):
         self.dataset, self.batch, self.image_size, self.grid, self.seed = dataset, batch, image_size, grid, seed
-        self.table = dataset.names
-        self.index = {name: i for i, name in enumerate(self.table)}
-        weights = np.array([WEAK if photo.weak else 1.0 for photo in dataset.photos])
-        self.chances = weights / weights.sum()
+        self.names = dataset.names
+        self.index = {name: i for i, name in enumerate(self.names)}
+        weights = np.array([WEAK_SHARE if photo.weak else 1.0 for photo in dataset.photos])
+        self.probabilities = weights / weights.sum()
 
     def __call__(self, *step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """→ (B, 3, S, S) pixels as the tower takes them, (B, cells, classes) targets, their weights likewise."""
+        """→ (B, 3, S, S) normalised pixels, (B, cells, classes) shares, (B, cells, classes) weights of the loss."""
         rng = np.random.default_rng((self.seed, *step))
-        parts = [self._one(i, rng) for i in rng.choice(len(self.dataset), self.batch, p=self.chances)]
-        pixels, targets, weights = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
+        chosen = rng.choice(len(self.dataset), self.batch, p=self.probabilities)
+        examples = [self._example(i, rng) for i in chosen]
+        pixels, targets, weights = (torch.from_numpy(np.stack(parts)) for parts in zip(*examples, strict=True))
         return (pixels.float() / 255 - PIXEL_MEAN) / PIXEL_STD, targets, weights
 
-    def _one(self, i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _example(self, i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(3, S, S) uint8 pixels, (cells, classes) shares and weights. Classes that the photo's source does not label
+        weigh 0: they may be in the photo all the same."""
         photo = self.dataset.photos[i]
         image, ids = self.dataset.open(i)
-        whole = Sample(photo.id, photo.source, image, "", ("others",), ids)
-        (changed,) = augment((whole,), rng, self.image_size)
-        names = {value: self.index[name] for value, name in photo.classes.items()}
-        target, known = coverage(changed.class_map, names, self.dataset.void(photo), len(self.table), self.grid)
-        asked = np.isin(self.table, list(self.dataset.tables[photo.source])).astype(np.float32)
-        return np.asarray(changed.image).transpose(2, 0, 1), target, known[:, None] * asked
+        (sample,) = augment((Sample(photo.id, photo.source, image, "", ("others",), ids),), rng, self.image_size)
+        indexes = {value: self.index[name] for value, name in photo.classes.items()}
+        shares, labelled = class_shares(sample.class_map, indexes, self.dataset.void(photo), len(self.names), self.grid)
+        asked = np.isin(self.names, list(self.dataset.tables[photo.source])).astype(np.float32)
+        return np.asarray(sample.image).transpose(2, 0, 1), shares, labelled[:, None] * asked
 
 
 def cell_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Binary cross-entropy, summed over names and averaged over cells: all (B, cells, names)."""
+    """Binary cross-entropy, summed over classes and averaged over cells; all (B, cells, classes)."""
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets, weights, reduction="sum")
     return losses / targets[..., 0].numel()
 
 
 class CellLoss:
-    """The lesson beside the answers: `lesson(step)` → its weighted loss, of a batch of its own.
+    """`cell_loss(step)`: the weighted loss of a batch of labelled cells, to be added to that of the answers.
 
-    A name's vector is the mean embedding of its word's tokens, of one of its words (the name, its plural, a synonym,
-    each with and without a space before it), another one every step.
+    A class vector is the mean embedding of the tokens of one of the class's words (name, plural, synonym, each with and
+    without a leading space), drawn anew at every step.
     """
 
     def __init__(self, vlm: VLM, dataset: FolderDataset, seed: int, bf16: bool, rank: int = 0):
-        config = vlm.config
         self.vlm, self.seed, self.bf16, self.rank = vlm, seed, bf16, rank
-        self.batches = CellBatches(dataset, PHOTOS, config.image_size, config.grid, seed)
-        self.words = [self._spellings(name) for name in self.batches.table]
+        self.batches = CellBatches(dataset, CELL_LOSS_PHOTOS, vlm.config.image_size, vlm.config.grid, seed)
+        self.spellings = [self._spellings(name) for name in self.batches.names]
 
     def _spellings(self, name: str) -> list[list[int]]:
+        """Token ids of every word for the class."""
         return [self.vlm.text_ids(text) for word in lexicon.words_for(name) for text in (word, f" {word}")]
 
     def __call__(self, step: int) -> Tensor:
         model = self.vlm.model
         pixels, targets, weights = (part.to(model.device) for part in self.batches(step, self.rank))
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
-            cells = model.model.multi_modal_projector(model.get_encoder("image")(pixels).last_hidden_state)
+            features = model.get_encoder("image")(pixels).last_hidden_state
+            cells = model.model.multi_modal_projector(features)  # (B, cells, width)
         rng = np.random.default_rng((self.seed, step, self.rank, 1))
-        said = [words[int(rng.integers(len(words)))] for words in self.words]
-        logits = F.linear(F.normalize(cells.float(), dim=-1), F.normalize(self._vectors(said), dim=-1))
-        return WEIGHT * cell_loss(logits * SCALE + BIAS, targets, weights)
+        words = [spellings[int(rng.integers(len(spellings)))] for spellings in self.spellings]
+        logits = F.linear(F.normalize(cells.float(), dim=-1), F.normalize(self.class_vectors(words), dim=-1))
+        return CELL_LOSS_WEIGHT * cell_loss(logits * SCALE + BIAS, targets, weights)
 
-    def _vectors(self, said: Sequence[Sequence[int]]) -> Tensor:
-        """(names, width): the mean embedding of each one's tokens."""
+    def class_vectors(self, words: Sequence[Sequence[int]]) -> Tensor:
+        """Token ids of one word per class → (classes, width), the mean embedding of each word's tokens."""
         embeddings = self.vlm.model.get_input_embeddings().weight
-        ids = torch.tensor([token for tokens in said for token in tokens], device=embeddings.device)
-        starts = torch.tensor([0, *np.cumsum([len(tokens) for tokens in said])[:-1]], device=embeddings.device)
-        return F.embedding_bag(ids, embeddings, starts, mode="mean")
+        ids = torch.tensor([token for tokens in words for token in tokens], device=embeddings.device)
+        lengths = [len(tokens) for tokens in words]
+        offsets = torch.tensor([0, *np.cumsum(lengths)[:-1]], device=embeddings.device)
+        return F.embedding_bag(ids, embeddings, offsets, mode="mean")

@@ -1,7 +1,6 @@
-"""A trained model as a checkpoint folder: written whole or not at all, merged where it must be, with its model card.
+"""Writes a trained model as a checkpoint folder: weights, processor, t4s.json, and at the end the model card.
 
-What lies in the folder stays as it was until the new files are all there: a disk that runs full in the middle costs
-nothing that was trained.
+New files replace the old ones only when all of them are written, so a full disk never destroys a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from t4s import hub
@@ -21,34 +21,35 @@ from t4s.evaluation.validation import Result
 from t4s.models.checkpoint import ADAPTER, EMBEDDED, CheckpointConfig
 from t4s.models.vlm import VLM
 from t4s.training import lora
+from t4s.training.config import TrainConfig
 
-NEW = ".new"  # folder below the checkpoint's, while it is written
+NEW = ".new"  # subfolder that new files are written to first
 PICTURE = "predictions.png"
-OF_ONE_KIND = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", ADAPTER)
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", ADAPTER)
 
 
 def dtype_of(config: CheckpointConfig) -> torch.dtype:
-    """How full models are stored: the embedded kind, which runs on CPUs, as float16; others as bfloat16."""
+    """Type that full models are stored in: float16 for the embedded architecture, which runs on CPUs, else bfloat16."""
     return torch.float16 if config.positions == "cells" else torch.bfloat16
 
 
-def write(vlm: VLM, adapted, folder: Path) -> None:
-    """A checkpoint: weights (safetensors), processor, t4s.json. `adapted`: the PEFT model, None for a full one."""
+def write(vlm: VLM, adapted: PeftModel | None, folder: Path) -> None:
+    """Write weights (safetensors), processor and t4s.json. adapted: the PEFT model, None in full training."""
     new = folder / NEW
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     if adapted is not None:
         lora.save(adapted, vlm, new)
     else:
-        stored(vlm.model, dtype_of(vlm.config)).save_pretrained(new)
+        cpu_copy(vlm.model, dtype_of(vlm.config)).save_pretrained(new)
         vlm.processor.save_pretrained(new)
         vlm.config.write(new)
-    (new / hub.CARD).unlink(missing_ok=True)  # PEFT's own does not fit
-    _move(new, folder)
+    (new / hub.CARD).unlink(missing_ok=True)  # PEFT's own card; `write_card` writes ours
+    _replace(new, folder)
 
 
-def stored(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy on the CPU in `dtype`, tensor by tensor: beside a model in training a GPU has no room for a second one."""
+def cpu_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy on the CPU in `dtype`, made tensor by tensor: a GPU may have no room for a second model."""
     memo: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         copied = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None, copy=True)
@@ -56,8 +57,8 @@ def stored(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def complete(vlm: VLM, adapted, folder: Path) -> None:
-    """What Trainer leaves out where it has saved a sharded model: t4s.json, the processor, the name of the base."""
+def add_missing_files(vlm: VLM, adapted: PeftModel | None, folder: Path) -> None:
+    """Add what Trainer does not write when it saves a sharded model: t4s.json, the processor, the base's name."""
     if adapted is not None:
         lora.name_base(adapted, vlm.config)
         adapted.peft_config["default"].save_pretrained(folder)
@@ -65,10 +66,10 @@ def complete(vlm: VLM, adapted, folder: Path) -> None:
     vlm.config.write(folder)
 
 
-def _move(new: Path, folder: Path) -> None:
-    """Every file of `new` into `folder`; weights and configurations that another kind of checkpoint left there go."""
+def _replace(new: Path, folder: Path) -> None:
+    """Move every file of `new` into `folder`, and delete weights and configurations of an earlier checkpoint there."""
     files = [file for file in new.iterdir() if file.is_file()]
-    stale = {file for pattern in OF_ONE_KIND for file in folder.glob(pattern)} - {folder / file.name for file in files}
+    stale = {file for pattern in WEIGHT_FILES for file in folder.glob(pattern)} - {folder / file.name for file in files}
     for file in files:
         os.replace(file, folder / file.name)
     for file in stale:
@@ -77,7 +78,7 @@ def _move(new: Path, folder: Path) -> None:
 
 
 def merge(folder: Path) -> None:
-    """An adapter's checkpoint as a full model, in the same place."""
+    """Turn an adapter checkpoint into a full model, in place."""
     new = folder / NEW
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
@@ -85,28 +86,33 @@ def merge(folder: Path) -> None:
         if file.is_file() and file.name not in (hub.CARD, PICTURE):
             shutil.copy2(file, new)
     lora.merge(new, dtype_of(CheckpointConfig.read(new)))
-    _move(new, folder)
+    _replace(new, folder)
 
 
 def must_be_merged(config: CheckpointConfig) -> bool:
-    """Whether an adapter's base is found on this machine alone: a path, or the checkpoint that comes with t4s."""
+    """True if others could not find an adapter's base: a local path, or the checkpoint that comes with t4s."""
     return config.base_model is not None and (config.base_model == EMBEDDED or hub.is_machine_path(config.base_model))
 
 
-def describe(
+def write_card(
     folder: Path,
     repo_id: str,
-    datasets: Sequence[str],
+    config: TrainConfig,
     settings: Mapping[str, object],
     result: Result | None,
-    seen: str,
+    shown: str,
     measured: bool,
-    license: str | None,
 ) -> None:
-    """The model card, with the last evaluation's picture and, if `measured`, its figures. `seen`: of what photos."""
-    figures, notes = (), ""
+    """Write the model card with the picture of the last evaluation.
+
+    shown: the photos of that picture, in words; measured: whether its figures go into the card.
+    """
+    figures: Sequence[hub.Figure] = ()
+    notes = ""
     if result is not None:
         result.sheet.save(folder / PICTURE)
-        notes = f"The picture shows answers about photos of {hub.public(seen)}: left the truth, right the answer."
-        figures = result.card_figures(seen) if measured else ()
-    hub.write_card(folder, repo_id, datasets, settings, figures, PICTURE if result else None, license, notes)
+        notes = f"The picture shows {hub.public(shown)}: the truth on the left, the answer on the right."
+        if measured:
+            figures = result.card_figures(shown)
+    picture = PICTURE if result is not None else None
+    hub.write_card(folder, repo_id, config.dataset, settings, figures, picture, config.license, notes)

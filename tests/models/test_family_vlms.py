@@ -66,8 +66,8 @@ def test_training_sees_what_decoding_sees(loaded):
     grid = codec.DescriptorGrid(np.array([[0, 0, 0, 1]] * 4), ("others", "dog"))
     truth = np.kron(grid.ids, np.ones((10, 10), int)).astype(np.int16)
     asked = [Sample(name, "test", photo(1), name, ("others", "dog"), truth) for name in ("dog", "cat")]
-    rows = [collator.row(loaded, asked[: 1 if loaded.bidirectional_prefix else 2]), collator.row(loaded, asked[:1])]
-    inputs = collator.batch(rows, loaded.tokenizer.pad_token_id)
+    rows = [collator.build_row(loaded, asked[: 1 if loaded.bidirectional_prefix else 2]), collator.build_row(loaded, asked[:1])]
+    inputs = collator.collate(rows, loaded.tokenizer.pad_token_id)
     labels = inputs.pop("labels")
     with torch.inference_mode():
         logits = loaded.model(**inputs).logits

@@ -236,7 +236,7 @@ def test_the_lesson_as_a_script(lesson, tmp_path):
     from safetensors.torch import load_file
 
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-m", "t4s.training.tower", *lesson, "--steps", "2"], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-m", "t4s.training.tower.train", *lesson, "--steps", "2"], capture_output=True, text=True,
                           timeout=120, cwd=root)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step 2" in done.stdout and (tmp_path / "out" / name_head.FILE).is_file()
@@ -247,21 +247,24 @@ def test_the_lesson_as_a_script(lesson, tmp_path):
     assert all(same[name] == name.startswith(("stem.", "stages.0.", "stages.1.", "stages.2.")) for name in same)
 
 
-def test_a_lesson_that_was_stopped_ends_like_one_that_was_not(lesson):
-    from t4s.training import tower
-    from t4s.training.losses import CellBatches, labelled
+def test_a_lesson_that_was_stopped_ends_like_one_that_was_not(lesson, tmp_path):
+    from safetensors.torch import load_file
 
-    options = tower.arguments().parse_args([*lesson, "--steps", "3"])
-    dataset = labelled(options.dataset)
-    batches = CellBatches(dataset, options.batch, options.image_size, (16, 16), options.seed)
-    whole, first, second = (tower.Training(options, dataset.names) for _ in range(3))
-    for step in range(3):
-        whole.learn(*batches(step))
-    first.learn(*batches(0))
-    first.save()
-    second.resume()
-    for step in range(second.step, 3):
-        second.learn(*batches(step))
-    assert second.step == 3
-    ended = second.tower.state_dict()
-    assert all(torch.equal(weight, ended[name]) for name, weight in whole.tower.state_dict().items())
+    from t4s.training.tower import train
+
+    on = [*lesson[:-2], "--steps", "3"]
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    assert train.main([*on, "--out", whole]) == 0
+    assert train.main([*on, "--out", parts, "--stop-after", "1"]) == 0
+    assert train.main([*on, "--out", parts, "--resume"]) == 0
+    for name in ("model.safetensors", name_head.FILE):
+        ended, expected = (load_file(Path(folder) / name) for folder in (parts, whole))
+        assert ended.keys() == expected.keys()
+        assert all(torch.equal(ended[key], expected[key]) for key in expected)
+
+
+def test_a_tower_has_nothing_to_resume(lesson, capsys):
+    from t4s.training.tower import train
+
+    assert train.main([*lesson, "--resume"]) == 2
+    assert "holds no state to resume from" in capsys.readouterr().err

@@ -17,8 +17,8 @@ from t4s.models.checkpoint import CheckpointConfig
 from t4s.models.vlm import VLM
 from t4s.prompts import ANSWERS, QUESTIONS
 from t4s.records import Sample
-from t4s.training.collator import IGNORE, Collator, Row, answer, batch, corrupt_rows, row, wording
-from t4s.training.trainer import CELL_WEIGHT, cell_losses, token_loss
+from t4s.training.collator import Collator, Row, answer_tokens, build_row, collate, corrupt_rows, draw_wording
+from t4s.training.losses import IGNORE, IMAGE_TOKEN_WEIGHT, image_token_losses, token_loss
 
 
 def sample(query, seed: int = 0) -> Sample:
@@ -31,25 +31,25 @@ def sample(query, seed: int = 0) -> Sample:
 
 def logits_of_answer(model, made, number: int) -> torch.Tensor:
     with torch.no_grad():
-        logits = model(**batch([made], 0)).logits[0, : len(made.ids)]
+        logits = model(**collate([made], 0)).logits[0, : len(made.ids)]
     return logits[[segment == number for segment in made.segments]]
 
 
 def test_questions_of_a_row_do_not_see_each_other(fresh_vlm):
     samples = [sample("dog"), sample(("cat", "dog")), sample("the potted plant")]
-    together = row(fresh_vlm, samples)
+    together = build_row(fresh_vlm, samples)
     for number, one in enumerate(samples, 1):
-        alone = logits_of_answer(fresh_vlm.model, row(fresh_vlm, [one]), 1)
+        alone = logits_of_answer(fresh_vlm.model, build_row(fresh_vlm, [one]), 1)
         torch.testing.assert_close(
             logits_of_answer(fresh_vlm.model, together, number), alone, atol=1e-4, rtol=1e-4
         )
 
 
 def test_padding_changes_nothing(fresh_vlm):
-    rows = [row(fresh_vlm, [sample("dog")]), row(fresh_vlm, [sample(("cat", "dog"), 1), sample("cat", 1)])]
+    rows = [build_row(fresh_vlm, [sample("dog")]), build_row(fresh_vlm, [sample(("cat", "dog"), 1), sample("cat", 1)])]
     with torch.no_grad():
-        both = fresh_vlm.model(**batch(rows, 0)).logits[0, : len(rows[0].ids)]
-        alone = fresh_vlm.model(**batch(rows[:1], 0)).logits[0, : len(rows[0].ids)]
+        both = fresh_vlm.model(**collate(rows, 0)).logits[0, : len(rows[0].ids)]
+        alone = fresh_vlm.model(**collate(rows[:1], 0)).logits[0, : len(rows[0].ids)]
     torch.testing.assert_close(both, alone, atol=1e-4, rtol=1e-4)
 
 
@@ -62,28 +62,28 @@ def seeing(vlm: VLM, bidirectional_prefix: bool = True) -> VLM:
 def test_what_inference_sees_is_what_training_saw(fresh_vlm, bidirectional_prefix: bool):
     """The logits of a row's answer are those of the cached passes that decoding makes."""
     vlm, one = seeing(fresh_vlm, bidirectional_prefix), sample("dog")
-    made, (before, _, after) = row(vlm, [one]), vlm.answer_ids()
-    body = slice(len(vlm.look(one.image)[1]) + len(vlm.suffix("dog")) + len(before), -len(after))
+    made, (before, _, after) = build_row(vlm, [one]), vlm.answer_ids()
+    body = slice(len(vlm.preprocess(one.image)[1]) + len(vlm.suffix("dog")) + len(before), -len(after))
     with torch.no_grad():
-        trained = vlm.model(**batch([made], 0)).logits[0, : len(made.ids)][body]
+        trained = vlm.model(**collate([made], 0)).logits[0, : len(made.ids)][body]
     writing = vlm.begin(vlm.encode(one.image), "dog")
     torch.testing.assert_close(writing.feed(made.ids[body]), trained, atol=1e-4, rtol=1e-4)
 
 
 def test_the_photo_sees_the_question_and_not_the_answer(fresh_vlm):
     def cells(vlm: VLM, query: str, seed: int = 0) -> torch.Tensor:
-        made = row(vlm, [sample(query, seed)])
+        made = build_row(vlm, [sample(query, seed)])
         photo = torch.tensor([token == vlm.image_token for token in made.ids])
         with torch.no_grad():
-            return vlm.model(**batch([made], 0)).logits[0, : len(made.ids)][photo]
+            return vlm.model(**collate([made], 0)).logits[0, : len(made.ids)][photo]
 
     both = seeing(fresh_vlm)
     assert torch.equal(cells(fresh_vlm, "dog"), cells(fresh_vlm, "cat"))
     assert not torch.allclose(cells(both, "dog"), cells(both, "cat"), atol=1e-4)
     one, made = sample("dog"), replace(sample("dog"), class_map=np.zeros((64, 64), np.int16))
     assert one.grid((4, 4)).ids.any() and not made.grid((4, 4)).ids.any()
-    first, second = (batch([row(both, [any_one])], 0) for any_one in (one, made))
-    prompt = len(both.look(one.image)[1]) + len(both.suffix("dog"))
+    first, second = (collate([build_row(both, [any_one])], 0) for any_one in (one, made))
+    prompt = len(both.preprocess(one.image)[1]) + len(both.suffix("dog"))
     with torch.no_grad():
         before, after = (both.model(**inputs).logits[0, :prompt] for inputs in (first, second))
     torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-5)
@@ -95,12 +95,12 @@ def test_where_the_photo_sees_the_question_each_has_a_row(fresh_vlm):
     asked = len(shared.samples(0))
     assert (len(shared.rows(0)), len(collator.rows(0))) == (1, asked) and asked > 1
     assert len(collator([0, 1])["input_ids"]) == asked + len(shared.samples(1))
-    with pytest.raises(ValueError, match="give a row to each"):
-        row(both, collator.samples(0))
+    with pytest.raises(ValueError, match="give every one its own row"):
+        build_row(both, collator.samples(0))
 
 
 def test_only_answers_are_learnt(fresh_vlm):
-    made = row(fresh_vlm, [sample("dog")])
+    made = build_row(fresh_vlm, [sample("dog")])
     learnt = [label for label in made.labels if label != IGNORE]
     assert fresh_vlm.tokenizer.decode(learnt).startswith("<seg>")
     assert learnt[-1] == fresh_vlm.tokenizer.eos_token_id
@@ -110,11 +110,11 @@ def test_only_answers_are_learnt(fresh_vlm):
 def test_too_long_a_sample_is_refused_not_cut(fresh_vlm, monkeypatch):
     monkeypatch.setattr(fresh_vlm.model.config.text_config, "max_position_embeddings", 40)
     with pytest.raises(DataError, match="context is 40: use a smaller --grid"):
-        row(fresh_vlm, [sample("dog")])
+        build_row(fresh_vlm, [sample("dog")])
     collator = Collator(fresh_vlm, Mixture.open(["synthetic"]), 2, seed=3)
-    long, every = collator.refused(range(4))
+    long, every = collator.count_too_long(range(4))
     assert long == every > 4
-    with pytest.raises(DataError, match="20 samples of 20 drawn are too long .* take .* tokens"):
+    with pytest.raises(DataError, match="All of 20 samples drawn are too long .* take .* tokens"):
         collator([0])
     assert int(collator.too_long) >= 20
 
@@ -124,7 +124,7 @@ def test_a_question_that_is_too_long_leaves_the_others_whole(fresh_vlm, monkeypa
     short, long = sample("dog"), sample("the cat that " * 12 + "sits")
     end = max(fresh_vlm.suffix_positions(len(fresh_vlm.suffix("dog")), 0))
     monkeypatch.setattr(fresh_vlm.model.config.text_config, "max_position_embeddings", end + 2)
-    both, alone = row(fresh_vlm, [long, short]), row(fresh_vlm, [short])
+    both, alone = build_row(fresh_vlm, [long, short]), build_row(fresh_vlm, [short])
     assert both.ids == alone.ids and both.segments == alone.segments and both.labels == alone.labels
     assert (both.left_out, alone.left_out) == (1, 0)
 
@@ -156,14 +156,14 @@ def test_a_shared_photo_is_worth_as_much_as_one_a_question(fresh_vlm):
     weights = [model.get_parameter(name) for name in ("model.multi_modal_projector.linear_1.weight", "lm_head.weight")]
 
     def learnt(rows: list[Row]) -> tuple[torch.Tensor, ...]:
-        inputs = batch(rows, 0)
+        inputs = collate(rows, 0)
         labels = inputs.pop("labels")
         return (value := loss(model(**inputs), labels)).detach(), *torch.autograd.grad(value, weights)
 
     for weight in weights:
         weight.requires_grad_(True)
     try:
-        together, apart = learnt([row(fresh_vlm, asked)]), learnt([row(fresh_vlm, [one]) for one in asked])
+        together, apart = learnt([build_row(fresh_vlm, asked)]), learnt([build_row(fresh_vlm, [one]) for one in asked])
     finally:
         model.requires_grad_(False)
     for one, other in zip(together, apart, strict=True):
@@ -176,7 +176,7 @@ def test_only_full_rows_are_weighed(fresh_vlm):
 
     def cost(classes: np.ndarray, weight: float) -> float:
         made = Sample("1", "t", Image.new("RGB", (64, 64)), "dog", ("others", "dog"), classes)
-        inputs = batch([row(fresh_vlm, [made])], 0)
+        inputs = collate([build_row(fresh_vlm, [made])], 0)
         labels = inputs.pop("labels")
         with torch.no_grad():
             return token_loss(fresh_vlm, weight)(model(**inputs), labels).item()
@@ -199,29 +199,29 @@ def test_the_photos_cells_are_taught_what_is_meant_there(bidirectional_prefix):
     classes = np.zeros((64, 64), np.int16)
     classes[:16, :32], classes[48:, 48:] = 1, 2
     made = Sample("1", "t", Image.new("RGB", (64, 64)), ("dog", "cat"), ("others", "dog", "cat"), classes)
-    laid_out = row(bidirectional_prefix, [made])
+    laid_out = build_row(bidirectional_prefix, [made])
     others, dog, cat = (bidirectional_prefix.text_ids(label)[0] for label in made.labels)
     assert len({others, dog, cat}) == 3 and laid_out.ids[:17].count(bidirectional_prefix.image_token) == 16
     assert laid_out.labels[:16] == [dog] * 2 + [others] * 13 + [cat]
-    assert batch([laid_out], 0)["output_hidden_states"] is True
+    assert collate([laid_out], 0)["output_hidden_states"] is True
     bidirectional_prefix.bidirectional_prefix = False
-    alone = row(bidirectional_prefix, [made])
-    assert set(alone.labels[:16]) == {IGNORE} and "output_hidden_states" not in batch([alone], 0)
+    alone = build_row(bidirectional_prefix, [made])
+    assert set(alone.labels[:16]) == {IGNORE} and "output_hidden_states" not in collate([alone], 0)
 
 
 def test_the_cells_losses_are_added_to_the_answers(bidirectional_prefix):
-    """Over all labels together: a cell weighs CELL_WEIGHT, and reads the last layer's input."""
-    inputs = batch([row(bidirectional_prefix, [sample("dog")])], 0)
+    """Over all labels together: a cell weighs IMAGE_TOKEN_WEIGHT, and reads the last layer's input."""
+    inputs = collate([build_row(bidirectional_prefix, [sample("dog")])], 0)
     labels = inputs.pop("labels")
     with torch.no_grad():
         outputs = bidirectional_prefix.model(**inputs)
         whole = token_loss(bidirectional_prefix)(outputs, labels).item()
-        cells = cell_losses(bidirectional_prefix, outputs.hidden_states, labels[:, :16])
+        cells = image_token_losses(bidirectional_prefix, outputs.hidden_states, labels[:, :16])
         learnt = labels[:, 17:] != IGNORE
         answer = torch.nn.functional.cross_entropy(outputs.logits[:, 16:-1][learnt], labels[:, 17:][learnt],
                                                    reduction="none")  # fmt: skip
     assert cells.shape == (16,)
-    expected = (CELL_WEIGHT * cells.sum() + answer.sum()) / (16 + len(answer))
+    expected = (IMAGE_TOKEN_WEIGHT * cells.sum() + answer.sum()) / (16 + len(answer))
     assert whole == pytest.approx(expected.item(), rel=1e-5)
     first = bidirectional_prefix.model.get_decoder().norm(outputs.hidden_states[-2][0, 0])
     alone = torch.nn.functional.cross_entropy(bidirectional_prefix.model.get_output_embeddings()(first), labels[0, 0])
@@ -246,20 +246,20 @@ def test_the_same_question_is_asked_once_in_a_row(fresh_vlm):
 def test_templates_vary_in_training_where_the_checkpoint_has_the_first_of_them():
     """The front door uses the first ones; the embedded model has its own, and keeps it."""
     general, rng = CheckpointConfig(), np.random.default_rng(0)
-    drawn = [wording(general, "dog", rng) for _ in range(60)]
+    drawn = [draw_wording(general, "dog", rng) for _ in range(60)]
     assert {asked for asked, _ in drawn} == {template.replace("{query}", "dog") for template in QUESTIONS}
     assert {template for _, template in drawn} == set(ANSWERS)
-    assert wording(general, "dog", None) == (QUESTIONS[0].replace("{query}", "dog"), ANSWERS[0])
-    assert "cat, dog" in wording(general, ("cat", "dog"), rng)[0]
+    assert draw_wording(general, "dog", None) == (QUESTIONS[0].replace("{query}", "dog"), ANSWERS[0])
+    assert "cat, dog" in draw_wording(general, ("cat", "dog"), rng)[0]
     own = replace(general, question="{query}", answer="<seg>{body}</seg>")
-    assert {wording(own, "dog", rng) for _ in range(9)} == {("dog", "<seg>{body}</seg>")}
+    assert {draw_wording(own, "dog", rng) for _ in range(9)} == {("dog", "<seg>{body}</seg>")}
 
 
 def test_wrong_rows_are_read_by_the_embedded_kind_alone(fresh_vlm, monkeypatch):
     """With plain positions a model counts what it has read; wrong rows would teach it nothing but noise."""
     seen = []
     made = SimpleNamespace(left_out=0)
-    monkeypatch.setattr("t4s.training.collator.row", lambda vlm, samples, rng, words: seen.append(rng) or made)
+    monkeypatch.setattr("t4s.training.collator.build_row", lambda vlm, samples, rng, words: seen.append(rng) or made)
     for positions in ("cells", "sequence"):
         vlm = VLM(fresh_vlm.model, fresh_vlm.processor,
                             replace(fresh_vlm.config, positions=positions))  # fmt: skip
@@ -277,12 +277,12 @@ def test_a_draw_is_a_pure_function_of_its_number(fresh_vlm):
 
 def test_some_answers_see_only_the_nearby_rows_of_the_photo(bidirectional_prefix, monkeypatch):
     """The row that a token continues, the one above and the one below; questions and their answers as ever."""
-    monkeypatch.setattr("t4s.training.collator.NEAR", 1.0)
-    made = row(bidirectional_prefix, [sample("dog")], np.random.default_rng(0))
-    whole = replace(made, near=0)
+    monkeypatch.setattr("t4s.training.collator.NEARBY_SHARE", 1.0)
+    made = build_row(bidirectional_prefix, [sample("dog")], np.random.default_rng(0))
+    whole = replace(made, nearby_columns=0)
     (columns, cells), prompt = (4, 16), made.segments.index(1)
-    assert (made.near, row(bidirectional_prefix, [sample("dog")]).near) == (columns, 0)
-    near, every = (batch([one], 0)["attention_mask"][0, 0] for one in (made, whole))
+    assert (made.nearby_columns, build_row(bidirectional_prefix, [sample("dog")]).nearby_columns) == (columns, 0)
+    near, every = (collate([one], 0)["attention_mask"][0, 0] for one in (made, whole))
     size = len(made.ids)
     assert torch.equal(near[:prompt], every[:prompt]) and torch.equal(near[:, cells:], every[:, cells:])
     for token in range(prompt, size):
@@ -290,7 +290,7 @@ def test_some_answers_see_only_the_nearby_rows_of_the_photo(bidirectional_prefix
         seen = [cell for cell in range(cells) if near[token, cell]]
         assert seen == [cell for cell in range(cells) if written - columns <= cell < written + 2 * columns]
     assert every[prompt:size, :cells].all() and not near[prompt:size, :cells].all()
-    two = batch([made, whole], 0)["attention_mask"]
+    two = collate([made, whole], 0)["attention_mask"]
     assert torch.equal(two[0, 0], near) and torch.equal(two[1, 0], every)
 
 
@@ -302,7 +302,7 @@ def test_spoilt_rows_are_read_but_not_learnt(fresh_vlm):
         wrong_grid, wrong = corrupt_rows(true, np.random.default_rng(seed))
         assert np.array_equal(wrong_grid.ids[~wrong], true.ids[~wrong])
         seen.add(int(wrong.sum()))
-        read, learnt = answer(fresh_vlm, whole, np.random.default_rng(seed))
+        read, learnt = answer_tokens(fresh_vlm, whole, np.random.default_rng(seed))
         assert len(read) == len(learnt)
         text = fresh_vlm.tokenizer.decode([token for token in read[:-1]])
         rows = codec.decode(text.removeprefix("<seg>").removesuffix("</seg>"), fresh_vlm.config.grid)

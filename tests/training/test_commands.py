@@ -16,7 +16,7 @@ from PIL import Image
 import t4s.eval as evaluation
 from t4s import bench, check, hub, train
 from t4s.segmenter.segmenter import Segmenter
-from t4s.training import arguments, saving, tower
+from t4s.training import arguments, run, saving, tower
 from tests.data import test_refcoco as test_refer
 from tests.support.families import build
 from tests.support.hub_server import HubServer, taken_for_the_hub
@@ -77,7 +77,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
              "DATASET": table, "FILE.json": test_refer.write_instances(root / "own")}  # fmt: skip
     first = ["--base", str(named["MODEL"]), "--dataset", f"jsonl:{root / 'data.jsonl'}", *SMALL, "--grid", "4", "4"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "SHOWN", 1)
+        patched.setattr(run, "CARD_PHOTOS", 1)
         assert train.main([*first, "--out", str(root / "finished")]) == 0
     return named
 
@@ -102,7 +102,7 @@ def test_the_readme_shows_every_way():
 @pytest.mark.parametrize("command", RUN)
 def test_a_command_runs_as_it_stands(places, server, segmenter, command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "SHOWN", 1)  # answers of a random model are long
+    monkeypatch.setattr(run, "CARD_PHOTOS", 1)  # answers of a random model are long
     door, given = parsed(command)
     for word, place in {**places, "YOU": "tester"}.items():
         given = [re.sub(rf"(?<![\w.]){re.escape(word)}(?=[@ /*]|$)", str(place), part) for part in given]
@@ -129,7 +129,7 @@ def test_a_command_runs_as_it_stands(places, server, segmenter, command, tmp_pat
 def test_a_command_for_hours_is_understood(command, monkeypatch):
     door, given = parsed(command)
     if door == "train":
-        arguments.check(arguments.arguments("").parse_args(given))
+        arguments.parse(given).check()
     elif door == "training.tower":
         tower.arguments().parse_args(given)
     elif door == "bench":

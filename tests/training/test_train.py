@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from safetensors.torch import load_file
 from t4s import CheckpointError, DataError, Segmenter, codec, hub, train
 from t4s.evaluation.validation import Validation
 from t4s.models import create, loading
-from t4s.training import arguments, collator, lora, saving, trainer
+from t4s.training import arguments, collator, lora, run, saving, trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--dataset", "synthetic", "--width", "32", "--layers", "1", "--grid", "4", "4", "--batch", "2",
@@ -33,7 +32,7 @@ ADAPTER = ["--dataset", "synthetic", "--batch", "2", "--total-batch", "2", "--qu
 @pytest.fixture(autouse=True)
 def _small_pictures(monkeypatch):
     """Answers of an untrained model are long."""
-    monkeypatch.setattr(train, "SHOWN", 1)
+    monkeypatch.setattr(run, "CARD_PHOTOS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-def run(out: Path, *more: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+def run_script(out: Path, *more: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "t4s" / "train.py"), *SMALL, "--out", str(out), *more]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
@@ -69,20 +68,31 @@ def logged(out: Path) -> dict[int, dict]:
 
 def test_the_published_setting_is_the_default():
     """LoRA 64/128/0.05, 2e-4 (InternVL 1e-4), cosine with 3 % warm-up, 128 questions a step, 5 epochs; and shown."""
-    parser = arguments.arguments("")
-    options = parser.parse_args(["--dataset", "synthetic", "--base", "x", "--out", "y"])
-    assert (options.lora_rank, options.lora_alpha, options.lora_dropout, options.warmup) == (64, 128, 0.05, 0.03)
-    arguments.resolve(options, "lora", "llava", photos=1000, shared=True, world=2)
-    assert (options.lr, options.weight_decay) == (2e-4, 0)
-    assert options.total_batch * options.queries_per_image == options.accumulate * 2 * options.batch * 4 == 128
-    assert options.steps == round(5 * 1000 / 32)
-    options = parser.parse_args(["--dataset", "synthetic", "--base", "x", "--out", "y"])
-    arguments.resolve(options, "lora", "internvl", photos=1000, shared=False, world=1)
-    assert (options.lr, options.queries_per_image, options.total_batch) == (1e-4, 1, 128)
-    said = " ".join(parser.format_help().split())
-    for words in ("LoRA 0.0002", "InternVL with LoRA 0.0001", "(64)", "(128)", "(0.05)", "(0.03)",
-                  "makes 128 questions", "as many photos are drawn as the datasets have (5)"):  # fmt: skip
-        assert words in said, words
+    given = arguments.parse(["--dataset", "synthetic", "--base", "x", "--out", "y"])
+    assert (given.lora_rank, given.lora_alpha, given.lora_dropout, given.warmup) == (64, 128, 0.05, 0.03)
+    llava = given.resolve("lora", "llava", photos=1000, shared_prefix=True, world=2)
+    assert (llava.lr, llava.weight_decay) == (2e-4, 0)
+    assert llava.total_batch * llava.queries_per_image == llava.accumulate * 2 * llava.batch * 4 == 128
+    assert llava.steps == round(5 * 1000 / 32)
+    internvl = given.resolve("lora", "internvl", photos=1000, shared_prefix=False, world=1)
+    assert (internvl.lr, internvl.queries_per_image, internvl.total_batch) == (1e-4, 1, 128)
+    text = " ".join(arguments.build_parser().format_help().split())
+    for words in ("LoRA 0.0002", "InternVL with LoRA 0.0001", "(default: 64)", "(default: 128)", "(default: 0.05)",
+                  "(default: 0.03)", "as give 128 questions", "training epochs (default: 5)"):  # fmt: skip
+        assert words in text, words
+
+
+def test_an_old_command_line_is_understood():
+    """Options under the names they had before; --help shows the new ones alone."""
+    old = ["--corpus", "synthetic", "--corpus", "folder:PHOTOS*2", "--cells", "folder:PHOTOS", "--full-row", "0.4",
+           "--tower-lr", "1e-4", "--out", "y"]  # fmt: skip
+    new = ["--dataset", "synthetic", "--dataset", "folder:PHOTOS*2", "--cell-loss-data", "folder:PHOTOS",
+           "--empty-row-weight", "0.4", "--vision-lr", "1e-4", "--out", "y"]  # fmt: skip
+    assert arguments.parse(old) == arguments.parse(new)
+    text = arguments.build_parser().format_help()
+    assert not [name for name in old if name.startswith("--") and f"{name} " in text and name not in new]
+    with pytest.raises(SystemExit):
+        arguments.parse(["--out", "y"])
 
 
 def test_an_adapter_sits_beside_every_linear_layer_of_the_language_model(base):
@@ -102,7 +112,7 @@ def test_an_adapter_sits_beside_every_linear_layer_of_the_language_model(base):
 def test_bf16_where_the_device_has_it(monkeypatch, wanted, gpu, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: gpu)
-    assert train.mixed(SimpleNamespace(precision=wanted)) is expected
+    assert run.uses_bf16(wanted) is expected
 
 
 # --- what comes out
@@ -110,7 +120,7 @@ def test_bf16_where_the_device_has_it(monkeypatch, wanted, gpu, expected):
 
 def test_a_checkpoint_from_nothing_but_scenes(tmp_path, examples):
     """The script, started elsewhere, leaves a folder that the front door opens; its answers are valid."""
-    done = run(tmp_path / "out", "--steps", "2", cwd=tmp_path)
+    done = run_script(tmp_path / "out", "--steps", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "out" / "t4s.json").read_text())
     assert config["grid"] == [4, 4] and config["positions"] == "cells"
@@ -225,7 +235,7 @@ def test_a_dry_run_says_everything_and_writes_a_picture(base, tmp_path, capsys):
     for line in ("kind               lora", "lora-rank          4", "total-batch        2", "warmup             0.03",
                  "grid               4×4", "positions          cells"):  # fmt: skip
         assert line in said.splitlines()
-    assert re.search(r" of them learnt; 0 of \d\d questions drawn are too long", said)
+    assert re.search(r" of them learned; 0 of \d\d questions drawn are too long", said)
     assert "<image>×16" in said and "</seg>" in said
     (trained,) = [line.split()[1] for line in said.splitlines() if line.startswith("trained")]
     assert 0 < int(trained.replace(",", "")) < 100_000
@@ -282,7 +292,7 @@ def test_what_is_stored_is_a_copy_in_the_type_it_is_stored_in(base):
     """Tied weights stay one, and the model in training stays as it is."""
     model = loading.load(base, device="cpu").model.float()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    stored = saving.stored(model, torch.float16)
+    stored = saving.cpu_copy(model, torch.float16)
     assert {weight.dtype for weight in stored.parameters()} == {torch.float16}
     assert stored.lm_head.weight is stored.get_input_embeddings().weight
     places = [{weight.data_ptr() for weight in some.parameters()} for some in (stored, model)]
@@ -314,25 +324,25 @@ def test_the_script_under_torchrun(base, tmp_path):
 
 
 @pytest.mark.parametrize("more, said", [
-    (["--full"], "there is none"),
+    (["--full"], "none was given"),
     (["--base", "no/such/model/here"], "neither a folder nor a Hub id"),
     (["--base", "someone/nothing"], "could not be fetched from the Hub"),
     (["--base", "BASE", "--quantize", "4bit"], "needs a CUDA device; this one is cpu"),
-    (["--base", "BASE", "--full", "--quantize", "4bit"], "is not trained itself"),
+    (["--base", "BASE", "--full", "--quantize", "4bit"], "whose own weights are not trained"),
     (["--base", "BASE", "--grid", "8", "8"], "is made for 4×4 cells"),
     (["--base", "EMPTY"], "holds no .safetensors weights|is no model that transformers loads"),
     (["--freeze-tower", "0"], "the body has stages 1 to 7"),
     (["--freeze-tower", "8"], "the body has stages 1 to 7"),
     (["--batch", "0"], "--batch is 0"),
     (["--steps", "3", "--epochs", "2"], "leave one of them out"),
-    (["--batch", "2", "--total-batch", "5"], "no multiple of --batch 2 times 1"),
+    (["--batch", "2", "--total-batch", "5"], "not a multiple of --batch 2 times 1"),
     (["--dataset", "jsonl:EMPTY/none.jsonl"], "There is no file"),
     (["--dataset", "jsonl:EMPTY/empty.jsonl"], "it has no lines"),
     (["--dataset", "jsonl:EMPTY/broken.jsonl"], "broken.jsonl, line 1501 is no JSON object"),
     (["--validate", "folder:EMPTY"], "index.jsonl is not there"),
     (["--report-to", "trackio"], "pip install trackio"),
-    (["--resume"], "holds no state to resume"),
-    (["--fsdp"], "this is one; start it with torchrun"),
+    (["--resume"], "holds no state to resume from"),
+    (["--fsdp"], "there is only one; use torchrun"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence_before_anything_is_trained(base, tmp_path, capsys, monkeypatch, more, said):
     empty = tmp_path / "empty"
@@ -341,7 +351,7 @@ def test_bad_input_is_one_sentence_before_anything_is_trained(base, tmp_path, ca
     good = json.dumps({"image": "a.png", "query": "dog", "absent": True})
     Image.new("RGB", (8, 8)).save(empty / "a.png")
     (empty / "broken.jsonl").write_text("\n".join([good] * 1500 + ["{"] + [good] * 1500))
-    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
     more = [word.replace("BASE", str(base)).replace("EMPTY", str(empty)) for word in more]
     before = [] if "--dataset" in more else ["--dataset", "synthetic"]
     assert train.main([*before, "--out", str(tmp_path / "out"), *more]) == 2
@@ -387,7 +397,7 @@ def test_what_stops_training_keeps_the_last_step(base, tmp_path, capsys, monkeyp
         stopped_at(3, error, patched)
         assert train.main(on) == 2
     told = capsys.readouterr().err
-    assert said in told and "The state of step 3 is kept; the same command with --resume goes on from there." in told
+    assert said in told and "The state of step 3 is kept; the same command with --resume continues from there." in told
     assert train.main([*on, "--resume"]) == 0
     assert json.loads((tmp_path / "state" / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
 
@@ -406,11 +416,11 @@ def test_a_full_disk_costs_nothing_that_was_trained(base, tmp_path, capsys, monk
         patched.setattr(trainer.SegTrainer, "_save_optimizer_and_scheduler", full)
         assert train.main(on) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("t4s train: ") and "make room on the disk. The state of step 2 is kept" in said
+    assert said.startswith("t4s train: ") and "free some disk space. The state of step 2 is kept" in said
     assert [state.name for state in (tmp_path / "state").glob("checkpoint-*")] == ["checkpoint-2"]
     kept = (tmp_path / "model.safetensors").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(saving, "_move", lambda new, folder: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patched.setattr(saving, "_replace", lambda new, folder: (_ for _ in ()).throw(OSError(28, "No space left")))
         assert train.main([*on, "--resume"]) == 2
     assert (tmp_path / "model.safetensors").read_bytes() == kept and "t4s train: " in capsys.readouterr().err
     assert train.main([*on, "--resume"]) == 0
@@ -421,21 +431,21 @@ def test_a_disk_that_is_full_in_the_end_is_a_sentence_too(base, tmp_path, capsys
     """The last state was written, and then there was no room for the card: a traceback after hours."""
     on = ["--base", str(base), *ADAPTER, "--out", str(tmp_path), "--steps", "2"]
     with monkeypatch.context() as patched:
-        patched.setattr(saving, "describe", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patched.setattr(saving, "write_card", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left")))
         assert train.main(on) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("t4s train: ") and "make room on the disk. The state of step 2 is kept" in said
+    assert said.startswith("t4s train: ") and "free some disk space. The state of step 2 is kept" in said
     assert train.main([*on, "--resume"]) == 0 and (tmp_path / "README.md").is_file()
 
 
 def test_questions_that_were_too_long_are_counted(base, tmp_path, capsys, monkeypatch):
-    usual, rows = collator.row, []
+    usual, rows = collator.build_row, []
 
     def short(*given):
         rows.append(replace(usual(*given), left_out=1))
         return rows[-1]
 
-    monkeypatch.setattr(collator, "row", short)
+    monkeypatch.setattr(collator, "build_row", short)
     assert train.main(["--base", str(base), *ADAPTER, "--out", str(tmp_path), "--steps", "2"]) == 0
     assert f"{len(rows)} questions were too long for the model's context and left out." in capsys.readouterr().out
 

@@ -1,0 +1,373 @@
+"""One run of train.py, from its settings to a checkpoint in --out and, if asked, on the Hub.
+
+train(config)                      # everything below in order; raises T4SError
+
+run = TrainingRun.prepare(config)  # data sets opened, model loaded, every setting resolved
+run.preview()                      # --dry-run: settings and one sample
+run.make_trainer().fit()           # train; every saved state also writes the checkpoint and evaluates
+run.conclude(repo_id)              # the model card
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from itertools import groupby
+
+import torch
+from accelerate.utils import gather_object
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForImageTextToText, TrainingArguments
+
+from t4s import hub
+from t4s.data.spec import Mixture, open_dataset
+from t4s.errors import DataError
+from t4s.evaluation.validation import Result, Validation
+from t4s.imaging.drawing import grid_picture
+from t4s.models import create
+from t4s.models.vlm import VLM
+from t4s.training import lora, saving
+from t4s.training.collator import IGNORE, Collator
+from t4s.training.config import WHOLE_TOWER, TrainConfig
+from t4s.training.losses import CellLoss, open_labelled, token_loss
+from t4s.training.trainer import (
+    BETA1,
+    MAX_GRADIENT_NORM,
+    SaveCallback,
+    SegTrainer,
+    check_disk_space,
+    parameter_groups,
+    state_to_resume,
+)
+
+PREVIEW_DRAWS = 32  # draws that --dry-run checks for samples that are too long
+CARD_PHOTOS = 8  # training photos in the card's picture if there is no --validate
+LOGGING_STEPS = 20  # between two reports of the loss in a long run
+
+
+def train(config: TrainConfig) -> None:
+    """Train as `config` says, which has been checked. T4SError."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    check_reporter(config.report_to)
+    main_process = rank() == 0
+    push = config.push_to_hub is not None and not config.dry_run
+    repo_id = config.out.resolve().name
+    if push and main_process:  # before training, so that a missing login or right ends the run at once
+        repo_id = hub.create(config.push_to_hub or repo_id, config.private)
+    run = TrainingRun.prepare(config)
+    if config.dry_run:
+        run.preview()
+        return
+    config.out.mkdir(parents=True, exist_ok=True)
+    check_disk_space(config.out, run.trained_model)
+    trainer = run.make_trainer()
+    trainer.fit(state_to_resume(config.out / "state") if config.resume else None)
+    with trainer.explain_failures():
+        if run.written_step != trainer.state.global_step:  # resumed from the last step: nothing was left to train
+            run.write(trainer.state.global_step)
+        result, shown = run.final_result()
+        too_long = run.too_long()
+        if main_process:
+            run.conclude(repo_id, result, shown, push)
+    if too_long and main_process:
+        print(f"{too_long} questions were too long for the model's context and left out.")
+    if push and main_process:
+        print(hub.push(config.out, repo_id))
+    trainer.close()
+
+
+def rank() -> int:
+    """Number of this process under torchrun; 0 is the main process."""
+    return int(os.environ.get("RANK", 0))
+
+
+def check_reporter(name: str) -> None:
+    """DataError if the package of --report-to is not installed."""
+    if name != "none" and find_spec(name) is None:
+        raise DataError(f"--report-to {name} needs a package that is not installed: pip install {name}")
+
+
+def uses_bf16(precision: str) -> bool:
+    """Whether to compute in bfloat16."""
+    if precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+@dataclass
+class TrainingRun:
+    """What is trained, on what, and what has been measured so far.
+
+    `adapted`: the PEFT model, None in full training. `results`: evaluations by step. `written_step`: the step of the
+    checkpoint in --out.
+    """
+
+    config: TrainConfig
+    kind: str
+    vlm: VLM
+    adapted: PeftModel | None
+    mixture: Mixture
+    validation: Validation | None
+    bf16: bool
+    cell_loss: CellLoss | None = None
+    results: dict[int, Result] = field(default_factory=dict)
+    trainer: SegTrainer | None = None
+    written_step: int | None = None
+
+    @classmethod
+    def prepare(cls, config: TrainConfig) -> TrainingRun:
+        """Open the data sets, load the model, resolve every setting. T4SError."""
+        mixture = Mixture.open(config.dataset)
+        validation = None
+        if config.validate:
+            validation = Validation(open_dataset(config.validate, "val"), config.validate_photos)
+        bf16 = uses_bf16(config.precision)
+        torch.manual_seed(config.seed)
+        vlm = initial_vlm(config, mixture, bf16)
+        kind = config.kind(vlm.config.positions == "cells")
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        config = config.resolve(kind, vlm.model.config.model_type, len(mixture), not vlm.bidirectional_prefix, world)
+        adapted = None
+        if kind == "lora":
+            adapted = lora.attach(
+                vlm, config.lora_rank, config.lora_alpha, config.lora_dropout, config.gradient_checkpointing
+            )
+        else:
+            prepare_full(vlm, config)
+        cell_loss = make_cell_loss(config, kind, vlm, bf16) if config.cell_loss_data else None
+        if cell_loss is not None:
+            vlm.config = replace(vlm.config, names=tuple(sorted({*vlm.config.names, *cell_loss.batches.names})))
+        return cls(config, kind, vlm, adapted, mixture, validation, bf16, cell_loss)
+
+    @property
+    def trained_model(self) -> nn.Module:
+        """The module that Trainer gets."""
+        return self.vlm.model if self.adapted is None else self.adapted
+
+    def make_trainer(self) -> SegTrainer:
+        config = self.config
+        settings = TrainingArguments(
+            output_dir=str(config.out / "state"),
+            max_steps=config.steps,
+            per_device_train_batch_size=config.batch,
+            gradient_accumulation_steps=config.accumulate,
+            learning_rate=config.lr,
+            lr_scheduler_type="cosine",
+            warmup_steps=int(config.warmup * config.steps),
+            logging_steps=max(1, min(LOGGING_STEPS, config.steps // 10)),
+            save_steps=config.save_steps,
+            save_total_limit=1,
+            seed=config.seed,
+            bf16=self.bf16,
+            report_to=config.report_to,
+            run_name=config.out.resolve().name,
+            remove_unused_columns=False,
+            max_grad_norm=MAX_GRADIENT_NORM,
+            use_cpu=not torch.cuda.is_available(),
+            activation_checkpointing=config.gradient_checkpointing,
+            activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+            dataloader_num_workers=config.workers,
+            fsdp=config.fsdp or None,
+        )
+        self.trainer = SegTrainer(
+            self.trained_model,
+            settings,
+            Collator(self.vlm, self.mixture, config.queries_per_image, config.seed),
+            self.make_optimizer,
+            token_loss(self.vlm, config.empty_row_weight),
+            [SaveCallback(self.save, config.stop_after)],
+            self.cell_loss,
+        )
+        return self.trainer
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        config = self.config
+        tower = model.get_encoder("image") if self.adapted is None else None
+        groups = parameter_groups(model, tower, config.lr, config.vision_lr, config.weight_decay)
+        return torch.optim.AdamW(groups, betas=(BETA1, config.beta2))
+
+    # --- while it trains
+
+    def save(self, step: int) -> None:
+        """After every saved state: write the checkpoint to --out and evaluate it."""
+        self.write(step)
+        if self.validation is not None:
+            self.evaluate(step)
+
+    def write(self, step: int) -> None:
+        """Write the checkpoint to --out (the main process does; all of them where the model is sharded)."""
+        out = self.config.out
+        if self.config.fsdp:
+            self.trainer.save_model(str(out))
+            if self.trainer.args.should_save:
+                saving.add_missing_files(self.vlm, self.adapted, out)
+        elif self.trainer.args.should_save:
+            saving.write(self.vlm, self.adapted, out)
+        self.written_step = step
+
+    def evaluate(self, step: int) -> None:
+        """Answer the --validate photos: figures to the screen, OUT/validation.jsonl and --report-to, pictures to
+        OUT/validation/step-….png."""
+        result = self.validation.run(self.vlm, self.bf16, f"{self.config.validate}, step {step}")
+        self.results[step] = result
+        self.trainer.log({f"eval_{name}": value for name, value in result.figures.items() if value is not None})
+        if not self.trainer.args.should_save:
+            return
+        print(f"step {step}: {result.line}", flush=True)
+        folder = self.config.out / "validation"
+        folder.mkdir(exist_ok=True)
+        result.sheet.save(folder / f"step-{step:06d}.png")
+        line = {"step": step, "answers": result.answers, "photos": result.photos, **result.figures}
+        with (self.config.out / "validation.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    # --- before and after
+
+    def preview(self) -> None:
+        """--dry-run: print the resolved settings, what is trained, and one sample as the model reads it."""
+        for name, value in self._facts().items():
+            print(f"{name:18} {value}")
+        collator = Collator(self.vlm, self.mixture, self.config.queries_per_image, self.config.seed)
+        row, sample = collator.rows(0)[0], collator.samples(0)[0]
+        learned = sum(label != IGNORE for label in row.labels)
+        too_long, drawn = collator.count_too_long(range(PREVIEW_DRAWS))
+        print(
+            f"{'sample':18} {len(row.ids)} tokens, {learned} of them learned; "
+            f"{too_long} of {drawn} questions drawn are too long\n"
+        )
+        print(spell_tokens(self.vlm, row.ids))
+        self.config.out.mkdir(parents=True, exist_ok=True)
+        picture = self.config.out / "sample.png"
+        grid_picture(sample.grid(self.vlm.config.grid), sample.image).save(picture)
+        print(f"\n{picture}: its photo and the first answer")
+
+    def _facts(self) -> dict[str, object]:
+        rows, columns = self.vlm.config.grid
+        weights = list(self.trained_model.parameters())
+        trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+        return {
+            "datasets": ", ".join(self.config.dataset),
+            "photos": len(self.mixture),
+            "base": self.config.base or "fresh",
+            "grid": f"{rows}×{columns}",
+            "image-size": self.vlm.config.image_size,
+            "positions": self.vlm.config.positions,
+            "precision": "bf16" if self.bf16 else "fp32",
+            "trained": f"{trained:,} of {sum(weight.numel() for weight in weights):,} parameters",
+            **self.config.reported(self.kind),
+        }
+
+    def final_result(self) -> tuple[Result | None, str]:
+        """(evaluation of the finished model, its photos in words) for the card. Without --validate: a few training
+        photos, for the picture alone."""
+        if self.config.fsdp:
+            return None, ""
+        step = self.trainer.state.global_step
+        if self.validation is not None:
+            if step not in self.results:
+                self.evaluate(step)
+            return self.results[step], self.config.validate
+        glance = Validation(self.mixture.datasets[0], CARD_PHOTOS, glance=True)
+        return glance.run(self.vlm, self.bf16), f"{self.config.dataset[0]}, which it was trained on"
+
+    def too_long(self) -> int:
+        """Questions of all processes that did not fit into the model's context since the run was started."""
+        return sum(gather_object([int(self.trainer.data_collator.too_long)]))
+
+    def conclude(self, repo_id: str, result: Result | None, shown: str, push: bool) -> None:
+        """Write the model card; to `push` it, merge an adapter whose base others could not find."""
+        out = self.config.out
+        if push and self.adapted is not None and saving.must_be_merged(self.vlm.config):
+            saving.merge(out)
+        settings = self.config.reported(self.kind)
+        saving.write_card(out, repo_id, self.config, settings, result, shown, self.validation is not None)
+        print(f"Saved {out}")
+
+
+# --- the model
+
+
+def initial_vlm(config: TrainConfig, mixture: Mixture, bf16: bool) -> VLM:
+    """The model that training starts from: fresh, or --base. CheckpointError."""
+    if not config.base:
+        names = {name for dataset in mixture.datasets for name in getattr(dataset, "names", ())}
+        return create.fresh(
+            names,
+            config.grid or (16, 16),
+            config.width,
+            config.layers,
+            config.seed,
+            config.tower,
+            config.image_size,
+        )
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    half = bf16 and device != "cpu" and not config.trains_base_in_full
+    return create.base(
+        config.base,
+        config.base_revision,
+        config.grid,
+        config.image_size,
+        torch.bfloat16 if half else torch.float32,
+        device,
+        config.quantize,
+        config.base_id,
+    )
+
+
+def prepare_full(vlm: VLM, config: TrainConfig) -> None:
+    """Make all weights float32 and trainable, but for what --freeze-tower names. DataError.
+
+    With --resume the weights come from the last state. Trainer alone would not load them: models whose saved names
+    differ from their own, such as LLaVA's, resume with their initial weights and a warning.
+    """
+    if config.resume and not config.fsdp:
+        vlm.model = AutoModelForImageTextToText.from_pretrained(state_to_resume(config.out / "state"))
+    vlm.model.float().requires_grad_(True)
+    if config.freeze_tower is not None:
+        freeze_tower(vlm, config.freeze_tower)
+
+
+def freeze_tower(vlm: VLM, stages: int | str) -> None:
+    """Freeze the vision tower; of the embedded one, the body ("all") or its first `stages`. DataError."""
+    tower = vlm.model.get_encoder("image")
+    embedded = vlm.config.positions == "cells"
+    if stages == WHOLE_TOWER and not embedded:
+        tower.requires_grad_(False)
+    elif stages == WHOLE_TOWER:
+        tower.freeze()
+    elif not embedded:
+        raise DataError(
+            f"--freeze-tower {stages} counts stages of the embedded model's tower, and this base has another one; "
+            "leave out the number to freeze the whole tower."
+        )
+    elif not 1 <= stages <= len(tower.stages):
+        raise DataError(
+            f"--freeze-tower is {stages}; the body has stages 1 to {len(tower.stages)}. Leave out the number to freeze "
+            "all of them."
+        )
+    else:
+        tower.freeze(stages)
+
+
+def make_cell_loss(config: TrainConfig, kind: str, vlm: VLM, bf16: bool) -> CellLoss:
+    """The loss of --cell-loss-data. DataError if the model has no tower that could learn from it."""
+    if kind != "embedded":
+        raise DataError(
+            "--cell-loss-data teaches the embedded model's tower, and this run trains another model or leaves the "
+            "tower unchanged; leave it out, or train t4s-tiny or a fresh model in full."
+        )
+    return CellLoss(vlm, open_labelled(config.cell_loss_data), config.seed, bf16, rank())
+
+
+def spell_tokens(vlm: VLM, ids: Sequence[int]) -> str:
+    """Token ids as text; a run of image tokens as "<image>×N"."""
+    parts = []
+    for token, run in groupby(ids):
+        length = len(list(run))
+        parts.append(f"{vlm.piece(token)}×{length}" if token == vlm.image_token else vlm.piece(token) * length)
+    return "".join(parts)
