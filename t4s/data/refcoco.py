@@ -1,7 +1,7 @@
 """Referring expressions on COCO photos: RefCOCO, RefCOCO+ (unc), RefCOCOg (umd) and gRefCOCO.
 
-The files lie as `github.com/lichengunc/refer` and the gRefCOCO authors ship them; PATH is the folder
-that holds the data sets, or one of the data sets' own folders:
+Files are laid out as `github.com/lichengunc/refer` and the gRefCOCO authors ship them. PATH is the folder that holds
+the data sets, or the folder of one data set:
 
     PATH/refcoco/refs(unc).p        PATH/refcoco/instances.json
     PATH/refcoco+/refs(unc).p       PATH/refcoco+/instances.json
@@ -9,9 +9,9 @@ that holds the data sets, or one of the data sets' own folders:
     PATH/grefcoco/grefs(unc).json   PATH/grefcoco/instances.json
     PATH/images/train2014/COCO_train2014_000000000009.jpg   (or one of IMAGE_FOLDERS)
 
-Every sentence is one sample. `box` is the annotation's own box; gRefCOCO has several targets or none
-and so no box. A training split leaves out every photo that is in a validation or test split of *any*
-of the four data sets: their splits overlap, and RefCOCOg's training photos hold RefCOCO's test photos.
+Every sentence is one sample. `box` is the official box of the annotation; gRefCOCO has several targets or none, and so
+no box. A training split leaves out every photo that is in a validation or test split of *any* of the four data sets:
+their splits overlap, and RefCOCOg's training photos include RefCOCO's test photos.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ SOURCES = {
     "grefcoco": "https://github.com/henghuiding/gRefCOCO",
     "images": "http://images.cocodataset.org/zips/train2014.zip",
 }
-UNASKABLE = "a phrase that cannot be asked"  # stands for the label of a sentence that is no label, such as "***"
+UNASKABLE = "a phrase that cannot be asked"  # the label of sentences that cannot be a label, such as "***"
 
-# What unpickling damaged or hostile bytes can end in, as the documentation of `pickle` warns.
+# What unpickling damaged or hostile bytes can raise, according to the documentation of `pickle`.
 _BROKEN = (
     pickle.UnpicklingError,
     EOFError,
@@ -61,20 +61,20 @@ _BROKEN = (
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dicts, strings and numbers, and refuses to look up any class or function."""
+    """Reads lists, dicts, strings and numbers; refuses to look up any class or function."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only plain lists, dicts and strings are read")
 
 
 def read_pickle(file: BinaryIO) -> Any:
-    """A pickle of plain data, Python 2's included. Runs nothing; raises UnpicklingError at anything else."""
+    """Read a pickle of plain data, also one by Python 2. Runs no code; raises UnpicklingError for anything else."""
     return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
 
 
 @dataclass(frozen=True)
 class _Expression:
-    """One ref: the annotations that its sentences all mean (none: no target)."""
+    """One ref: several sentences for the same target annotations (none: the target is absent)."""
 
     id: int
     image: int
@@ -95,11 +95,11 @@ class RefCocoDataset:
     """One split of one data set, photo by photo.
 
     photos     in the order of their COCO ids
-    held_back  how many training photos were left out because a validation or test split has them
-    unasked    how many training sentences were left out because they cannot be a label
+    held_back  number of training photos left out because they are in a validation or test split
+    unasked    number of training sentences left out because they cannot be a label
 
-    Raises DataError for a missing or damaged file, a split that the data set does not have, or a
-    ref whose annotation or photo is not in `instances.json`.
+    Raises DataError for a missing or damaged file, a split that the data set does not have, or a ref whose annotation
+    or photo is not in `instances.json`.
     """
 
     def __init__(self, name: str, path: str | Path, split: str = "val"):
@@ -107,9 +107,12 @@ class RefCocoDataset:
             raise DataError(f"There is no referring data set {name!r}; the names are {', '.join(FILES)}.")
         if split not in SPLITS[name]:
             raise DataError(f"{name} has no split {split!r}; its splits are {', '.join(SPLITS[name])}.")
-        self.name, self.split = f"{name}:{path}@{split}", split
-        self.source, self.root = name, _root(name, Path(path))
-        self.held_back = self.unasked = 0
+        self.name = f"{name}:{path}@{split}"
+        self.split = split
+        self.source = name
+        self.root = _root(name, Path(path))
+        self.held_back = 0
+        self.unasked = 0
         expressions = [e for e in read_expressions(self.root / name / FILES[name], name) if e.split == split]
         if not expressions:
             raise DataError(
@@ -117,13 +120,14 @@ class RefCocoDataset:
                 f"another version, get it again from {SOURCES[name]}."
             )
         if split == "train":
-            expressions = self._askable(self._own(expressions))
+            expressions = self._askable(self._not_held_back(expressions))
         self.annotations: dict[int, dict[str, Any]] = {}
         self.photos = self._join(expressions)
 
-    def _own(self, expressions: list[_Expression]) -> list[_Expression]:
+    def _not_held_back(self, expressions: list[_Expression]) -> list[_Expression]:
         """Those whose photo is in no validation or test split of the family."""
-        held, unknown = set(), []
+        held: set[int] = set()
+        unknown = []
         for name, file in FILES.items():
             path = self.root / name / file
             if path.is_file():
@@ -132,8 +136,8 @@ class RefCocoDataset:
                 unknown.append(name)
         if unknown:
             warnings.warn(
-                f"The training split of {self.source} was not cleared of the photos of {', '.join(unknown)}, whose "
-                f"files are not in {self.root}: do not report a model trained so on them.",
+                f"The training split of {self.source} may contain evaluation photos of {', '.join(unknown)}, whose "
+                f"files are not in {self.root}: do not report results on them for a model trained on it.",
                 stacklevel=3,
             )
         kept = [e for e in expressions if e.image not in held]
@@ -150,7 +154,7 @@ class RefCocoDataset:
         return kept
 
     def _join(self, expressions: list[_Expression]) -> list[_Photo]:
-        """Bring expressions, annotations and photos together, and keep of instances.json only what is meant."""
+        """Group expressions by photo, and keep only the annotations of instances.json that they refer to."""
         path = self.root / self.source / "instances.json"
         data = _read_json(path, self.source)
         try:
@@ -181,11 +185,11 @@ class RefCocoDataset:
         return self._samples(photo, [(e, sentence) for e in photo.expressions for sentence in e.sentences])
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
-        """`count` random sentences about photo `index`, all alike likely; repeated only if there are too few."""
+        """`count` random sentences about photo `index`, equally likely; repeated only if there are too few."""
         photo = self.photos[index]
-        every = [(e, sentence) for e in photo.expressions for sentence in e.sentences]
-        chosen = rng.choice(len(every), count, replace=count > len(every))
-        return self._samples(photo, [every[k] for k in chosen])
+        sentences = [(e, sentence) for e in photo.expressions for sentence in e.sentences]
+        chosen = rng.choice(len(sentences), count, replace=count > len(sentences))
+        return self._samples(photo, [sentences[k] for k in chosen])
 
     def _samples(self, photo: _Photo, asked: Iterable[tuple[_Expression, tuple[int, str]]]) -> tuple[Sample, ...]:
         image = open_photo(self._find(photo))
@@ -222,7 +226,7 @@ class RefCocoDataset:
         return mask
 
     def _box(self, e: _Expression) -> tuple[float, float, float, float] | None:
-        """The official box, never one drawn around a mask."""
+        """The official box (x0, y0, x1, y1), never one computed from a mask."""
         if self.source == "grefcoco":
             return None
         box = self.annotations[e.targets[0]].get("bbox")
@@ -245,7 +249,7 @@ class RefCocoDataset:
 
 
 def label_of(text: str) -> str:
-    """The label that a sentence is written as, or UNASKABLE: it is still scored, as the failure that it is."""
+    """The label for a sentence, or UNASKABLE: such a sentence is still scored, as a failure."""
     try:
         return clean_label(text)
     except QueryError:

@@ -1,16 +1,17 @@
-"""Data sets: photos with questions and true answers, whatever files they come from.
+"""Open data sets by name, and mix several.
 
-    dataset = open_dataset("folder:PHOTOS@val")       # NAME[:PATH][@SPLIT][*WEIGHT]
+    dataset = open_dataset("folder:PHOTOS@val")      # NAME[:PATH][@SPLIT][*WEIGHT]
     dataset[0]                                       # the evaluation samples of photo 0, always the same
     dataset.draw(0, np.random.default_rng(7), 2)     # two random training samples of photo 0
 
     training = Mixture.open(["folder:PHOTOS*3", "synthetic*1"])
-    training.draw(np.random.default_rng([0, 41]), 2)    # three times in four from PHOTOS
+    training.draw(np.random.default_rng([0, 41]), 2)    # three times out of four from PHOTOS
 
-PATH is a folder or file, a data set's id for `hub`, and options for `synthetic` (`scenes` takes some after
-a comma); SPLIT is "train" unless given; WEIGHT is how often a mixture draws from this dataset, relative to the other
-weights (1 unless given), whatever the number of photos. A PATH that ends in `@word` or `*number` needs its SPLIT or
-WEIGHT spelled out after it.
+PATH    a folder or file; for `hub`, the id of a data set; for `synthetic`, options (`scenes` takes some after a comma)
+SPLIT   "train" by default
+WEIGHT  how often a mixture draws from this data set relative to the others, whatever its number of photos (default: 1)
+
+A PATH that itself ends in `@word` or `*number` needs an explicit SPLIT or WEIGHT after it.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ _SPEC = re.compile(r"(?P<name>[^:@*]*)(?::(?P<path>.*?))?(?:@(?P<split>[\w-]*))?
 
 
 class Dataset(Protocol):
-    """What every dataset is. `len` counts photos; both ways in share one image object among a photo's samples."""
+    """What all data sets have in common. `len` counts photos; all samples of a photo share one image object."""
 
     name: str
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
-        """The evaluation samples of one photo: deterministic. IndexError past the end."""
+        """The evaluation samples of one photo, always the same. IndexError past the end."""
         ...
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
@@ -68,7 +69,7 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A dataset as it is written on a command line. `path` is "" and `split` is None where not given."""
+    """A data set as written on a command line. `path` is "" and `split` is None where not given."""
 
     name: str
     path: str = ""
@@ -77,18 +78,20 @@ class DatasetSpec:
 
     @classmethod
     def parse(cls, text: str) -> DatasetSpec:
-        """`NAME[:PATH][@SPLIT][*WEIGHT]` → DatasetSpec. DataError says which part is wrong and what is allowed."""
+        """Parse `NAME[:PATH][@SPLIT][*WEIGHT]`. DataError says which part is wrong and what is allowed."""
         parts = _SPEC.fullmatch(text)
         if parts is None:
             raise DataError(f"The dataset {text!r} cannot be read; write {FORM}.")
-        name, path, split = parts["name"], parts["path"] or "", parts["split"]
+        name = parts["name"]
+        path = parts["path"] or ""
+        split = parts["split"]
         if name not in NAMES:
             raise DataError(
                 f"The dataset {text!r} begins with the name {name!r}; write {FORM} with one of "
                 f"{', '.join(NAMES)} as NAME."
             )
         if not path and name not in PATHLESS:
-            raise DataError(f"The dataset {text!r} says not where its data is; write {name}:PATH.")
+            raise DataError(f"The dataset {text!r} does not say where its data is; write {name}:PATH.")
         if split == "":
             raise DataError(f"The dataset {text!r} has an @ with no split after it; write a split such as @val.")
         return cls(name, path, split, _weight(parts["weight"], text))
@@ -105,9 +108,12 @@ def _weight(given: str | None, text: str) -> float:
 
 
 def open_dataset(spec: str | DatasetSpec, split: str = "train", seed: int = 0) -> Dataset:
-    """Open what `spec` names; `split` is used where the spec names none, `seed` by composed scenes alone.
+    """Open the data set that `spec` names.
 
-    DataError if the spec cannot be read, the data is missing or broken, or the split holds no photo.
+    split  used if the spec names none
+    seed   of composed scenes
+
+    Raises DataError if the spec cannot be parsed, the data is missing or broken, or the split has no photo.
     """
     spec = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
     dataset = _open(spec, spec.split or split, seed)
@@ -120,7 +126,7 @@ def open_dataset(spec: str | DatasetSpec, split: str = "train", seed: int = 0) -
 
 
 def _open(spec: DatasetSpec, split: str, seed: int) -> Dataset:
-    """Each dataset is imported when it is asked for: some need packages that others do not."""
+    """Each module is imported only when needed: some need packages that others do not."""
     match spec.name:
         case "synthetic":
             from t4s.data.scenes.synthetic import SyntheticDataset
@@ -158,9 +164,9 @@ def _open(spec: DatasetSpec, split: str, seed: int) -> Dataset:
             from t4s.data.semantic import SemanticDataset
 
             return SemanticDataset(spec.name, spec.path, split)
-        case "vqa":  # its records are no `Sample`
+        case "vqa":  # yields no `Sample`
             raise DataError(
-                f"The dataset vqa:{spec.path} holds questions and no masks; t4s/eval.py alone takes it, to "
+                f"The dataset vqa:{spec.path} holds questions and no masks; only t4s/eval.py takes it, to "
                 "measure how a checkpoint answers them."
             )
         case _:
@@ -169,7 +175,7 @@ def _open(spec: DatasetSpec, split: str, seed: int) -> Dataset:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several datasets to train on, each with the share `weight / sum of weights` of what is drawn."""
+    """Several data sets to train on; each is drawn from with probability weight / sum of weights."""
 
     datasets: tuple[Dataset, ...]
     weights: tuple[float, ...]
@@ -177,7 +183,7 @@ class Mixture:
     def __post_init__(self) -> None:
         if not self.datasets or len(self.datasets) != len(self.weights):
             raise DataError(
-                f"A mixture needs one weight a dataset and at least one dataset; got {len(self.datasets)} "
+                f"A mixture needs at least one dataset and one weight for each; got {len(self.datasets)} "
                 f"datasets and {len(self.weights)} weights."
             )
 
@@ -187,12 +193,14 @@ class Mixture:
         return cls(tuple(open_dataset(spec, split, seed) for spec in parsed), tuple(spec.weight for spec in parsed))
 
     def __len__(self) -> int:
-        """The number of photos of all datasets."""
+        """The number of photos in all data sets."""
         return sum(map(len, self.datasets))
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
-        """`count` samples of one photo: first a dataset by weight, then one of its photos, all alike likely unless the
-        dataset has a `pick` of its own."""
+        """`count` samples of one photo: a data set is drawn by weight, then one of its photos.
+
+        Photos are equally likely unless the data set has a `pick` method.
+        """
         weights = np.asarray(self.weights) / sum(self.weights)
         dataset = self.datasets[int(rng.choice(len(self.datasets), p=weights))]
         pick = getattr(dataset, "pick", None)

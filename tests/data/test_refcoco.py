@@ -182,7 +182,7 @@ def test_a_family_that_is_not_all_there_is_named(root):
     for name in ("refcocog", "grefcoco"):
         for file in (root / name).iterdir():
             file.unlink()
-    with pytest.warns(UserWarning, match="not cleared of the photos of refcocog, grefcoco"):
+    with pytest.warns(UserWarning, match="may contain evaluation photos of refcocog, grefcoco"):
         dataset = open_dataset(f"refcoco:{root}@train")
     drawn = dataset.draw(0, np.random.default_rng(0), 5)
     assert {s.query for s in drawn} == {"left dog", "dog on the left", "both dogs"}

@@ -79,7 +79,7 @@ def test_other_faults_of_the_file_are_named(file):
 
 def test_nothing_trains_on_questions(file):
     for opens in (lambda: Mixture.open([f"vqa:{file}"]), lambda: open_dataset(f"vqa:{file}@val")):
-        with pytest.raises(DataError, match="holds questions and no masks; t4s/eval.py alone takes it"):
+        with pytest.raises(DataError, match="holds questions and no masks; only t4s/eval.py takes it"):
             opens()
 
 
