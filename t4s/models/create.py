@@ -1,8 +1,8 @@
-"""The model that training starts from: a fresh one of the embedded architecture, or a base with its way to answer.
+"""The model that training starts from: a fresh one of the embedded architecture, or an existing base.
 
 A base that t4s has trained brings its `t4s.json`; any other image-text-to-text model gets one here: the grid, the
-first question and answer template, and the side of the square that photos are squashed to. That side is what the
-vision tower was made for; a tower that takes any size gets as many of its merged patches as the grid has cells.
+first question and answer template, and the side of the square that photos are resized to. That side is the one the
+vision tower was made for; a tower that takes any size gets as many merged patches as the grid has cells.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from PIL import Image
 from transformers import AutoConfig
 
 from t4s.errors import CheckpointError
-from t4s.models.checkpoint import EMBEDDED, FORMAT_FILE, CheckpointConfig, find, fingerprint
+from t4s.models.checkpoint import EMBEDDED, FORMAT_FILE, CheckpointConfig, find, fingerprint, is_from_hub
 from t4s.models.loading import load_model, load_processor
 from t4s.models.tiny import architecture, name_head
 from t4s.models.vlm import VLM
 
-MAX_IMAGE = 1024  # pixels of a side that a free choice takes
+MAX_IMAGE = 1024  # pixels of a side, where the tower leaves the choice to us
 
 
 def fresh(
@@ -37,7 +37,8 @@ def fresh(
 ) -> VLM:
     """A new model of the embedded architecture with a tokenizer for these class names.
 
-    CheckpointError if `tower` is not there or does not fit, or `image_size` does not fall into `grid`.
+    tower: a folder that `t4s train-tower` wrote. Raises CheckpointError if it is missing or does not fit, or if
+    `image_size` is not a multiple of the grid.
     """
     torch.manual_seed(seed)
     processor = architecture.processor(names, grid)
@@ -69,24 +70,24 @@ def base(
     quantize: str | None = None,
     base_id: str | None = None,
 ) -> VLM:
-    """A base by Hub id, by folder, or the embedded checkpoint ("t4s-tiny"), with the name others find it under.
+    """A base by Hub id or folder, or the embedded checkpoint ("t4s-tiny"); `base_id`: the public id to record for it.
 
-    CheckpointError if it is not there, is no image-text-to-text model, or does not go with `grid` or `image_size`.
+    Raises CheckpointError if it is missing, is no image-text-to-text model, or does not fit `grid` or `image_size`.
     """
     folder = find(None if source == EMBEDDED and not Path(source).is_dir() else source, revision)
     config = CheckpointConfig.read(folder) if (folder / FORMAT_FILE).is_file() else None
     if config is None:
         grid = grid or (16, 16)
         config = CheckpointConfig(grid=grid, image_size=image_size or square(_config(folder), grid))
-    config = _taught(config, grid, image_size, source)
+    config = _with_sizes(config, grid, image_size, source)
     model, processor = load_model(folder, config, dtype, device, quantize), load_processor(folder)
     if config.positions == "cells":
         architecture.set_image_size(config.image_size, model, processor)
     name, commit = _name(source, folder, revision, base_id)
-    # What its cells may count was chosen for these weights: of what is taught anew they say less at first.
+    # The fusion weight was chosen for the base's weights; at the start of training, cell scores are less reliable.
     config = replace(config, base_model=name, base_revision=commit, metrics={}, cell_fusion_weight=None)
     vlm = VLM(model, processor, config)
-    _try(vlm)
+    _check_processor(vlm)
     return vlm
 
 
@@ -101,10 +102,10 @@ def _config(folder: Path) -> Any:
         ) from error
 
 
-def _taught(
+def _with_sizes(
     config: CheckpointConfig, grid: tuple[int, int] | None, image_size: int | None, source: str
 ) -> CheckpointConfig:
-    """The base's format with another grid or photo size, where it can have one."""
+    """The base's settings with another grid or photo size. Raises CheckpointError where it cannot have one."""
     if config.positions == "cells" and grid not in (None, config.grid):
         rows, columns = config.grid
         raise CheckpointError(f"{source} is made for {rows}×{columns} cells; leave --grid out, or train a fresh model.")
@@ -112,17 +113,17 @@ def _taught(
 
 
 def _name(source: str, folder: Path, revision: str | None, base_id: str | None) -> tuple[str, str | None]:
-    """(`base_model`, `base_revision`) for t4s.json: an id with its commit, or a place with what its files are."""
+    """(`base_model`, `base_revision`) for t4s.json: an id with its commit, or a folder with its fingerprint."""
     if base_id:
         return base_id, revision
-    if folder.parent.name == "snapshots":  # of the Hub's cache: named by the commit
+    if is_from_hub(folder):  # a snapshot folder is named by its commit
         return source, folder.name
     local = Path(source).is_dir()
     return str(folder.resolve()) if local else EMBEDDED, fingerprint(folder)
 
 
 def square(config: Any, grid: tuple[int, int]) -> int:
-    """Pixels of the side that a model's vision tower takes. CheckpointError if its configuration does not say."""
+    """Side in pixels that a model's vision tower takes. Raises CheckpointError if its configuration does not say."""
     vision = getattr(config, "vision_config", None)
     side = getattr(vision, "image_size", None)
     if isinstance(side, (list, tuple)):
@@ -133,16 +134,16 @@ def square(config: Any, grid: tuple[int, int]) -> int:
         side = unit * next(n for n in (cells, *range(cells // 2, 0, -1)) if unit * n <= MAX_IMAGE)
     if not isinstance(side, int):
         raise CheckpointError(
-            f"A {config.model_type} model does not say what size of photo it takes; say it with --image-size PIXELS."
+            f"The configuration of this {config.model_type} model names no image size; add --image-size PIXELS."
         )
     return side
 
 
-def _try(vlm: VLM) -> None:
-    """One photo through the processor. CheckpointError if the chat template or the size does not go with it."""
+def _check_processor(vlm: VLM) -> None:
+    """Prepare one photo. Raises CheckpointError if the processor cannot, or if patches and cells do not line up."""
     side = vlm.config.image_size
     try:
-        _, ids = vlm.look(Image.fromarray(np.zeros((side, side, 3), np.uint8)))
+        _, ids = vlm.preprocess(Image.fromarray(np.zeros((side, side, 3), np.uint8)))
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"The processor of this base cannot prepare a photo of {side}×{side} pixels and a "
@@ -154,7 +155,6 @@ def _try(vlm: VLM) -> None:
         unit, made = patch * merged, ids.count(vlm.image_token)
         if side % unit or made != (side // unit) ** 2:
             raise CheckpointError(
-                f"This base sees photos in squares of {unit} pixels, and made {made} of a photo of "
-                f"{side}×{side}; give an --image-size that is a multiple of {unit} and within its "
-                "limits."
+                f"This base cuts photos into squares of {unit} pixels, and made {made} of a photo of "
+                f"{side}×{side}; give an --image-size that is a multiple of {unit} and within its limits."
             )

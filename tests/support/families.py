@@ -24,8 +24,16 @@ from pathlib import Path
 
 SIDE = Path(sys.prefix) / "torchvision-only"
 NEEDS_TORCHVISION = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "internvl")
-IMAGE_SIZE = {"llava": 32, "idefics3": 64, "paligemma": 32, "deepseek_vl": 32, "smolvlm": 64, "qwen2_5_vl": 64,
-              "qwen3_vl": 64, "internvl": 64}  # fmt: skip
+IMAGE_SIZE = {
+    "llava": 32,
+    "idefics3": 64,
+    "paligemma": 32,
+    "deepseek_vl": 32,
+    "smolvlm": 64,
+    "qwen2_5_vl": 64,
+    "qwen3_vl": 64,
+    "internvl": 64,
+}
 HOOK = """import importlib.abc, sys
 
 class Operators(importlib.abc.MetaPathFinder):
@@ -61,9 +69,15 @@ def build(family: str, folder: Path, seed: int = 0) -> Path:
     import torch
 
     makers: dict[str, Callable] = {
-        "llava": _llava, "idefics3": _idefics3, "smolvlm": _smolvlm, "paligemma": _paligemma,
-        "deepseek_vl": _deepseek_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl, "internvl": _internvl,
-    }  # fmt: skip
+        "llava": _llava,
+        "idefics3": _idefics3,
+        "smolvlm": _smolvlm,
+        "paligemma": _paligemma,
+        "deepseek_vl": _deepseek_vl,
+        "qwen2_5_vl": _qwen2_5_vl,
+        "qwen3_vl": _qwen3_vl,
+        "internvl": _internvl,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, processor = makers[family](IMAGE_SIZE[family])
@@ -74,10 +88,18 @@ def build(family: str, folder: Path, seed: int = 0) -> Path:
 
 # --- tokenizers
 
-TEXT = [f"{label} *{count}| others *{17 - count}\n others *16\n"
-        for label in ("others", "dog", "cat", "the dog on the left") for count in range(1, 17)]  # fmt: skip
-TEXT += 3 * ["Please segment only the dog in the image.", "Sure, here is the mask: <seg>others *16\n</seg>",
-             "It is <seg>", "</seg>.", "USER ASSISTANT user assistant"]  # fmt: skip
+TEXT = [
+    f"{label} *{count}| others *{17 - count}\n others *16\n"
+    for label in ("others", "dog", "cat", "the dog on the left")
+    for count in range(1, 17)
+]
+TEXT += 3 * [
+    "Please segment only the dog in the image.",
+    "Sure, here is the mask: <seg>others *16\n</seg>",
+    "It is <seg>",
+    "</seg>.",
+    "USER ASSISTANT user assistant",
+]
 
 
 def _byte_level(special: Iterable[str], named: dict[str, str], eos: str):
@@ -86,15 +108,25 @@ def _byte_level(special: Iterable[str], named: dict[str, str], eos: str):
     from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])  # fmt: skip
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     special = list(dict.fromkeys([eos, *special, *named.values()]))
-    trainer = trainers.BpeTrainer(vocab_size=400 + len(special), special_tokens=special, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=400 + len(special),
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     bpe.train_from_iterator(TEXT, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=eos, pad_token=eos, extra_special_tokens=named,
-                                   clean_up_tokenization_spaces=False)  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=eos,
+        pad_token=eos,
+        extra_special_tokens=named,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def _sentencepiece(named: dict[str, str], prefix_space: bool):
@@ -105,10 +137,12 @@ def _sentencepiece(named: dict[str, str], prefix_space: bool):
     special = ["<unk>", "<s>", "</s>", *named.values()]
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.normalizer = normalizers.Replace(" ", "▁")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split("▁", "merged_with_next"),
-        *([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Punctuation()] if prefix_space else []),
-    ])  # fmt: skip
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split("▁", "merged_with_next"),
+            *([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Punctuation()] if prefix_space else []),
+        ]
+    )
     bpe.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False))
     model = json.loads(bpe.to_str())["model"]
     vocab = {**model["vocab"], **{f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}}
@@ -122,24 +156,45 @@ def _sentencepiece(named: dict[str, str], prefix_space: bool):
         steps.append(decoders.Strip(" ", 1, 0))
     whole.decoder = decoders.Sequence(steps)
     return PreTrainedTokenizerFast(
-        tokenizer_object=whole, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>",
-        clean_up_tokenization_spaces=False, extra_special_tokens=named,
-    )  # fmt: skip
+        tokenizer_object=whole,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<unk>",
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens=named,
+    )
 
 
 def _text(tokenizer, **more) -> dict:
     """The language model's dimensions, for any family's text config."""
     return {
-        "vocab_size": -(-len(tokenizer) // 64) * 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, "initializer_range": 0.3,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id, **more,
-    }  # fmt: skip
+        "vocab_size": -(-len(tokenizer) // 64) * 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "initializer_range": 0.3,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **more,
+    }
 
 
 def _vision(size: int, **more) -> dict:
-    return {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "patch_size": 8, "image_size": size, "initializer_range": 0.3, **more}  # fmt: skip
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "patch_size": 8,
+        "image_size": size,
+        "initializer_range": 0.3,
+        **more,
+    }
 
 
 def _chat(image: str, user: str = "USER: ", turn: str = "\n", assistant: str = "ASSISTANT: ") -> str:
@@ -160,10 +215,20 @@ def _llava(size: int):
 
     tokenizer = _sentencepiece({"image_token": "<image>"}, prefix_space=True)
     images = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    processor = LlavaProcessor(images, tokenizer, patch_size=8, vision_feature_select_strategy="default",
-                               num_additional_image_tokens=1, chat_template=_chat("<image>\n"))  # fmt: skip
-    config = LlavaConfig(vision_config=CLIPVisionConfig(**_vision(size)), text_config=LlamaConfig(**_text(tokenizer)),
-                         image_token_id=tokenizer.image_token_id, vision_feature_layer=-2)  # fmt: skip
+    processor = LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_chat("<image>\n"),
+    )
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**_vision(size)),
+        text_config=LlamaConfig(**_text(tokenizer)),
+        image_token_id=tokenizer.image_token_id,
+        vision_feature_layer=-2,
+    )
     return LlavaForConditionalGeneration(config), processor
 
 
@@ -183,9 +248,14 @@ def _paligemma(size: int):
     images.image_seq_length = (size // 8) ** 2
     processor = PaliGemmaProcessor(images, tokenizer)
     text = GemmaConfig(**_text(tokenizer, head_dim=8))
-    config = PaliGemmaConfig(vision_config=SiglipVisionConfig(**_vision(size, vision_use_head=False)), text_config=text,
-                             image_token_index=tokenizer.image_token_id, projection_dim=32, hidden_size=32,
-                             vocab_size=text.vocab_size)  # fmt: skip
+    config = PaliGemmaConfig(
+        vision_config=SiglipVisionConfig(**_vision(size, vision_use_head=False)),
+        text_config=text,
+        image_token_index=tokenizer.image_token_id,
+        projection_dim=32,
+        hidden_size=32,
+        vocab_size=text.vocab_size,
+    )
     return PaliGemmaForConditionalGeneration(config), processor
 
 
@@ -222,8 +292,9 @@ def _idefics3(size: int):
     images = Idefics3ImageProcessorPil(size={"longest_edge": size}, max_image_size={"longest_edge": size})
     processor = Idefics3Processor(images, tokenizer, (size // 8) ** 2 // 4, IDEFICS_CHAT)
     vision, text = Idefics3VisionConfig(**_vision(size)), LlamaConfig(**_text(tokenizer))
-    config = Idefics3Config(vision_config=vision, text_config=text, image_token_id=tokenizer.image_token_id,
-                            scale_factor=2)  # fmt: skip
+    config = Idefics3Config(
+        vision_config=vision, text_config=text, image_token_id=tokenizer.image_token_id, scale_factor=2
+    )
     return Idefics3ForConditionalGeneration(config), processor
 
 
@@ -233,21 +304,31 @@ def _smolvlm(size: int):
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
     from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
 
-    named = {"image_token": "<image>", "fake_image_token": "<fake_token_around_image>",
-             "global_image_token": "<global-img>", "end_of_utterance_token": "<end_of_utterance>"}  # fmt: skip
+    named = {
+        "image_token": "<image>",
+        "fake_image_token": "<fake_token_around_image>",
+        "global_image_token": "<global-img>",
+        "end_of_utterance_token": "<end_of_utterance>",
+    }
     tokenizer = _byte_level(IDEFICS, named, "<|im_end|>")
     images = SmolVLMImageProcessorPil(size={"longest_edge": size}, max_image_size={"longest_edge": size})
     processor = SmolVLMProcessor(images, tokenizer, SmolVLMVideoProcessor(), (size // 8) ** 2 // 4, IDEFICS_CHAT)
     vision, text = SmolVLMVisionConfig(**_vision(size)), LlamaConfig(**_text(tokenizer))
-    config = SmolVLMConfig(vision_config=vision, text_config=text, image_token_id=tokenizer.image_token_id,
-                           scale_factor=2)  # fmt: skip
+    config = SmolVLMConfig(
+        vision_config=vision, text_config=text, image_token_id=tokenizer.image_token_id, scale_factor=2
+    )
     return SmolVLMForConditionalGeneration(config), processor
 
 
-QWEN = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_start_token": "<|vision_start|>",
-        "vision_end_token": "<|vision_end|>"}  # fmt: skip
-QWEN_CHAT = _chat("<|vision_start|><|image_pad|><|vision_end|>", "<|im_start|>user\n", "<|im_end|>\n",
-                  "<|im_start|>assistant\n")  # fmt: skip
+QWEN = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}
+QWEN_CHAT = _chat(
+    "<|vision_start|><|image_pad|><|vision_end|>", "<|im_start|>user\n", "<|im_end|>\n", "<|im_start|>assistant\n"
+)
 MROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 
@@ -275,8 +356,11 @@ def _qwen2_5_vl(size: int):
         "fullatt_block_indexes": [1],
         "initializer_range": 0.3,
     }
-    config = Qwen2_5_VLConfig(text_config=_text(tokenizer, rope_parameters={**MROPE, "mrope_section": [1, 1, 2]}),
-                              vision_config=vision, **_qwen_tokens(tokenizer))  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        text_config=_text(tokenizer, rope_parameters={**MROPE, "mrope_section": [1, 1, 2]}),
+        vision_config=vision,
+        **_qwen_tokens(tokenizer),
+    )
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
@@ -289,12 +373,21 @@ def _qwen3_vl(size: int):
     shape = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2}
     images = Qwen2VLImageProcessorPil(size={"shortest_edge": 16 * 16, "longest_edge": 512 * 512}, **shape)
     processor = Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(**shape), chat_template=QWEN_CHAT)
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "patch_size": 8,
-              "out_hidden_size": 32, "num_position_embeddings": (size // 8) ** 2, "deepstack_visual_indexes": [0],
-              "initializer_range": 0.3}  # fmt: skip
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 4,
+        "patch_size": 8,
+        "out_hidden_size": 32,
+        "num_position_embeddings": (size // 8) ** 2,
+        "deepstack_visual_indexes": [0],
+        "initializer_range": 0.3,
+    }
     rope = {**MROPE, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
-    config = Qwen3VLConfig(text_config=_text(tokenizer, head_dim=8, rope_parameters=rope), vision_config=vision,
-                           **_qwen_tokens(tokenizer))  # fmt: skip
+    config = Qwen3VLConfig(
+        text_config=_text(tokenizer, head_dim=8, rope_parameters=rope), vision_config=vision, **_qwen_tokens(tokenizer)
+    )
     return Qwen3VLForConditionalGeneration(config), processor
 
 
@@ -304,15 +397,23 @@ def _internvl(size: int):
     from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
     from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
-    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
-             "video_token": "<video>"}  # fmt: skip
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
     tokenizer = _byte_level(["<|im_start|>"], named, "<|im_end|>")
     square, tokens = {"height": size, "width": size}, (size // 8) ** 2 // 4
     processor = InternVLProcessor(
-        GotOcr2ImageProcessorPil(size=square), tokenizer, InternVLVideoProcessor(size=square), image_seq_length=tokens,
+        GotOcr2ImageProcessorPil(size=square),
+        tokenizer,
+        InternVLVideoProcessor(size=square),
+        image_seq_length=tokens,
         chat_template=_chat("<IMG_CONTEXT>\n", "<|im_start|>user\n", "<|im_end|>\n", "<|im_start|>assistant\n"),
-    )  # fmt: skip
+    )
     vision, text = InternVLVisionConfig(**_vision(size)), Qwen2Config(**_text(tokenizer))
-    config = InternVLConfig(vision_config=vision, text_config=text, image_token_id=tokenizer.context_image_token_id,
-                            image_seq_length=tokens)  # fmt: skip
+    config = InternVLConfig(
+        vision_config=vision, text_config=text, image_token_id=tokenizer.context_image_token_id, image_seq_length=tokens
+    )
     return InternVLForConditionalGeneration(config), processor

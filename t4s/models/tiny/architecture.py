@@ -1,9 +1,9 @@
 """The embedded architecture, fresh: a LLaVA-type model small enough to live in a repository.
 
-The CNN tower (`tower.py`), a two-layer projector and a small Llama-type language model (SmolLM3's, whose second layer
-goes without position_ids positions: there a cell meets the question's words alike, however far from them it stands) with its
-own byte-level BPE tokenizer, in which a run of the grid is two tokens: the label and `" *5|"` (or `" *5\\n"` at a row's
-end).
+The CNN tower (`vision_tower.py`), a two-layer projector and a small Llama-type language model with its own byte-level
+BPE tokenizer, in which a run of the grid is two tokens: the label and `" *5|"` (or `" *5\\n"` at a row's end). The
+language model is SmolLM3's, whose second layer has no rotary positions: there every cell attends to the question's
+words alike, however far away it is.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from t4s import lexicon
 from t4s.errors import CheckpointError
 from t4s.limits import MAX_SIDE
 from t4s.models.efficientnet import PIXEL_MEAN, PIXEL_STD
-from t4s.models.tiny.vision_tower import LiteTowerConfig
+from t4s.models.tiny.vision_tower import DEFAULT_BODY, LiteTowerConfig
 
 IMAGE_TOKEN, END_TOKEN, PAD_TOKEN = "<image>", "<|end|>", "<|pad|>"
-# A run's count goes with the separator behind it; a word goes with the space before it.
+# A run's count and the separator after it are one chunk, and so are a word and the space before it.
 CHUNKS = r" \*\d+[|\n]?|</?seg>| ?\p{L}+| ?\p{N}+|\s+|[^\s\p{L}\p{N}]"
 CHAT = (
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -37,12 +37,12 @@ CHAT = (
 )
 QUESTION = CLASS_QUESTION = "{query}"
 ANSWER = "<seg>{body}</seg>"
-PATCH = 16  # pixels of a cell's side, unless `set_image_size` says otherwise
-UNPLACED = 1  # the language model's layer without position_ids positions, counted from 0
+PATCH = 16  # pixels of a cell's side, unless `set_image_size` changes it
+LAYER_WITHOUT_ROPE = 1  # of the language model, counted from 0
 
 
 def _texts(names: Iterable[str]) -> Iterator[str]:
-    """What the tokenizer is trained on: every count with every separator, and the words that phrases are made of."""
+    """The tokenizer's training text: every count with every separator, and the words that phrases are made of."""
     for count in range(1, MAX_SIDE + 1):
         for _ in range(50):
             yield f"others *{count}| others *{count}\n others *{count}"
@@ -83,7 +83,7 @@ def tokenizer(names: Iterable[str], vocabulary: int = 2048) -> PreTrainedTokeniz
 
 
 def processor(names: Iterable[str], grid: tuple[int, int] = (16, 16)) -> LlavaProcessor:
-    """Photos squashed to PATCH pixels a cell; one image token a cell."""
+    """Photos resized to PATCH pixels a cell, whatever their shape; one image token a cell."""
     size = {"height": grid[0] * PATCH, "width": grid[1] * PATCH}
     images = CLIPImageProcessorPil(
         size=size, do_center_crop=False, resample=2, image_mean=[PIXEL_MEAN] * 3, image_std=[PIXEL_STD] * 3
@@ -106,8 +106,9 @@ def model(
     heads: int = 8,
     tower_width: int = 256,
     context: int = 4096,
+    body: str = DEFAULT_BODY,
 ) -> LlavaForConditionalGeneration:
-    """A freshly initialised model for `processor`. Seed torch before calling."""
+    """A freshly initialised model for `processor`; `body`: of the tower, "lite0" or "lite2". Seed torch before."""
     tokens = processor.tokenizer
     text = SmolLM3Config(
         vocab_size=-(-len(tokens) // 64) * 64,
@@ -116,7 +117,7 @@ def model(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        no_rope_layers=[int(layer != UNPLACED) for layer in range(layers)],
+        no_rope_layers=[int(layer != LAYER_WITHOUT_ROPE) for layer in range(layers)],
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         max_position_embeddings=context,
         tie_word_embeddings=True,
@@ -124,7 +125,7 @@ def model(
         eos_token_id=tokens.eos_token_id,
         pad_token_id=tokens.pad_token_id,
     )
-    vision = LiteTowerConfig(image_size=grid[0] * PATCH, grid=grid, hidden_size=tower_width)
+    vision = LiteTowerConfig(image_size=grid[0] * PATCH, grid=grid, hidden_size=tower_width, body=body)
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -138,12 +139,14 @@ def model(
 
 
 def set_image_size(side: int, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
-    """Let photos be squashed to `side` pixels: the tower brings maps of any size to its cells, and no weight depends
-    on it. Raises CheckpointError if a cell would not be of whole pixels."""
+    """Resize photos to `side` × `side` pixels from now on; no weight depends on it.
+
+    Raises CheckpointError if a cell would not be of whole pixels.
+    """
     rows, columns = model.config.vision_config.grid
     if side % rows:
         raise CheckpointError(
-            f"A photo of {side}×{side} pixels does not fall into {rows} rows of cells; give an "
+            f"A photo of {side}×{side} pixels cannot be divided into {rows} rows of cells; give an "
             f"--image-size that is a multiple of {rows}."
         )
     processor.patch_size = side // rows
@@ -152,12 +155,12 @@ def set_image_size(side: int, model: LlavaForConditionalGeneration, processor: L
 
 
 def load_tower(model: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Put the weights that `t4s train-tower` wrote into the model's tower. Raises CheckpointError if they do not fit."""
+    """Load the tower that `t4s train-tower` wrote. Raises CheckpointError if it is missing or does not fit."""
     from safetensors.torch import load_file
 
     file = Path(folder) / "model.safetensors"
     if not file.is_file():
-        raise CheckpointError(f"{file} is not there: train it with t4s train-tower --out {folder}.")
+        raise CheckpointError(f"{file} is missing: train it with t4s train-tower --out {folder}.")
     try:
         model.model.vision_tower.load_state_dict(load_file(file))
     except RuntimeError as error:

@@ -1,8 +1,8 @@
-"""What a tower's lesson leaves for the language model: a projector, and a vector for each name (see `t4s.training.tower`).
+"""What training the tower leaves for the language model: a projector, and a vector per name (`t4s.training.tower`).
 
-A cell's features, projected, lie near the vector of the name that covers the cell. `load` makes these vectors the
-first embeddings of the names' words, so that a fresh language model can compare a question with a photo from
-its first step on.
+A cell's projected features lie near the vector of the name that covers the cell. `load` makes these vectors the
+initial embeddings of the names' words, so that a fresh language model can compare a question with a photo from its
+first step on.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from t4s.errors import CheckpointError
 from t4s.models.tiny import architecture
 
 FILE = "aligned.safetensors"  # beside the tower's weights
-NAME_RMS, CELL_RMS = 0.05, 0.5  # size of the numbers of a name's vector and of a projected cell, as written
-SCALE, BIAS = 12.0, -4.0  # of a logit: a cosine of 1 is 8, and most names are not in a cell
-SHARED = 3  # a part of words that more names than this are spelled with keeps its own embedding
+NAME_RMS = 0.05  # root mean square of a stored name vector
+CELL_RMS = 0.5  # of a projected cell
+SCALE = 12.0  # initial factor of a cosine, so that a cosine of 1 with BIAS is a logit of 8
+BIAS = -4.0  # initial: most names are not in a cell
+MAX_SHARED = 3  # a word part that more names than this share keeps its random embedding
 
 
 class NameHead(nn.Module):
@@ -43,14 +45,13 @@ class NameHead(nn.Module):
         return self.linear_2(F.gelu(self.linear_1(features)))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Compares directions alone: a language model normalises what it reads, so what all cells have in common
-        must not outweigh what tells them apart."""
+        """Cosine logits: a language model normalises its inputs, so only directions must tell the names apart."""
         cells = F.normalize(self.project(features), dim=-1)
         return F.linear(cells, F.normalize(self.names, dim=1)) * self.scale + self.bias
 
     @torch.no_grad()
     def save(self, folder: Path, features: Tensor) -> None:
-        """What a language model begins with, as safetensors; `features` (n, tower width) are typical, for the scale."""
+        """Write projector and vectors as safetensors; `features` (n, tower width) are typical ones, for the scale."""
         shrink = CELL_RMS / self.project(features).pow(2).mean().sqrt()
         tensors = {
             "linear_1.weight": self.linear_1.weight,
@@ -64,21 +65,21 @@ class NameHead(nn.Module):
 
 
 def load(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Tower, projector and the embeddings of the names' words into a fresh model.
+    """Load tower, projector and the embeddings of the names' words into a fresh model.
 
-    Raises CheckpointError if they are not there or do not fit.
+    Raises CheckpointError if they are missing or do not fit.
     """
     architecture.load_tower(model, folder)
     file = Path(folder) / FILE
     if not file.is_file():
-        raise CheckpointError(f"{file} is not there: train it with t4s train-tower --out {folder}.")
+        raise CheckpointError(f"{file} is missing: train it with t4s train-tower --out {folder}.")
     with safe_open(file, "pt") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no dict)
         table = json.loads((stored.metadata() or {}).get("names", "[]"))
     vectors, embeddings = tensors.pop("names"), model.get_input_embeddings().weight
     if vectors.shape[1] != embeddings.shape[1]:
         raise CheckpointError(
-            f"{file} is for a language model {vectors.shape[1]} wide, this one is "
+            f"{file} is for a language model of width {vectors.shape[1]}, this one has "
             f"{embeddings.shape[1]}: train with --width {vectors.shape[1]}, or train the tower with "
             f"--language-width {embeddings.shape[1]}."
         )
@@ -92,14 +93,15 @@ def load(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBas
 
 
 def word_vectors(tokenizer: PreTrainedTokenizerBase, table: Sequence[str], vectors: Tensor) -> dict[int, Tensor]:
-    """{token: embedding}: of names that are one token, else of their plurals and synonyms, else of the parts of names.
+    """{token: embedding} for every token that names are spelled with.
 
-    `vectors` (names, width) belong to `table`. A token that several of the same rank share gets their mean.
+    A token takes the vector of a name that it spells whole; else of a name that it is a plural or synonym of; else of
+    the names that it is a part of. Several of one rank give their mean. `vectors` (names, width) belong to `table`.
     """
     found: dict[int, list[tuple[int, Tensor]]] = {}
     for name, vector in zip(table, vectors, strict=True):
         for word in lexicon.words_for(name):
-            for text in (word, f" {word}"):  # behind a space, words are other tokens
+            for text in (word, f" {word}"):  # after a space, words are other tokens
                 ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                 if len(ids) > 1 and word != name:
                     continue
@@ -110,6 +112,6 @@ def word_vectors(tokenizer: PreTrainedTokenizerBase, table: Sequence[str], vecto
     for token, ranked in found.items():
         best = min(rank for rank, _ in ranked)
         chosen = [vector for rank, vector in ranked if rank == best]
-        if best < 2 or len(chosen) <= SHARED:
+        if best < 2 or len(chosen) <= MAX_SHARED:
             result[token] = torch.stack(chosen).mean(0)
     return result

@@ -29,7 +29,7 @@ DEFAULT_BODY = "lite0"  # of configurations that name none
 
 
 class LiteTowerConfig(PreTrainedConfig):
-    """`hidden_size`: channels per cell; `grid`: (rows, columns); `mixers`: 7×7 blocks in the neck; `body`: "lite0", "lite2".
+    """`hidden_size`: channels per cell; `grid`: (rows, columns); `mixers`: 7×7 blocks in the neck; `body`: of STAGES.
 
     Raises CheckpointError for a body that does not exist.
     """
