@@ -171,7 +171,7 @@ def test_pixels_are_scaled_as_the_imagenet_weights_expect(processor):
 
 
 def test_the_embedded_checkpoint_is_of_the_architecture_that_a_fresh_one_has(processor):
-    """Layer by layer: the second has no position_ids positions. The photo's size, which no weight depends on, is another."""
+    """Layer by layer, the second without rotary positions. Only the photo's size differs, which no weight depends on."""
     fresh, shipped = architecture.model(processor), AutoConfig.from_pretrained(asset("t4s-tiny"))
     assert [layer.self_attn.use_rope for layer in fresh.get_decoder().layers] == [1, 0, 1, 1, 1]
     for part, told in (("text_config", ("vocab_size", "dtype")), ("vision_config", ("dtype", "image_size"))):
@@ -227,8 +227,24 @@ def lesson(tmp_path) -> list[str]:
     Image.fromarray(np.kron(np.eye(2, dtype=np.uint8), np.ones((32, 32), np.uint8))).save(tmp_path / "a.png")
     Image.new("RGB", (64, 64), "orange").save(tmp_path / "a.jpg")
     (tmp_path / "index.jsonl").write_text(json.dumps(row) + "\n")
-    return ["--dataset", f"folder:{tmp_path}@train", "--image-size", "64", "--batch", "2", "--width", "32",
-            "--language-width", "32", "--threads", "1", "--freeze", "3", "--out", str(tmp_path / "out")]  # fmt: skip
+    return [
+        "--dataset",
+        f"folder:{tmp_path}@train",
+        "--image-size",
+        "64",
+        "--batch",
+        "2",
+        "--width",
+        "32",
+        "--language-width",
+        "32",
+        "--threads",
+        "1",
+        "--freeze",
+        "3",
+        "--out",
+        str(tmp_path / "out"),
+    ]
 
 
 def test_the_lesson_as_a_script(lesson, tmp_path):
@@ -236,8 +252,13 @@ def test_the_lesson_as_a_script(lesson, tmp_path):
     from safetensors.torch import load_file
 
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-m", "t4s.training.tower.train", *lesson, "--steps", "2"], capture_output=True, text=True,
-                          timeout=120, cwd=root)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "t4s.training.tower.train", *lesson, "--steps", "2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=root,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step 2" in done.stdout and (tmp_path / "out" / name_head.FILE).is_file()
     tower, start = load_file(tmp_path / "out" / "model.safetensors"), LiteTower(LiteTowerConfig(hidden_size=32))
