@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 
 from t4s import CodecError, QueryError, codec
 from t4s.codec import DescriptorGrid
+from t4s.codec.coverage import cell_areas, coverage
+from t4s.codec.labels import is_clean
+from t4s.codec.rle import _decode_slowly, _decode_valid
 
 # ---------------------------------------------------------------- strategies
 
@@ -93,6 +96,18 @@ def test_every_grid_survives_in_every_layout(grid, layout):
     assert codec.encode(back, layout) == text
     if layout != "image":
         assert codec.decode(text, layout=layout) == grid
+
+
+@given(grids(), st.sampled_from(["rows", "image"]))
+def test_the_quick_decoder_reads_every_valid_text(grid, layout):
+    """It may leave a text to the slow one; if it did so for valid ones, only the speed would be lost, unnoticed."""
+    text = codec.encode(grid, layout)
+    shapes = [grid.shape] if layout == "image" else [grid.shape, None]
+    for shape in shapes:
+        quick = _decode_valid(text, shape, layout)
+        slow = _decode_slowly(text, shape, layout)
+        assert quick is not None and quick.labels == slow.labels and np.array_equal(quick.ids, slow.ids)
+        assert quick.ids.dtype == np.int32 and not quick.ids.flags.writeable
 
 
 @given(grids(max_side=20))
@@ -220,6 +235,15 @@ def test_a_bad_id_is_named_by_its_place():
     assert pickle.loads(pickle.dumps(caught.value)).row == 1
 
 
+def test_long_labels_are_not_kept_in_memory():
+    """Checked labels are cached; texts of 200 kB in one label would have filled it with gigabytes."""
+    from t4s.codec import labels
+
+    before = labels._is_clean_cached.cache_info().currsize
+    assert all(is_clean("a" * (1000 + i)) for i in range(10))
+    assert labels._is_clean_cached.cache_info().currsize == before
+
+
 def test_grids_are_values():
     one = DescriptorGrid([[0, 1, 2]], ("others", "cat", "dog"))
     same = DescriptorGrid(np.array([[0, 3, 1]], np.uint8), ["others", "dog", "unused", "cat"])
@@ -234,10 +258,10 @@ def test_grids_cannot_be_changed_behind_their_back():
     grid = DescriptorGrid(ids, ("others", "dog"))
     ids[0, 0] = 1
     assert not grid.ids.any()
-    for one in (grid, pickle.loads(pickle.dumps(grid))):
-        assert one == grid
+    for copy in (grid, pickle.loads(pickle.dumps(grid))):
+        assert copy == grid
         with pytest.raises(ValueError, match="read-only"):
-            one.ids[0, 0] = 1
+            copy.ids[0, 0] = 1
 
 
 # ---------------------------------------------------------------- pixels and cells
@@ -276,6 +300,36 @@ def test_cells_take_the_class_that_covers_most(case):
         assert (cover[..., label][grid.ids == label] > 0).all()
         if here.any() and (dog | cat).sum() > 1:
             assert (grid.ids == label).any()  # it is in the photo, so it is in the grid
+
+
+@given(class_maps())
+def test_few_and_many_classes_are_counted_alike(case):
+    """Few ids are compared one by one, many are looked up in a table: the same exact areas."""
+    class_map, shape = case
+    few = {-1: 1, 7: 2, 200: 3}
+    unused = {1000 + i: 4 for i in range(20)}
+    expected = areas(np.where(np.isin(class_map, list(few)), class_map, 0), shape, [0, -1, 7, 200])
+    assert np.array_equal(coverage(class_map, few, 4, shape), expected)
+    many = coverage(class_map, few | unused, 5, shape)
+    assert np.array_equal(many[..., :4], expected) and not many[..., 4].any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5000), (5000, 3), (4099, 70), (16, 16), (17, 31)])
+def test_areas_are_exact_at_any_size(size):
+    """Bands of more than 255 rows must not overflow, and a pixel may span several cells."""
+    mask = np.random.default_rng(0).random(size) < 0.7
+    found = cell_areas(mask, (16, 7))
+    assert found.sum() == mask.sum() * 16 * 7
+    top = sum(int(row.sum()) * max(0, min(size[0], 16 * y + 16) - 16 * y) for y, row in enumerate(mask))
+    assert found[0].sum() == top * 7
+    assert (cell_areas(np.ones(size, bool), (16, 7)) == size[0] * size[1]).all()
+
+
+def test_a_24_bit_colour_map_is_counted():
+    """White is 0xffffff: the span of ids from black to white was called too wide."""
+    class_map = np.where(np.arange(64).reshape(8, 8) < 32, 0, 0xFFFFFF)
+    grid = codec.grid_from_classes(class_map, {0: "others", 0xFFFFFF: "dog"}, (2, 2))
+    assert codec.encode(grid) == "others *2\n dog *2\n"
 
 
 def test_a_speck_keeps_its_best_cell():
@@ -339,6 +393,8 @@ def test_ids_of_every_integer_type(dtype):
         lambda: codec.grid_from_mask(np.zeros((4, 4), bool), "dog", (4, 65)),
         lambda: codec.grid_from_mask(np.zeros((4, 4), bool), "dog", (4,)),
         lambda: codec.grid_from_classes(np.zeros((4, 4)), {}),
+        lambda: codec.grid_from_classes(np.zeros((4, 4), bool), {}),
+        lambda: codec.grid_from_classes(np.zeros((0, 4), int), {}),
         lambda: codec.grid_from_classes(np.zeros((4, 4), int), {0: "a", 1 << 30: "b"}),
         lambda: codec.mask_from_grid(DescriptorGrid([[0]], ("others",)), "dog", (0, 5)),
         lambda: codec.encode(DescriptorGrid([[0]], ("others",)), "columns"),
@@ -439,7 +495,7 @@ def test_decode_names_the_place_and_the_reason(text, place, word):
     ("text", "place", "word"),
     [
         ("others *4\n others *3\n", (1, 3), "row has 4"),  # the first row sets the width
-        ("others *4\n others *5\n", (1, 0), "goes past the row's 4"),
+        ("others *4\n others *5\n", (1, 0), "goes past the 4 cells"),
         ("others *65\n", (0, 0), "64"),
         ("others *60| dog *5\n", (0, 60), "64"),
         ("\n ".join(["others *1"] * 65) + "\n", (64, 0), "more rows than 64"),
@@ -472,7 +528,7 @@ def test_decode_names_the_place_in_the_other_layouts(text, layout, place, word):
     assert (caught.value.row, caught.value.column) == place
 
 
-# ---------------------------------------------------------------- malformed text, mended
+# ---------------------------------------------------------------- malformed text, repaired
 
 
 def rows(*lines: str) -> str:
@@ -481,9 +537,9 @@ def rows(*lines: str) -> str:
 
 BG, DC = "others *4", "dog *2| cat *2"
 
-MENDED = [
+REPAIRED = [
     # text, what the grid then says, the rows that have faults
-    # -- a faulty row is mended in that row, and the rows below stay where they are
+    # -- a faulty row is repaired in that row, and the rows below stay where they are
     (rows(BG, "dog *2| cat *1", DC), rows(BG, "dog *2| cat *1| others *1", DC), {1}),  # short
     (rows(BG, "dog *2| cat *7", DC), rows(BG, DC, DC), {1}),  # long, by one impossible count
     (rows(BG, "dog *2| cat *4", DC), rows(BG, DC, DC), {1}),  # long, by counts that are possible
@@ -545,7 +601,7 @@ MENDED = [
 ]
 
 
-@pytest.mark.parametrize(("text", "meant", "faulty"), MENDED)
+@pytest.mark.parametrize(("text", "meant", "faulty"), REPAIRED)
 def test_repair_loses_as_little_as_possible(text, meant, faulty):
     grid, faults = codec.repair(text, (3, 4))
     assert codec.encode(grid) == meant
