@@ -98,8 +98,8 @@ def test_spoiled_grids_are_seeded_never_empty_and_sometimes_wrong():
     mask[20:60, 30:100] = True
     known, true = np.ones_like(mask), codec.grid_from_mask(mask, "it").label_mask("it")
     for seed in range(60):
-        cells, confidence = corruption.spoiled_cells(mask, known, (16, 16), np.random.default_rng(seed))
-        again, _ = corruption.spoiled_cells(mask, known, (16, 16), np.random.default_rng(seed))
+        cells, confidence = corruption.corrupted_cells(mask, known, (16, 16), np.random.default_rng(seed))
+        again, _ = corruption.corrupted_cells(mask, known, (16, 16), np.random.default_rng(seed))
         assert (cells == again).all() and cells.any() and cells.shape == (16, 16) and cells.dtype == bool
         wrong += (cells != true).any()
         doubted += confidence is not None

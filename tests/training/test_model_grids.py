@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from t4s.data.spec import open_dataset
-from t4s.training.refiner import model_grids, samples
+from t4s.training.refiner import batches, model_grids, samples
 from t4s.training.refiner.model_grids import ModelGrid
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
@@ -70,20 +70,20 @@ def everything(folder: Path):
 
 
 def test_every_name_is_asked_once_and_weak_photos_never(folder, pencil, tmp_path):
-    found = model_grids.attempts("embedded", everything(folder), tmp_path / "kept")
+    found = model_grids.collect("embedded", everything(folder), tmp_path / "kept")
     assert sorted(found) == ["pets/0/cat", "pets/1/cat", "pets/2/cat"] and pencil.asked == ["cat"] * 3
     assert found["pets/0/cat"].cells[:, :8].all() and not found["pets/0/cat"].cells[:, 8:].any()
     assert np.allclose(found["pets/0/cat"].confidence, 0.6, atol=0.003)
-    again = model_grids.attempts("embedded", everything(folder), tmp_path / "kept")
+    again = model_grids.collect("embedded", everything(folder), tmp_path / "kept")
     assert pencil.asked == ["cat"] * 3 and (again["pets/2/cat"].cells == found["pets/2/cat"].cells).all()
 
 
 def test_what_was_cut_off_is_asked_again(folder, pencil, tmp_path):
-    model_grids.attempts("embedded", everything(folder), tmp_path / "kept")
+    model_grids.collect("embedded", everything(folder), tmp_path / "kept")
     (file,) = (tmp_path / "kept").iterdir()
     whole = file.read_text()
     file.write_text(whole[: len(whole) - 40])
-    model_grids.attempts("embedded", everything(folder), tmp_path / "kept")
+    model_grids.collect("embedded", everything(folder), tmp_path / "kept")
     assert len(pencil.asked) == 4 and file.read_text() == whole
 
 
@@ -91,28 +91,28 @@ def test_another_model_has_answers_of_its_own(tmp_path):
     for name, weights in (("a", b"weights"), ("b", b"others.")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(weights)
-    names = {model_grids.kept_in(source, tmp_path) for source in ("embedded", str(tmp_path / "a"), str(tmp_path / "b"))}
+    names = {model_grids.cache_file(source, tmp_path) for source in ("embedded", str(tmp_path / "a"), str(tmp_path / "b"))}
     assert len(names) == 3 and all(name.parent == tmp_path for name in names)
-    first = model_grids.kept_in(str(tmp_path / "a"), tmp_path)
+    first = model_grids.cache_file(str(tmp_path / "a"), tmp_path)
     (tmp_path / "a" / "model.safetensors").write_bytes(b"other weights")
-    assert model_grids.kept_in(str(tmp_path / "a"), tmp_path) != first
+    assert model_grids.cache_file(str(tmp_path / "a"), tmp_path) != first
 
 
-def test_mendable_is_what_overlaps_the_truth():
+def test_correctable_is_what_overlaps_the_truth():
     true = np.zeros((4, 4), bool)
     true[:, :2] = True
     sure = np.ones((4, 4), np.float32)
-    assert ModelGrid(true, sure).mendable(true)
-    assert not ModelGrid(~true, sure).mendable(true) and not ModelGrid(true & False, sure).mendable(true & False)
+    assert ModelGrid(true, sure).correctable(true)
+    assert not ModelGrid(~true, sure).correctable(true) and not ModelGrid(true & False, sure).correctable(true & False)
 
 
-def test_training_sees_a_models_own_grids_where_they_can_be_mended(folder, pencil, tmp_path):
+def test_training_sees_the_grids_of_a_model_that_can_be_corrected(folder, pencil, tmp_path):
     kept = samples.RefinerSamples([f"folder:{folder}@train"], 64, [], None)
-    assert kept.ask("embedded", 10, tmp_path / "kept") == 2  # the third photo's cat is on the other side
-    assert kept.answered == [0, 1] and not kept[2].own and not kept[3].own
-    order = kept.order(np.random.default_rng(0))
+    assert kept.collect_model_grids("embedded", 10, tmp_path / "kept") == 2  # the third photo's cat is on the other side
+    assert kept.answered == [0, 1] and not kept[2].model_grids and not kept[3].model_grids
+    order = kept.epoch(np.random.default_rng(0))
     assert np.mean([index in (0, 1) for index in order]) > 0.5
-    masks = {samples.example(kept[0], 4, np.random.default_rng(seed))[1].tobytes() for seed in range(4)}
+    masks = {batches.example(kept[0], 4, np.random.default_rng(seed))[1].tobytes() for seed in range(4)}
     assert len(masks) > 1
 
 
@@ -123,6 +123,6 @@ def test_the_embedded_model_answers_its_own_training_photos(tmp_path):
     width, height = Image.open(tmp_path / "cats.jpg").size
     Image.fromarray(np.ones((height, width), np.uint8)).save(tmp_path / "cats.png")
     (tmp_path / "index.jsonl").write_text(json.dumps(truth) + "\n")
-    found = model_grids.attempts("embedded", everything(tmp_path), tmp_path / "kept")
+    found = model_grids.collect("embedded", everything(tmp_path), tmp_path / "kept")
     (answer,) = found.values()
     assert answer.cells.shape == answer.confidence.shape == (16, 16) and 0 < answer.cells.mean() < 1

@@ -1,18 +1,19 @@
-"""True masks → the coarse grids that a model might have written: what the learned refiner trains on.
+"""True masks to coarse grids such as a model might write: the input of the refiner's training.
 
-    cells, confidence = spoiled_cells(mask, known, shape, rng)
+    cells, confidence = corrupted_cells(mask, known, shape, rng)
 
-Models err in their own ways: a run ends a cell early or late, a row repeats the one above, a part is missing, the
-whole thing sits a cell off. About half of the grids are true, the others carry some of these errors. Half of
-them come with a confidence, which is low where a cell is only partly covered, and noisy.
+Typical errors: a run ends a cell early or late, a row repeats the one above, a part is missing, the whole object is
+shifted by a cell. 60 % of the grids are true, the others have some of these errors. 40 % come with a confidence, which
+is noisy and low where a cell is only partly covered.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 SIDES = {16: 0.55, 24: 0.17, 32: 0.12, 0: 0.16}  # cells a side and how often; 0: any two numbers from 8 to 32
-TRUE_SHARE, CONFIDENT_SHARE = 0.6, 0.4
+TRUE_SHARE, CONFIDENCE_SHARE = 0.6, 0.4
 
 
 def draw_shape(rng: np.random.Generator) -> tuple[int, int]:
@@ -22,59 +23,72 @@ def draw_shape(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def coverage(mask: np.ndarray, known: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) in [0, 1]: how much of each cell's known pixels the mask covers; 0 where none is known."""
-    inside, seen = (_cell_sums(pixels, shape) for pixels in (mask & known, known))
-    return np.divide(inside, seen, out=np.zeros(shape), where=seen > 0)
+    """(H, W) in [0, 1]: share of each cell's known pixels that the mask covers; 0 where none is known."""
+    covered = _cell_sums(mask & known, shape)
+    total = _cell_sums(known, shape)
+    return np.divide(covered, total, out=np.zeros(shape), where=total > 0)
 
 
-def spoiled_cells(
+def true_cells(cover: np.ndarray) -> np.ndarray:
+    """(H, W) coverage → (H, W) bool: the cells that are more than half covered, or else the best-covered ones."""
+    return (cover > 0.5) | (cover == max(cover.max(), 1e-9))
+
+
+def corrupted_cells(
     mask: np.ndarray, known: np.ndarray, shape: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`mask` and `known` (h, w) bool → (H, W) bool cells, at least one, and (H, W) confidence in [0, 1] or None."""
     cover = coverage(mask, known, shape)
-    cells = true = (cover > 0.5) | (cover == max(cover.max(), 1e-9))
+    true = true_cells(cover)
+    cells = true
     if rng.random() > TRUE_SHARE:
         for error, share in ERRORS:
             if rng.random() < share:
                 cells = error(cells, rng)
-        cells = cells if cells.any() else true
-    if rng.random() > CONFIDENT_SHARE:
+        if not cells.any():
+            cells = true
+    if rng.random() > CONFIDENCE_SHARE:
         return cells, None
-    return cells, doubt(cells, cover, rng)
+    return cells, simulated_confidence(cells, cover, rng)
 
 
-def doubt(cells: np.ndarray, cover: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A confidence: low where coverage is half or contradicts the cell, blurred, bent and noisy."""
-    agree = np.where(cells, cover, 1 - cover)
-    soft = _blur(agree) if rng.random() < 0.5 else agree
-    sure = rng.uniform(0.3, 0.9) + (1 - rng.uniform(0, 0.6)) * (soft - 0.5)
-    return np.clip(sure + rng.normal(0, rng.uniform(0, 0.15), cells.shape), 0, 1) ** rng.uniform(0.4, 1.5)
+def simulated_confidence(cells: np.ndarray, cover: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(H, W) in [0, 1]: low where coverage is half or contradicts the cell; blurred, noisy, with a random gamma."""
+    agreement = np.where(cells, cover, 1 - cover)
+    if rng.random() < 0.5:
+        agreement = ndimage.uniform_filter(agreement, 3, mode="nearest")
+    confidence = rng.uniform(0.3, 0.9) + (1 - rng.uniform(0, 0.6)) * (agreement - 0.5)
+    noisy = confidence + rng.normal(0, rng.uniform(0, 0.15), cells.shape)
+    return np.clip(noisy, 0, 1) ** rng.uniform(0.4, 1.5)
+
+
+# --- the errors: (H, W) bool → (H, W) bool
 
 
 def shifted(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The whole a cell off."""
+    """The whole object shifted by at most a cell each way."""
     dy, dx = rng.integers(-1, 2, 2)
-    rows, columns = (np.clip(np.arange(n) - d, 0, n - 1) for n, d in zip(cells.shape, (dy, dx), strict=True))
+    rows = np.clip(np.arange(cells.shape[0]) - dy, 0, cells.shape[0] - 1)
+    columns = np.clip(np.arange(cells.shape[1]) - dx, 0, cells.shape[1] - 1)
     return cells[rows][:, columns]
 
 
-def regrown(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def grown_or_shrunk(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One cell more, or less, all around."""
-    grow = rng.random() < 0.5
-    near = np.pad(cells if grow else ~cells, 1, mode="edge")
-    spread = near[1:-1, 1:-1] | near[:-2, 1:-1] | near[2:, 1:-1] | near[1:-1, :-2] | near[1:-1, 2:]
-    return spread if grow else ~spread
+    if rng.random() < 0.5:
+        return ndimage.binary_dilation(cells)
+    return ndimage.binary_erosion(cells, border_value=1)
 
 
 def ragged(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Runs that end a cell early or late: each row's boundaries move on their own."""
-    out, chance = cells.copy(), rng.uniform(0.1, 0.5)
-    for row in out:
+    """Runs that end a cell early or late: each boundary of each row moves independently."""
+    result, chance = cells.copy(), rng.uniform(0.1, 0.5)
+    for row in result:
         for edge in np.flatnonzero(row[1:] != row[:-1]) + 1:
             if rng.random() < chance:
-                at = edge if rng.random() < 0.5 else edge - 1
-                row[at] = not row[at]
-    return out
+                x = edge if rng.random() < 0.5 else edge - 1
+                row[x] = not row[x]
+    return result
 
 
 def torn(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -84,32 +98,36 @@ def torn(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return cells
     y, x = inside[rng.integers(len(inside))]
     reach = max(1, round(np.sqrt(len(inside)) * rng.uniform(0.1, 0.35)))
-    out = cells.copy()
-    out[max(0, y - reach + 1) : y + reach, max(0, x - reach + 1) : x + reach] = False
-    return out
+    result = cells.copy()
+    result[max(0, y - reach + 1) : y + reach, max(0, x - reach + 1) : x + reach] = False
+    return result
 
 
-def dotted(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def speckled(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Single cells flipped, anywhere."""
     return cells ^ (rng.random(cells.shape) < rng.uniform(0, 0.03))
 
 
 def repeated(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A row written twice, so that those below move down."""
+    """A row written twice, which moves those below down."""
     row = int(rng.integers(len(cells)))
     return np.insert(cells, row, cells[row], 0)[:-1]
 
 
-ERRORS = ((shifted, 0.2), (regrown, 0.3), (ragged, 0.5), (torn, 0.3), (dotted, 0.3), (repeated, 0.15))
+# (error, how often)
+ERRORS = (
+    (shifted, 0.2),
+    (grown_or_shrunk, 0.3),
+    (ragged, 0.5),
+    (torn, 0.3),
+    (speckled, 0.3),
+    (repeated, 0.15),
+)
 
 
 def _cell_sums(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(h, w) → (H, W): pixels counted in the cell of their centre."""
-    top, left = (np.ceil(np.arange(m) * n / m - 0.5).astype(int) for n, m in zip(pixels.shape, shape, strict=True))
-    return np.add.reduceat(np.add.reduceat(pixels.astype(np.int32), top, 0), left, 1)
-
-
-def _blur(values: np.ndarray) -> np.ndarray:
-    near = np.pad(values, 1, mode="edge")
-    rows, columns = values.shape
-    return sum(near[y : y + rows, x : x + columns] for y in range(3) for x in range(3)) / 9
+    """(h, w) → (H, W): pixels counted in the cell that holds their centre."""
+    height, width = pixels.shape
+    rows = np.ceil(np.arange(shape[0]) * height / shape[0] - 0.5).astype(int)
+    columns = np.ceil(np.arange(shape[1]) * width / shape[1] - 0.5).astype(int)
+    return np.add.reduceat(np.add.reduceat(pixels.astype(np.int32), rows, 0), columns, 1)
