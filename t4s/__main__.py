@@ -33,6 +33,7 @@ DOORS = {
     "bench": ("bench", "decoding and refiners, side by side"),
     "check": ("check", "look over a dataset before training on it"),
     "import": ("models.original.command", "convert a published LLaVA checkpoint"),
+    "export": ("models.plain", "write a plain transformers folder, adapters merged"),
     "train-edge": ("training.refiner.train", "train the small refiner"),
     "train-tower": ("training.tower.train", "train a vision tower for a fresh embedded model"),
 }

@@ -19,14 +19,17 @@ ANSWERS = (
 FREE_QUESTION = "{query}\nAnswer the question using a single word or phrase."  # of VQA datasets, as LLaVA-1.5 asks them
 
 
-def question(template: str, query: str | tuple[str, ...]) -> str:
-    """The template with the phrase, or the class names joined by ", "."""
-    return template.replace("{query}", query if isinstance(query, str) else ", ".join(query))
+CLASS_SEPARATOR = ", "
 
 
-def split_answer(template: str) -> tuple[str, str]:
-    """An answer template → the text before the body (it ends with `<seg>`) and the text after it."""
+def question(template: str, query: str | tuple[str, ...], separator: str = CLASS_SEPARATOR) -> str:
+    """The template with the phrase, or with the class names joined by `separator`."""
+    return template.replace("{query}", query if isinstance(query, str) else separator.join(query))
+
+
+def split_answer(template: str, query: str | tuple[str, ...] = "") -> tuple[str, str]:
+    """An answer template → the text before the body (it ends with `<seg>`) and the text after it, `query` filled in."""
     before, found, after = template.partition("{body}")
     if not found or not before.endswith("<seg>") or not after.startswith("</seg>"):
         raise ValueError(f"The answer template must hold <seg>{{body}}</seg>; it is {template!r}.")
-    return before, after
+    return question(before, query), question(after, query)

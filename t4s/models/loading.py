@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoPr
 
 from t4s.errors import CheckpointError
 from t4s.models.checkpoint import ADAPTER, ADAPTER_WEIGHTS, CheckpointConfig, base_of, check_weights, find
+from t4s.models.original.convert import converted
 from t4s.models.tiny import vision_tower  # noqa: F401 (it registers itself with the Auto classes)
 from t4s.models.vlm import VLM
 
@@ -40,7 +41,7 @@ def load(
     """
     place = resolve_device(device)
     number_type = resolve_dtype(dtype, place)
-    folder = find(source, revision)
+    folder = converted(source, revision) or find(source, revision)
     config = CheckpointConfig.read(folder)
     model = load_model(folder, config, number_type, place, quantize)
     return VLM(model.eval().requires_grad_(False), load_processor(folder), config)
