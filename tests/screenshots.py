@@ -33,7 +33,7 @@ def everything(page: Page) -> None:
     page.get_by_role("tab", name="Everything").click()
     page.locator("#examples-all button").nth(1).click()
     page.wait_for_selector("#panels-all .t4s[data-state=done][data-mask=fine]")
-    page.click("#panels-all button[data-sure]")
+    page.click("#panels-all button[data-confidence]")
     page.click("#panels-all button[data-mask=outline]")
 
 

@@ -1,8 +1,8 @@
 """How soon the app answers, as a visitor sees it: `python tests/seconds.py`, with Chromium installed.
 
-Starts the app with the embedded checkpoint and hands in each example photo as a visitor hands in one of their own. From
-the click to the first row on the screen and to the finished mask, in seconds; then the same for a second phrase on the
-photo, which is encoded by then. The model is loaded, and warm from a photo before.
+Starts the app with the embedded checkpoint and uploads each example photo as a visitor uploads one of their own.
+Measured from the click to the first row on the screen and to the finished mask, in seconds; then the same for a second
+phrase about the photo, which is encoded by then. The model is loaded and has answered once before.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WATCH = """() => {
 
 
 def measured(browser: Browser, url: str, photo: Path, phrases: list[str]) -> list[float]:
-    """The phrases, asked one after the other about one photo on a page of its own: two numbers each."""
+    """[first row, mask] in seconds for each phrase, asked one after the other about one photo on a new page."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(120_000)
     page.goto(url)
@@ -54,8 +54,8 @@ def measured(browser: Browser, url: str, photo: Path, phrases: list[str]) -> lis
     return found
 
 
-def examples(browser: Browser, url: str) -> Iterator[tuple[str, str, list[float]]]:
-    """(photo, phrase, four numbers: for the phrase and for the second one), example by example."""
+def measured_examples(browser: Browser, url: str) -> Iterator[tuple[str, str, list[float]]]:
+    """(photo, phrase, [first row, mask] for the phrase and for a second one), example by example."""
     for name, phrase in examples.EXAMPLES:
         photo = ROOT / "assets" / "examples" / name
         yield name, phrase, measured(browser, url, photo, [phrase, SECOND.get(phrase, "person")])
@@ -78,7 +78,7 @@ def main() -> None:
     with visited(Segmenter.from_pretrained(device="cpu")) as (browser, url):
         name, phrase = examples.EXAMPLES[0]
         measured(browser, url, ROOT / "assets" / "examples" / name, ["something else"])
-        print(table(list(examples(browser, url))))
+        print(table(list(measured_examples(browser, url))))
     print(f"\nSeconds, with {torch.get_num_threads()} threads of torch on {os.cpu_count()} processors.")
 
 

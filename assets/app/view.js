@@ -1,5 +1,5 @@
 // The three linked panels. Gradio runs this once with `element`, `props` and `watch`; `props.value` is what
-// t4s/page.py's `view` makes. All text goes in through textContent and never as HTML: model text is untrusted.
+// `panel_view` in t4s/app/views/panels.py makes. All text goes in through textContent and never as HTML: model text is untrusted.
 
 const root = element.querySelector(".t4s");
 const $ = (selector) => root.querySelector(selector);
@@ -11,10 +11,10 @@ const make = (tag, className, text) => {
   return node;
 };
 
-const said = $(".t4s-said"), legend = $(".t4s-legend"), pre = $("pre"), cellsBox = $(".t4s-cells");
-const readout = $(".t4s-readout"), canvas = $(".t4s-paint"), rects = $(".t4s-rects"), knife = $(".t4s-knife");
+const headline = $(".t4s-headline"), legend = $(".t4s-legend"), pre = $("pre"), cellsBox = $(".t4s-cells");
+const readout = $(".t4s-readout"), canvas = $(".t4s-paint"), rects = $(".t4s-rects"), divider = $(".t4s-divider");
 const slide = $(".t4s-slide input"), slideName = $(".t4s-slide span");
-const look = { grid: "photo", sure: false, mask: "overlay", overlay: 55, compare: 50 };
+const settings = { grid: "photo", confidence: false, mask: "overlay", opacity: 55, compare: 50 };
 
 let view = null;      // the value on show
 let cells = [];       // one element a cell, in reading order
@@ -24,7 +24,7 @@ let runOf = [];       // cell → index into view.runs
 let index = null;     // {width, height, ids}: the mask's label of every preview pixel
 let photoData = null; // the preview photo's pixels, for the cut-out
 let chosen = 0;       // the label singled out, 0 for none
-let lit = -1;         // the run under the pointer
+let highlighted = -1; // the run under the pointer
 let current = 0;      // the cell that the Tab key comes to
 let ticket = 0;       // a newer value makes pictures that are still loading void
 
@@ -101,29 +101,29 @@ function drawGrid() {
     const sure = view.confidence ? view.confidence[i] : 1;
     cell.classList.toggle("waiting", waiting);
     cell.classList.toggle("filled", !waiting && label > 0);
-    cell.classList.toggle("mended", marks.has(i));
-    const alpha = look.sure ? 0.08 + 0.84 * sure * sure : look.grid === "plain" ? 0.9 : 0.62;
-    const plain = look.grid === "plain" || !view.photo;
+    cell.classList.toggle("repaired", marks.has(i));
+    const alpha = settings.confidence ? 0.08 + 0.84 * sure * sure : settings.grid === "plain" ? 0.9 : 0.62;
+    const plain = settings.grid === "plain" || !view.photo;
     cell.style.background = waiting ? "" : label ? css(label, alpha)
-      : look.sure ? `rgb(var(--t4s-doubt) / ${0.75 * (1 - sure)})` : plain ? "var(--t4s-cell)" : "";
+      : settings.confidence ? `rgb(var(--t4s-doubt) / ${0.75 * (1 - sure)})` : plain ? "var(--t4s-cell)" : "";
     cell.setAttribute("aria-label", describe(i));
   });
 }
 
-function known(i) { // what is known of a cell: [what is there, its run, its place]
+function cellFacts(i) { // what is known of a cell: [what is there, its run, its place]
   const place = `row ${Math.floor(i / view.shape[1]) + 1}, column ${(i % view.shape[1]) + 1}`;
   if (i >= view.written) return ["not written yet", "", place];
   const run = view.runs[runOf[i]], sure = view.confidence ? `, ${percent(view.confidence[i])} sure` : "";
   return [view.labels[view.ids[i]] + sure, run ? `run of ${run.count}` : "", place];
 }
 
-function tell(i) { // under the grid: on one line or, where it is narrow, on two
-  const [what, run, place] = known(i);
+function showReadout(i) { // under the grid: on one line or, where it is narrow, on two
+  const [what, run, place] = cellFacts(i);
   readout.replaceChildren(make("b", "", what), make("span", "", [run, place].filter(Boolean).join(", ")));
 }
 
 function describe(i) {
-  const [what, run, place] = known(i);
+  const [what, run, place] = cellFacts(i);
   return `${place}: ${[what, run].filter(Boolean).join(", ")}`;
 }
 
@@ -170,8 +170,8 @@ function paint() {
   const { width, height, ids } = index || coarse();
   canvas.width = width;
   canvas.height = height;
-  const mode = view.photo ? look.mask : "overlay", sheet = canvas.getContext("2d"), picture = sheet.createImageData(width, height);
-  const out = picture.data, opacity = view.photo ? look.overlay / 100 : 0.95, thick = Math.max(1, Math.round(1.6 * width / (canvas.clientWidth || width)));
+  const mode = view.photo ? settings.mask : "overlay", sheet = canvas.getContext("2d"), picture = sheet.createImageData(width, height);
+  const out = picture.data, opacity = view.photo ? settings.opacity / 100 : 0.95, thick = Math.max(1, Math.round(1.6 * width / (canvas.clientWidth || width)));
   const table = view.labels.map((_, label) => rgb(label));
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {
@@ -195,33 +195,33 @@ function paint() {
     }
   }
   sheet.putImageData(picture, 0, 0);
-  canvas.style.clipPath = mode === "compare" ? `inset(0 ${100 - look.compare}% 0 0)` : "";
-  knife.hidden = mode !== "compare";
-  knife.style.left = `${look.compare}%`;
+  canvas.style.clipPath = mode === "compare" ? `inset(0 ${100 - settings.compare}% 0 0)` : "";
+  divider.hidden = mode !== "compare";
+  divider.style.left = `${settings.compare}%`;
   const slides = view.photo && (mode === "overlay" || mode === "compare");
   slide.disabled = !slides;
-  slide.value = mode === "compare" ? look.compare : look.overlay;
+  slide.value = mode === "compare" ? settings.compare : settings.opacity;
   slideName.textContent = mode === "compare" ? "before / after" : "opacity";
   slide.setAttribute("aria-label", mode === "compare" ? "Where the mask ends" : "Opacity of the mask");
 }
 
 // --- linked hover, choice -----------------------------------------------------------------------------
 
-function light(run, cell) {
-  if (lit >= 0) {
-    spans[lit]?.classList.remove("lit");
+function highlight(run, cell) {
+  if (highlighted >= 0) {
+    spans[highlighted]?.classList.remove("lit");
     cells.forEach((node) => node.classList.remove("lit"));
   }
-  lit = view && view.runs[run] ? run : -1;
+  highlighted = view && view.runs[run] ? run : -1;
   rects.replaceChildren();
-  if (lit < 0) {
-    if (cell >= 0) tell(cell); else readout.textContent = view?.hint || "\u00a0";
+  if (highlighted < 0) {
+    if (cell >= 0) showReadout(cell); else readout.textContent = view?.hint || "\u00a0";
     return;
   }
-  const { at, count, label } = view.runs[lit], [height, width] = view.shape;
-  spans[lit].classList.add("lit");
+  const { at, count, label } = view.runs[highlighted], [height, width] = view.shape;
+  spans[highlighted].classList.add("lit");
   if (!pre.matches(":hover")) { // bring the run into sight, without moving the page
-    const { top, bottom } = spans[lit].getBoundingClientRect(), frame = pre.getBoundingClientRect();
+    const { top, bottom } = spans[highlighted].getBoundingClientRect(), frame = pre.getBoundingClientRect();
     if (top < frame.top) pre.scrollTop -= frame.top - top + 8;
     else if (bottom > frame.bottom) pre.scrollTop += bottom - frame.bottom + 8;
   }
@@ -235,7 +235,7 @@ function light(run, cell) {
     rects.append(box);
     first = end;
   }
-  tell(cell >= 0 ? cell : at);
+  showReadout(cell >= 0 ? cell : at);
 }
 
 function choose(label) {
@@ -268,10 +268,10 @@ function show() {
   ticket += 1;
   if (!view) {
     root.dataset.state = "empty";
-    said.textContent = "";
+    headline.textContent = "";
     return;
   }
-  lit = -1;
+  highlighted = -1;
   rects.replaceChildren();
   root.dataset.state = view.sample ? "empty" : view.running ? "running" : view.text ? "done" : "ready";
   root.dataset.photo = view.photo ? "yes" : "no";
@@ -280,9 +280,9 @@ function show() {
   ["Raw text", "Descriptor grid", "Refined mask"].forEach((title, i) => {
     all("h3")[i].textContent = view.photo || view.sample ? title : ["Text", "Grid", "Mask"][i];
   });
-  said.textContent = view.message;
-  said.title = view.message;
-  said.dataset.kind = view.kind;
+  headline.textContent = view.message;
+  headline.title = view.message;
+  headline.dataset.kind = view.kind;
   for (const image of all(".t4s-photo")) {
     if (view.photo && image.src !== view.photo) image.src = view.photo;
     image.hidden = !view.photo;
@@ -306,10 +306,10 @@ function show() {
 
 root.addEventListener("pointerover", (event) => {
   const span = event.target.closest("[data-run]"), cell = event.target.closest("[data-cell]");
-  if (span) light(Number(span.dataset.run), -1);
-  else if (cell) light(runOf[Number(cell.dataset.cell)] ?? -1, Number(cell.dataset.cell));
+  if (span) highlight(Number(span.dataset.run), -1);
+  else if (cell) highlight(runOf[Number(cell.dataset.cell)] ?? -1, Number(cell.dataset.cell));
 });
-for (const area of [pre, cellsBox, canvas.parentElement]) area.addEventListener("pointerleave", () => light(-1, -1));
+for (const area of [pre, cellsBox, canvas.parentElement]) area.addEventListener("pointerleave", () => highlight(-1, -1));
 
 function cellUnder(event) {
   const box = canvas.getBoundingClientRect(), [height, width] = view.shape;
@@ -320,15 +320,15 @@ function cellUnder(event) {
 const maskFrame = canvas.parentElement;
 maskFrame.addEventListener("pointermove", (event) => {
   if (!view) return;
-  if (look.mask === "compare") {
+  if (settings.mask === "compare") {
     const box = canvas.getBoundingClientRect();
-    look.compare = Math.round(100 * Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)));
-    canvas.style.clipPath = `inset(0 ${100 - look.compare}% 0 0)`;
-    knife.style.left = `${look.compare}%`;
-    slide.value = look.compare;
+    settings.compare = Math.round(100 * Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)));
+    canvas.style.clipPath = `inset(0 ${100 - settings.compare}% 0 0)`;
+    divider.style.left = `${settings.compare}%`;
+    slide.value = settings.compare;
   }
   const cell = cellUnder(event);
-  if (cell >= 0) light(runOf[cell] ?? -1, cell);
+  if (cell >= 0) highlight(runOf[cell] ?? -1, cell);
 });
 maskFrame.addEventListener("click", (event) => {
   if (!view) return;
@@ -344,14 +344,14 @@ root.addEventListener("click", (event) => {
   else if (cell) choose(view.ids[Number(cell.dataset.cell)] || chosen);
   else if (span) choose(view.runs[Number(span.dataset.run)].label || chosen);
   else if (button) {
-    if (button.dataset.grid) look.grid = button.dataset.grid;
-    else if (button.dataset.mask) look.mask = button.dataset.mask;
-    else look.sure = !look.sure;
-    all("[data-grid]").forEach((other) => other.setAttribute("aria-pressed", other.dataset.grid === look.grid));
-    all("[data-mask]").forEach((other) => other.setAttribute("aria-pressed", other.dataset.mask === look.mask));
-    $("[data-sure]").setAttribute("aria-pressed", look.sure);
-    root.dataset.grid = look.grid;
-    root.dataset.look = look.mask;
+    if (button.dataset.grid) settings.grid = button.dataset.grid;
+    else if (button.dataset.mask) settings.mask = button.dataset.mask;
+    else settings.confidence = !settings.confidence;
+    all("[data-grid]").forEach((other) => other.setAttribute("aria-pressed", other.dataset.grid === settings.grid));
+    all("[data-mask]").forEach((other) => other.setAttribute("aria-pressed", other.dataset.mask === settings.mask));
+    $("[data-confidence]").setAttribute("aria-pressed", settings.confidence);
+    root.dataset.grid = settings.grid;
+    root.dataset.maskView = settings.mask;
     if (view) { drawGrid(); choose(0); paint(); }
   }
 });
@@ -374,10 +374,10 @@ cellsBox.addEventListener("focusin", (event) => {
   const cell = event.target.closest("[data-cell]");
   if (!cell || !view) return;
   current = Number(cell.dataset.cell);
-  light(runOf[current] ?? -1, current);
+  highlight(runOf[current] ?? -1, current);
 });
 slide.addEventListener("input", () => {
-  look[look.mask === "compare" ? "compare" : "overlay"] = Number(slide.value);
+  settings[settings.mask === "compare" ? "compare" : "opacity"] = Number(slide.value);
   if (view) paint();
 });
 $(".t4s-copy").addEventListener("click", async (event) => {

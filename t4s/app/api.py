@@ -1,20 +1,24 @@
-"""What scripts and agents call: files and plain values in and out, one JSON object last. Knows no gradio.
+"""The five endpoints for scripts and agents: files and plain values in, one JSON object last.
 
-The docstrings are the tools' descriptions for agents (MCP) and the parameters' in the API's page.
+Their docstrings are the descriptions that agents (MCP) and the API page show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 from PIL import Image
 
 from t4s import codec
 from t4s.app import downloads, views
-from t4s.app.service import batch
+from t4s.app.components import MODEL_QUEUE, QUICK_QUEUE, Photo, as_gradio_error
+from t4s.app.controller import Model
+from t4s.app.service import run_batch
+from t4s.decoding.generate import MODES
 from t4s.errors import QueryError
 from t4s.imaging import drawing, export
 from t4s.imaging.loading import open_photo
@@ -23,16 +27,16 @@ from t4s.records import Prediction
 
 
 class Endpoints:
-    """The five endpoints around a `desk.InferenceService`, or what stands for one: write, write_all, refiner, tokenizer."""
+    """The five calls. Arguments come as they were sent; the components of `add_endpoints` only fetch files."""
 
-    def __init__(self, desk: Any):
-        self._desk = desk
+    def __init__(self, model: Model):
+        self._model = model
 
     def segment(self, image: str, phrase: str, refiner: str = "", decoding: str = "fast") -> Iterator[tuple[Any, ...]]:
-        """Segments what a phrase means in a photo: a language model writes the mask as text, row by row.
+        """Segments what a phrase names in a photo: a language model writes the mask as text, row by row.
 
-        The answer grows while it is written; the last one has everything. A thing that is not in the photo is an
-        answer too: "present" is false and the mask is black.
+        The answer grows while it is written; the last one is complete. If the photo does not show what is asked for,
+        "present" is false and the mask is black.
 
         Args:
             image: the photo, a file or a web address
@@ -41,33 +45,33 @@ class Endpoints:
             decoding: "fast", "constrained" or "free"
 
         Returns:
-            The text that the model wrote; the grid over the photo; the mask, 255 where the thing is; one JSON object
-            with text, labels, rows, box, score, present, faults, stats and the mask as COCO run lengths.
+            The text that the model wrote; the grid over the photo; the mask, 255 inside; one JSON object with text,
+            labels, rows, box, score, present, faults, stats and the mask as COCO run lengths.
         """
         yield from self._answers(image, phrase, refiner, decoding)
 
     def segment_classes(
         self, image: str, names: str, refiner: str = "", decoding: str = "fast"
     ) -> Iterator[tuple[Any, ...]]:
-        """Segments a whole photo into named classes; what is none of them is "others".
+        """Segments a whole photo into named classes; pixels of none of them are "others".
 
         Args:
             image: the photo, a file or a web address
-            names: 1 to 64 class names, parted by commas, such as "dog, grass, sky"
+            names: 1 to 64 class names, comma-separated, such as "dog, grass, sky"
             refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none" or "sam:ID"
             decoding: "fast", "constrained" or "free"
 
         Returns:
             The text that the model wrote; the grid over the photo; the label map, a grey PNG whose values are indexes
-            into "labels"; one JSON object as that of segment, with a mask for each label under "masks".
+            into "labels"; one JSON object like that of segment, with a mask for each label under "masks".
         """
         wanted = views.names(names)
         if len(wanted) > MAX_LABELS:
-            raise QueryError(f"The list has {len(wanted)} names; at most {MAX_LABELS} can be asked at once.")
+            raise QueryError(f"The list has {len(wanted)} names; at most {MAX_LABELS} can be asked at once: split it.")
         yield from self._answers(image, wanted, refiner, decoding)
 
     def batch(self, images: list[str], phrases: str, refiner: str = "") -> Iterator[tuple[Any, ...]]:
-        """Segments many photos, each with every phrase. A photo that cannot be read is reported; the rest goes on.
+        """Segments many photos, each with every phrase. A photo that cannot be read is reported and skipped.
 
         Args:
             images: the photos, files or web addresses
@@ -75,18 +79,18 @@ class Endpoints:
             refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none" or "sam:ID"
 
         Returns:
-            A ZIP with masks, COCO JSON and a CSV; one JSON object with "results" (one a photo and phrase, as segment's)
-            and "failed" (file and error).
+            A ZIP with masks, COCO JSON and a CSV; one JSON object with "results" (one for each photo and phrase, like
+            those of segment) and "failed" (file and error).
         """
         results: list[dict[str, Any]] = []
-        box = downloads.ResultsZip(downloads.place("text4seg.zip"))
-        asked = images, phrases, refiner or self._desk.refiner
-        for done, total, path, answers in batch(self._desk.write_all, *asked, box):
-            results += [{"file": Path(path).name} | export.as_dict(each) for each in answers]
+        packed = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"))
+        refiner = refiner or self._model.service.refiner
+        for done, total, path, answers in run_batch(self._model.write_all, images, phrases, refiner, packed):
+            results += [{"file": Path(path).name} | export.as_dict(answer) for answer in answers]
             if done < total:
                 yield None, {"done": done, "total": total}
-        failed = [{"file": row["file"], "error": row["error"]} for row in box.rows if row["error"]]
-        yield str(box.close()), {"results": results, "failed": failed}
+        failed = [{"file": row["file"], "error": row["error"]} for row in packed.rows if row["error"]]
+        yield str(packed.close()), {"results": results, "failed": failed}
 
     def encode_mask(
         self, mask: str, label: str = "object", height: int = 16, width: int = 16, layout: str = "rows"
@@ -94,8 +98,8 @@ class Endpoints:
         """Writes a mask as text, without any model.
 
         Args:
-            mask: a PNG: not black where the thing is, or indexed with one colour a class
-            label: its label; for an indexed PNG one name for each colour, parted by commas
+            mask: a PNG whose background is black, or an indexed PNG with one colour for each class
+            label: its label; for an indexed PNG one name for each colour, comma-separated
             height: rows of the grid, 1 to 64
             width: columns of the grid, 1 to 64
             layout: "rows" (run lengths row by row), "image" (over the whole grid) or "full" (every cell)
@@ -103,18 +107,18 @@ class Endpoints:
         Returns:
             The text; one JSON object with text, labels, rows, and the text's length in characters and tokens.
         """
-        _need(mask)
-        view, grid = views.write_text(self._desk.tokenizer, mask, label, (int(height), int(width)), layout)
+        _require_file(mask)
+        view, grid = views.write_text(self._model.service.tokenizer, mask, label, (int(height), int(width)), layout)
         return view["text"], export.grid_dict(grid) | {"text": view["text"], "sizes": dict(view["facts"])}
 
     def decode_text(self, text: str, height: int = 16, width: int = 16, layout: str = "rows") -> Any:
-        """Reads a mask that was written as text, without any model; what is faulty is mended and listed.
+        """Reads a mask that was written as text, without any model; faults are repaired and listed.
 
         Args:
             text: the text, without <seg> and </seg>
             height: rows of the grid, 1 to 64
             width: columns of the grid, 1 to 64
-            layout: "rows", "image" or "full"; only "rows" can be mended
+            layout: "rows", "image" or "full"; only "rows" can be repaired
 
         Returns:
             A picture of the grid; one JSON object with labels, rows, valid and faults (row, column, message).
@@ -124,8 +128,8 @@ class Endpoints:
         return drawing.grid_picture(grid), answer
 
     def _answers(self, path: str, query: str | list[str], refiner: str, decoding: str) -> Iterator[tuple[Any, ...]]:
-        _need(path)
-        for answer in self._desk.write(path, query, refiner or self._desk.refiner, decoding):
+        _require_file(path)
+        for answer in self._model.write(path, query, refiner or self._model.service.refiner, decoding):
             if not answer.stats["ended"]:
                 yield answer.text, None, None, {"text": answer.text, "finished": False}
                 continue
@@ -141,6 +145,42 @@ def label_picture(answer: Prediction) -> Image.Image:
     return Image.fromarray(picture)
 
 
-def _need(image: str | None) -> None:
+def _require_file(image: str | None) -> None:
     if image is None:
         raise QueryError("There is no photo: give a file, or the address of one, as image.")
+
+
+# --- how they are offered -----------------------------------------------------------------------------
+
+
+def add_endpoints(model: Model) -> None:
+    """Adds the endpoints to the Blocks under construction; nothing of them is visible."""
+    endpoints = Endpoints(model)
+    with gr.Row(visible=False):
+        image = Photo(type="filepath", label="image")
+        phrase = gr.Textbox(label="phrase")
+        names = gr.Textbox(label="names")
+        files = gr.File(label="images", file_count="multiple", type="filepath")
+        phrases = gr.Textbox(label="phrases")
+        refiner = gr.Textbox("", label="refiner")
+        decoding = gr.Radio(list(MODES), value="fast", label="decoding")
+        text = gr.Textbox(label="text")
+        grid = gr.Image(label="grid", format="png")
+        mask = gr.Image(label="mask", format="png")
+        result = gr.JSON(label="result")
+        packed = gr.File(label="zip")
+        answer = [text, grid, mask, result]
+        _add(endpoints.segment, [image, phrase, refiner, decoding], answer, MODEL_QUEUE)
+        _add(endpoints.segment_classes, [image, names, refiner, decoding], answer, MODEL_QUEUE)
+        _add(endpoints.batch, [files, phrases, refiner], [packed, result], MODEL_QUEUE)
+
+        mask_file = Photo(type="filepath", label="mask")
+        label = gr.Textbox("object", label="label")
+        size = [gr.Number(16, label=name, precision=0) for name in ("height", "width")]
+        layout = gr.Radio(list(codec.LAYOUTS), value="rows", label="layout")
+        _add(endpoints.encode_mask, [mask_file, label, *size, layout], [text, result], QUICK_QUEUE)
+        _add(endpoints.decode_text, [text, *size, layout], [grid, result], QUICK_QUEUE)
+
+
+def _add(call: Callable[..., Any], inputs: list[Any], outputs: list[Any], queue: dict[str, Any]) -> None:
+    gr.Button().click(as_gradio_error(call), inputs, outputs, api_name=call.__name__, **queue)

@@ -1,4 +1,4 @@
-"""What can be carried home: every download format in one table, and the ZIP of a batch. Knows no gradio."""
+"""Download formats, in one table, and the ZIP of a batch. Knows no gradio."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ COLUMNS = (
     "error",
 )
 
-_SCRATCH = tempfile.TemporaryDirectory(prefix="t4s-")  # gone with the process; who serves a file keeps its own copy
+_SCRATCH = tempfile.TemporaryDirectory(prefix="t4s-")  # removed when the process ends; Gradio serves copies
 
 
-def place(name: str) -> Path:
-    """A path for a new file of this name, in a folder of its own; folders older than an hour go."""
+def scratch_file(name: str) -> Path:
+    """The path of a new file of this name, in a folder of its own; folders older than an hour are removed."""
     for folder in Path(_SCRATCH.name).iterdir():
         if time.time() - folder.stat().st_mtime > 3600:
             shutil.rmtree(folder, ignore_errors=True)
@@ -88,9 +88,9 @@ def make(kind: str, answer: Prediction, path: str) -> tuple[str, bytes]:
 
 @dataclass
 class ResultsZip:
-    """A ZIP that grows answer by answer: masks/*.png, coco.json and results.csv. `rows` are the CSV's, as dicts.
+    """A ZIP that grows answer by answer: masks/*.png, coco.json and results.csv. `rows` are those of the CSV.
 
-    One file that cannot be read is a row with an `error`, and the rest goes on.
+    A photo that cannot be read is a row with an `error`.
     """
 
     path: Path
@@ -126,22 +126,22 @@ class ResultsZip:
             self._coco.add(photo, answers[0].mask.shape, masks)
 
     def fail(self, photo: str, reason: str) -> None:
-        """A photo that could not be answered for, and why."""
+        """A photo without answers, and why."""
         self.rows.append(dict.fromkeys(COLUMNS) | {"file": photo, "error": reason})
 
     def close(self) -> Path:
-        """Writes the two lists and ends the ZIP."""
+        """Writes the two lists and closes the ZIP."""
         table = io.StringIO()
         writer = csv.DictWriter(table, COLUMNS)
         writer.writeheader()
-        writer.writerows({key: _tame(value) for key, value in row.items()} for row in self.rows)
+        writer.writerows({key: _without_formula(value) for key, value in row.items()} for row in self.rows)
         self._zip.writestr("results.csv", table.getvalue().encode("utf-8-sig"))
         self._zip.writestr("coco.json", _json(self._coco.as_dict()))
         self._zip.close()
         return self.path
 
     def _mask_name(self, photo: str, phrase: str) -> str:
-        """A plain file name that no other mask of this ZIP has; names are untrusted and never paths."""
+        """A plain file name that no other mask of this ZIP has; visitors' names are never used as paths."""
         parts = (re.sub(r"[^\w.-]+", "_", part).strip("._")[:60] for part in (Path(photo).stem, phrase))
         plain = "__".join(part or "unnamed" for part in parts)
         name, more = f"masks/{plain}.png", 2
@@ -151,6 +151,6 @@ class ResultsZip:
         return name
 
 
-def _tame(value: Any) -> Any:
-    """A cell that a spreadsheet would run as a formula becomes text."""
+def _without_formula(value: Any) -> Any:
+    """A cell that a spreadsheet would run as a formula is quoted, so that it stays text."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

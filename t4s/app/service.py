@@ -17,6 +17,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
 from t4s.app.downloads import ResultsZip
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 import app
 from t4s import codec
@@ -17,77 +17,18 @@ from t4s.app import downloads, examples
 from t4s.refine import sam
 from tests import seconds
 from tests.support import stand_in
+from tests.support.visit import PATIENCE, Visit
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 CATS, RIDERS = EXAMPLES / "two_cats.jpg", EXAMPLES / "riders.jpg"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-PATIENCE = 60_000  # milliseconds; a loaded machine is slow, and nothing here sleeps
+PAUSE = 0.05  # seconds a row
 
 
-@pytest.fixture(scope="module")
-def segmenter() -> stand_in.StandIn:
-    return stand_in.StandIn(pause=0.05)
-
-
-@pytest.fixture(scope="module")
-def address(segmenter: stand_in.StandIn) -> Iterator[str]:
-    blocks = app.build(segmenter).queue(max_size=64)
-    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)
-    yield url
-    blocks.close()
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield running
-        running.close()
-
-
-class Visit:
-    """A page of the app and what went wrong on it: errors of its scripts, calls to other machines."""
-
-    def __init__(self, browser: Browser, address: str, width: int = 1440, height: int = 900, dark: bool = False):
-        self.page: Page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
-        self.page.set_default_timeout(PATIENCE)
-        self.wrong: list[str] = []
-        self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("request", lambda request: self._watch(request.url, address))
-        self.page.goto(address + ("?__theme=dark" if dark else ""))
-        expect(self.page.locator("#phrase textarea")).to_be_visible(timeout=PATIENCE)
-
-    def _watch(self, url: str, address: str) -> None:
-        if not url.startswith((address.rstrip("/"), "data:", "blob:")):
-            self.wrong.append(f"a call to {url}")
-
-    def hand_in(self, photo: Path, field: str = "#photo") -> None:
-        remove = self.page.locator(f"{field} button[aria-label='Remove Image'], {field} button[aria-label='Clear']")
-        if remove.count():
-            remove.click()
-        self.page.set_input_files(f"{field} input[type=file]", photo)
-
-    def upload(self, photo: Path, field: str = "#photo") -> None:
-        self.hand_in(photo, field)
-        expect(self.page.locator(f"{field} img")).to_be_visible(timeout=PATIENCE)
-
-    def ask(self, phrase: str) -> None:
-        self.page.fill("#phrase textarea", phrase)
-        self.page.click("#go")
-
-    def finished(self, panels: str = "#panels") -> None:
-        expect(self.page.locator(f"{panels} .t4s[data-state=done]")).to_be_visible(timeout=PATIENCE)
-
-    def tab(self, name: str) -> None:
-        tab = self.page.get_by_role("tab", name=name)
-        if not tab.count():  # what has no room is behind a button
-            self.page.locator(".overflow-menu > button").first.click()  # tabs inside a tab have one too
-            tab = self.page.locator(".overflow-dropdown button", has_text=name)
-        tab.click()
+@pytest.fixture(scope="module", autouse=True)
+def _slow_enough_to_watch(segmenter: stand_in.StandIn) -> Iterator[None]:
+    segmenter.pause = PAUSE
+    yield
+    segmenter.pause = 0.0
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +65,7 @@ def test_a_photo_and_a_phrase_fill_three_panels_as_the_text_streams(visit: Visit
                        return n / (canvas.width * canvas.height); }"""
     )
     assert abs(painted - (grid.ids > 0).mean()) < 0.05
-    expect(page.locator("#panels .t4s-said")).to_contain_text("Found “cat”")
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”")
     expect(page.locator("#panels .t4s-facts")).to_contain_text("passes saved")
     assert visit.wrong == []
 
@@ -172,10 +113,10 @@ def test_doubt_and_views_are_seen(visit: Visit, segmenter: stand_in.StandIn):
     page.add_style_tag(content=".t4s .cell { transition: none !important; }")  # colours at once
     target = answer.grid.ids.ravel() > 0
     even = _alphas(page)[target]
-    page.click("#panels button[data-sure]")
+    page.click("#panels button[data-confidence]")
     sure = _alphas(page)[target]
     assert np.ptp(even) == 0 and np.corrcoef(sure, answer.confidence.ravel()[target])[0, 1] > 0.95
-    page.click("#panels button[data-sure]")
+    page.click("#panels button[data-confidence]")
     inside = {}
     for look in ("overlay", "outline", "cutout", "compare"):
         page.click(f"#panels button[data-mask={look}]")
@@ -214,7 +155,7 @@ def test_views_and_refiners_never_ask_the_model(visit: Visit, segmenter: stand_i
     page, asked = visit.page, segmenter.asked
     for button in (
         "[data-grid=plain]",
-        "[data-sure]",
+        "[data-confidence]",
         "[data-mask=outline]",
         "[data-mask=cutout]",
         "[data-mask=compare]",
@@ -232,7 +173,9 @@ def test_a_second_phrase_finds_the_photo_encoded_and_absence_is_said(visit: Visi
     encoded = segmenter.encoded
     visit.page.fill("#phrase textarea", "elephant")
     visit.page.press("#phrase textarea", "Enter")
-    expect(visit.page.locator("#panels .t4s-said")).to_contain_text("“elephant” is not in this photo", timeout=PATIENCE)
+    expect(visit.page.locator("#panels .t4s-headline")).to_contain_text(
+        "“elephant” is not in this photo", timeout=PATIENCE
+    )
     assert visit.page.locator("#panels .cell.filled").count() == 0
     assert segmenter.encoded == encoded and visit.wrong == []
 
@@ -266,7 +209,7 @@ def test_markup_in_a_phrase_and_in_a_text_stays_text(visit: Visit):
     page = visit.page
     page.evaluate("() => { window.hacked = false; }")
     visit.ask("<img src=x onerror='window.hacked = true'> cat ${window.hacked = true} {{1}}")
-    expect(page.locator("#panels .t4s-said")).to_contain_text("${window.hacked", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("${window.hacked", timeout=PATIENCE)
     visit.tab("Text ↔ mask")
     page.fill(
         "#rle textarea", "<img src=x onerror='window.hacked = true'> *3| </span><script>window.hacked = true</script>\n"
@@ -286,9 +229,9 @@ def test_stop_leaves_what_was_written(visit: Visit, segmenter: stand_in.StandIn)
             timeout=PATIENCE
         )
         page.click("#stop-go")
-        expect(page.locator("#panels .t4s-said")).to_contain_text("Stopped after", timeout=PATIENCE)
+        expect(page.locator("#panels .t4s-headline")).to_contain_text("Stopped after", timeout=PATIENCE)
     finally:
-        segmenter.pause = 0.05
+        segmenter.pause = PAUSE
     assert page.locator("#panels .cell.waiting").count() > 0
     expect(page.locator("#stop-go")).to_be_hidden()
     visit.ask("cat")
@@ -320,8 +263,8 @@ def test_the_keyboard_is_not_thrown_off_its_button(visit: Visit, segmenter: stan
         expect(page.locator("#stop-go")).to_be_focused()
         page.keyboard.press("Enter")
     finally:
-        segmenter.pause = 0.05
-    expect(page.locator("#panels .t4s-said")).to_contain_text("Stopped after", timeout=PATIENCE)
+        segmenter.pause = PAUSE
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("Stopped after", timeout=PATIENCE)
     expect(page.locator("#stop-go")).to_be_focused()
     visit.ask("cat")
     visit.finished()
@@ -360,7 +303,7 @@ def test_everything_shows_all_names_and_isolates_one(visit: Visit):
     assert page.locator("#panels-all pre .run:not(.dim):not(.others)", has_text="horse").count() == 0
     page.locator("#panels-all pre .run.dim", has_text="horse").first.click()  # and by its name in the text
     expect(chips.filter(has_text="horse")).to_have_attribute("aria-pressed", "true")
-    expect(page.locator("#panels-all .t4s-said")).to_contain_text("Found 2 of 10 names")
+    expect(page.locator("#panels-all .t4s-headline")).to_contain_text("Found 2 of 10 names")
 
 
 @pytest.mark.long
@@ -377,7 +320,7 @@ def test_a_clicked_example_streams_and_the_next_click_asks_no_model(
             .observe(document.querySelector("#panels .t4s-text pre"), { childList: true }); }""")
         page.locator("#examples button").nth(4).click()  # the gull
         visit.finished()
-        expect(page.locator("#panels .t4s-said")).to_contain_text("Found “bird”")
+        expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “bird”")
         expect(page.locator("#phrase textarea")).to_have_value("bird")
         assert len({*page.evaluate("() => window.seen")}) > 4, visitor  # it grew before both visitors' eyes
         assert segmenter.asked == asked + 1 and visit.wrong == []
@@ -390,9 +333,9 @@ def test_text_and_mask_both_ways_without_a_model(visit: Visit, segmenter: stand_
     visit.tab("Text ↔ mask")
     page.fill("#rle textarea", "others *16\n others *8| dog *4\n" + " others *16\n" * 14)
     page.click("#decode")
-    expect(page.locator("#panels-text .t4s-said")).to_contain_text("1 fault", timeout=PATIENCE)
+    expect(page.locator("#panels-text .t4s-headline")).to_contain_text("1 fault", timeout=PATIENCE)
     expect(page.locator("#panels-text .t4s-faults li")).to_contain_text("Row 2")
-    expect(page.locator("#panels-text .cell.mended")).to_have_count(1)
+    expect(page.locator("#panels-text .cell.repaired")).to_have_count(1)
     expect(page.locator("#panels-text pre .fault")).to_contain_text("dog *4")
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 16:32] = 255
@@ -405,19 +348,19 @@ def test_text_and_mask_both_ways_without_a_model(visit: Visit, segmenter: stand_
     facts = page.locator("#panels-text .t4s-facts dt")
     assert facts.all_inner_texts() == list(codec.LAYOUTS)
     page.locator("#layout-to").get_by_label("full").check()
-    expect(page.locator("#panels-text .t4s-said")).to_contain_text("the full layout", timeout=PATIENCE)
+    expect(page.locator("#panels-text .t4s-headline")).to_contain_text("the full layout", timeout=PATIENCE)
     visit.tab("Text → mask")
     text = page.input_value("#rle textarea")
     assert codec.decode(text, (16, 16), "full") == codec.grid_from_mask(mask > 0, "door")
     expect(page.locator("#layout").get_by_label("full")).to_be_checked()
     page.click("#decode")
-    expect(page.locator("#panels-text .t4s-said")).to_have_text("Valid.", timeout=PATIENCE)
+    expect(page.locator("#panels-text .t4s-headline")).to_have_text("Valid.", timeout=PATIENCE)
     page.locator("#layout").get_by_label("rows").check()
     long = ("<b>others *3| *| cat *-1|" * 40 + "\n") * 100  # few lines: Chromium itself takes a minute to put in 4,500
     page.fill("#rle textarea", long[:100_000])
     page.click("#decode")
     expect(page.locator("#panels-text .t4s-count")).to_have_text("100,000 characters", timeout=PATIENCE)
-    expect(page.locator("#panels-text .t4s-said")).to_contain_text("faults, mended")
+    expect(page.locator("#panels-text .t4s-headline")).to_contain_text("faults, mended")
     expect(page.locator("#panels-text .t4s-faults li").last).to_contain_text("more")
     assert segmenter.asked == asked and visit.wrong == []
 
@@ -457,7 +400,7 @@ def test_hostile_files_are_refused_in_words_and_the_app_lives(browser: Browser, 
     told = {"text.jpg": "is no image file", "cut.jpg": "cut off or broken", "51_megapixels.png": "40 megapixels"}
     for name, says in told.items():
         visit.hand_in(tmp_path / name)
-        expect(page.locator("#panels .t4s-said")).to_contain_text(says, timeout=PATIENCE)
+        expect(page.locator("#panels .t4s-headline")).to_contain_text(says, timeout=PATIENCE)
     visit.upload(CATS)
     visit.ask("cat")
     visit.finished()
@@ -500,7 +443,7 @@ def test_it_fits_and_can_be_read(browser: Browser, address: str, width: int, dar
 READ = {  # what is read: the least contrast with what lies under it (WCAG 2: 4.5, or 7 to be comfortable)
     "#panels pre .run:not(.others)": 7,
     "#panels pre .run.others": 4.5,
-    "#panels .t4s-said": 7,
+    "#panels .t4s-headline": 7,
     "#panels .chip": 7,
     "#panels .t4s-facts dt": 4.5,
     "#panels .t4s-readout": 4.5,
@@ -553,7 +496,7 @@ def test_the_embedded_model_fills_three_panels(browser: Browser, embedded: str):
 @pytest.mark.long
 def test_rows_come_before_the_mask(browser: Browser, embedded: str, capsys: pytest.CaptureFixture[str]):
     """`python tests/seconds.py` on one thread: the figures are printed, and decide nothing."""
-    rows = list(seconds.examples(browser, embedded))
+    rows = list(seconds.measured_examples(browser, embedded))
     with capsys.disabled():
         print(f"\n{seconds.table(rows)}")
     assert all(0 < row <= mask for *_, values in rows for row, mask in zip(values[::2], values[1::2], strict=True))

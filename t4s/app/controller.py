@@ -1,0 +1,170 @@
+"""What happens when someone uses a tab: show a photo, ask about it, stop, refine again, save.
+
+`Model` is the service as the page calls it; `TabController` holds the event handlers of one tab. Both return plain
+data for the components; `tabs` connects them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from t4s.app import downloads, examples, views
+from t4s.app.components import as_gradio_error, escaped
+from t4s.app.service import ExampleAnswers, InferenceService, replay, sam_source
+from t4s.errors import QueryError, T4SError
+from t4s.imaging.loading import open_photo
+from t4s.limits import MAX_LABELS, MAX_QUERY
+from t4s.records import Prediction
+from t4s.refine import sam
+
+Answered = tuple[str, Prediction]  # a photo's path and the answer about it
+
+
+@dataclass(frozen=True)
+class Model:
+    """The service as the page calls it: whatever runs a model goes through a function of app.py.
+
+    On ZeroGPU these functions run in processes of their own; elsewhere they are plain calls.
+    """
+
+    service: InferenceService
+    write: Callable[..., Iterator[Prediction]]
+    write_all: Callable[..., tuple[list[Prediction], str]]
+    refine_on_gpu: Callable[..., Prediction]
+
+    def refine(self, path: str, answer: Prediction, refiner: str) -> Prediction:
+        """The answer with other pixels. Only SAM is worth a GPU."""
+        if sam_source(refiner):
+            return self.refine_on_gpu(path, answer, refiner)
+        return as_gradio_error(self.service.refine)(path, answer, refiner)
+
+
+class TabController:
+    """The event handlers of one tab. `read_query` makes a phrase, or a list of names, of what was typed."""
+
+    def __init__(self, model: Model, read_query: Callable[[str], str | list[str]]):
+        self.model, self.read_query, self.example_answers = model, read_query, ExampleAnswers()
+
+    def show_photo(self, path: str | None) -> dict[str, Any]:
+        """The photo under an empty grid; the sample drawing where there is no photo, or where it cannot be read."""
+        if path is None:
+            return views.sample_view(examples.DRAWING)
+        try:
+            return views.photo_view(*_preview(path), self.model.service.shape)
+        except T4SError as problem:
+            gr.Warning(escaped(problem))
+            return views.sample_view(examples.DRAWING) | {"kind": "fault", "message": str(problem)}
+
+    @as_gradio_error
+    def start(self, path: str, *_: str) -> tuple[Any, ...]:
+        """The empty grid, no answer, and the path of the file that will mean "stop"."""
+        view = views.photo_view(*_preview(path), self.model.service.shape)
+        return views.waiting_view(view), None, str(downloads.scratch_file("stop"))
+
+    @as_gradio_error
+    def ask(self, path: str, query: str, refiner: str, sam_id: str, decoding: str, stop_file: str) -> Iterator[Any]:
+        """(view, answer) as the answer grows; `gr.skip()` in place of an answer that is not finished."""
+        refiner = full_refiner_name(refiner, sam_id)
+        answers = self.model.write(path, self.read_query(query), refiner, decoding, stop_file)
+        yield from self.show_answers(path, refiner, answers)
+
+    @as_gradio_error
+    def ask_example(
+        self, index: int, path: str, query: str, refiner: str, sam_id: str, decoding: str, stop_file: str
+    ) -> Iterator[Any]:
+        """As `ask`, but the first visitor's answer serves the others: the model runs once."""
+        key = index, query, decoding
+        kept = self.example_answers.get(key)
+        if kept is None:
+            for shown in self.ask(path, query, refiner, sam_id, decoding, stop_file):
+                yield shown
+            _, answer = shown[1]
+            if answer.stats["ended"] == "complete":
+                self.example_answers.keep(key, answer)
+            return
+        refiner = full_refiner_name(refiner, sam_id)
+        if kept.stats.get("refiner") != refiner:
+            kept = self.model.refine(path, kept, refiner)
+        yield from self.show_answers(path, refiner, replay(kept))
+
+    def show_answers(self, path: str, refiner: str, answers: Iterator[Prediction]) -> Iterator[tuple[Any, Any]]:
+        """What the panels show and what is kept, answer by answer."""
+        url, _ = _preview(path)
+        for answer in answers:
+            if answer.stats["ended"]:
+                yield views.finished_view(answer, url, self.model.service.layout, refiner), (path, answer)
+            else:
+                yield views.growing_view(answer, url, self.model.service.layout), gr.skip()
+
+    @as_gradio_error
+    def refine(self, photo: str | None, answered: Answered | None, refiner: str, sam_id: str) -> tuple[Any, Any]:
+        """The answer on show with another refiner; nothing where no answer, or one about another photo, is kept."""
+        if answered is None or answered[0] != photo:
+            return gr.skip(), gr.skip()
+        path, answer = answered
+        refiner = full_refiner_name(refiner, sam_id)
+        answer = self.model.refine(path, answer, refiner)
+        return views.finished_view(answer, _preview(path)[0], self.model.service.layout, refiner), (path, answer)
+
+
+def full_refiner_name(refiner: str, sam_id: str) -> str:
+    """The chosen refiner as the service takes it: "sam" becomes "sam:ID"."""
+    return f"sam:{sam_id.strip() or sam.DEFAULT_SAM}" if refiner == "sam" else refiner
+
+
+def request_stop(stop_file: str | None) -> None:
+    """Creates the file that the running answer looks for between two passes."""
+    if stop_file and Path(stop_file).parent.is_dir():
+        Path(stop_file).touch()
+
+
+@as_gradio_error
+def save(kind: str, answered: Answered | None) -> str:
+    """The path of a new file with the answer, in one of the formats of `downloads.FILES`."""
+    if answered is None:
+        raise QueryError("There is nothing to save yet: segment a photo first.")
+    path, answer = answered
+    name, data = downloads.make(kind, answer, path)
+    file = downloads.scratch_file(name)
+    file.write_bytes(data)
+    return str(file)
+
+
+# --- messages beside the fields, before anything runs -------------------------------------------------
+
+
+def check_phrase(photo: str | None, phrase: str, *others: Any) -> list[dict[str, Any]]:
+    """One verdict a field: is there a photo, and can the phrase be asked?"""
+    length = len(phrase.strip())
+    message = f"Write what to find, in 1 to {MAX_QUERY} characters; this has {length}."
+    return _verdicts(photo, 1 <= length <= MAX_QUERY, message, len(others))
+
+
+def check_names(photo: str | None, names: str, *others: Any) -> list[dict[str, Any]]:
+    """One verdict a field: is there a photo, and can the names be asked?"""
+    given = views.names(names)
+    longest = max(map(len, given), default=0)
+    message = (
+        f"Give 1 to {MAX_LABELS} names of up to {MAX_QUERY} characters, comma-separated; "
+        f"there are {len(given)}, and the longest has {longest}."
+    )
+    return _verdicts(photo, 1 <= len(given) <= MAX_LABELS and longest <= MAX_QUERY, message, len(others))
+
+
+def _verdicts(photo: str | None, query_valid: bool, message: str, others: int) -> list[dict[str, Any]]:
+    """For the photo, the query, and so many other fields, which are always right."""
+    has_photo = gr.validate(photo is not None, "Choose a photo first: drop one here, paste one, or take an example.")
+    return [has_photo, gr.validate(query_valid, message), *(gr.validate(True, "") for _ in range(others))]
+
+
+@lru_cache(maxsize=64)
+def _preview(path: str) -> tuple[str, tuple[int, int]]:
+    """(data URL, (h, w)) of an uploaded photo. Gradio's paths hold the file's digest, so a path is a photo."""
+    photo = open_photo(path)
+    return views.preview(photo), photo.size[::-1]

@@ -1,0 +1,277 @@
+"""The five tabs: each function lays out one and connects its events to the handlers of a `TabController`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import gradio as gr
+
+from t4s import codec
+from t4s.app import components, downloads, examples, explainer, views
+from t4s.app.components import APP_ASSETS, ASSETS, MODEL_QUEUE, PRIVATE, QUICK_QUEUE, QUIET, Panels, Photo
+from t4s.app.controller import (
+    Model,
+    TabController,
+    check_names,
+    check_phrase,
+    full_refiner_name,
+    request_stop,
+    save,
+)
+from t4s.app.service import run_batch
+from t4s.errors import QueryError
+from t4s.imaging.loading import open_photo
+from t4s.limits import MAX_LABELS, MAX_QUERY
+
+FETCH_FILE = """(file) => { const link = document.createElement("a"); link.href = file.url;
+link.download = file.orig_name; document.body.append(link); link.click(); link.remove(); }"""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The components of a tab with a model: what is asked, and where the answer goes."""
+
+    photo: Photo
+    query: gr.Textbox
+    start: gr.Button
+    stop: gr.Button
+    examples: gr.Dataset
+    refiner: gr.Radio
+    sam_id: gr.Textbox
+    decoding: gr.Radio
+    panels: Panels
+    answer: gr.State
+
+
+# --- a phrase -----------------------------------------------------------------------------------------
+
+
+def segment_tab(model: Model) -> None:
+    """One phrase about one photo."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=280, elem_classes="t4s-side"):
+            photo = components.photo_field("photo")
+            phrase = gr.Textbox(
+                label="What to find", placeholder="the dog on the left", max_length=MAX_QUERY, elem_id="phrase", lines=1
+            )
+            start, stop = components.start_and_stop("Segment", "go")
+            gallery = components.example_gallery("examples")
+            options = components.model_options(model.service.refiner, "refiner")
+        with gr.Column(scale=9, min_width=300):
+            panels, answer = _answer_area("panels", "save")
+    fields = Fields(photo, phrase, start, stop, gallery, *options, panels, answer)
+    picked = gallery.click(partial(examples.example, ASSETS), gallery, [photo, phrase], queue=False, **QUIET)
+    _connect(fields, TabController(model, str), [start.click, phrase.submit], picked, check_phrase)
+
+
+# --- a list of names ----------------------------------------------------------------------------------
+
+
+def everything_tab(model: Model) -> None:
+    """A list of names about one photo."""
+    lists = examples.presets(model.service.metrics)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=280, elem_classes="t4s-side"):
+            photo = components.photo_field("photo-all")
+            names = gr.Textbox(
+                next(iter(lists.values()), ""),
+                label="Names",
+                info=f"Up to {MAX_LABELS}, comma-separated.",
+                lines=2,
+                placeholder="cat, dog, grass",
+                elem_id="names",
+            )
+            with gr.Row(visible=bool(lists), elem_classes="t4s-small", elem_id="lists"):
+                components.plain_html("<span>Lists</span>")
+                for title in lists:
+                    button = gr.Button(title, size="sm", min_width=60)
+                    button.click(partial(lists.get, title), None, names, queue=False, **QUIET)
+            start, stop = components.start_and_stop("Segment", "go-all")
+            gallery = components.example_gallery("examples-all")
+            options = components.model_options(model.service.refiner, "refiner-all")
+        with gr.Column(scale=9, min_width=300):
+            panels, answer = _answer_area("panels-all", "save-all")
+    fields = Fields(photo, names, start, stop, gallery, *options, panels, answer)
+    picked = gallery.click(lambda index: examples.example(ASSETS, index)[0], gallery, photo, queue=False, **QUIET)
+    _connect(fields, TabController(model, views.names), [start.click], picked, check_names)
+
+
+def _answer_area(panels_id: str, save_id: str) -> tuple[Panels, gr.State]:
+    """The panels and the downloads: a file is made when its button is clicked, then the browser fetches it."""
+    panels = components.sample_panels(panels_id)
+    answer = gr.State(None, time_to_live=components.ANSWER_SECONDS)
+    file = gr.File(visible="hidden")
+    for kind, button in components.download_buttons(save_id).items():
+        saved = button.click(partial(save, kind), answer, file, **QUICK_QUEUE, **QUIET)
+        saved.success(None, file, js=FETCH_FILE, **PRIVATE)
+    return panels, answer
+
+
+def _connect(
+    fields: Fields,
+    controller: TabController,
+    triggers: list[Callable[..., Any]],
+    picked: Any,
+    check: Callable[..., Any],
+) -> None:
+    """Photo, question, stop, refiner → the handlers. `picked`: the event after which an example fills the fields."""
+    stop_file = gr.State(None)
+    refiner = [fields.refiner, fields.sam_id]
+    asked = [fields.photo, fields.query, *refiner, fields.decoding]
+    shown = [fields.panels, fields.answer]
+    fields.photo.change(controller.show_photo, fields.photo, fields.panels, **QUICK_QUEUE, **QUIET)
+    typed = gr.on(triggers, controller.start, asked, [*shown, stop_file], validator=check, **QUICK_QUEUE, **QUIET)
+    clicked = picked.then(controller.start, asked, [*shown, stop_file], **QUICK_QUEUE, **QUIET)
+    answers = [
+        typed.success(controller.ask, [*asked, stop_file], shown, **MODEL_QUEUE, **QUIET),
+        clicked.success(controller.ask_example, [fields.examples, *asked, stop_file], shown, **MODEL_QUEUE, **QUIET),
+    ]
+    for answered in answers:  # a toast says what went wrong; the panels go back to the photo
+        answered.failure(controller.show_photo, fields.photo, fields.panels, **QUICK_QUEUE, **QUIET)
+    fields.stop.click(request_stop, stop_file, queue=False, **QUIET)
+    gr.on(
+        [fields.refiner.input, fields.sam_id.submit],
+        controller.refine,
+        [fields.photo, fields.answer, *refiner],
+        shown,
+        **MODEL_QUEUE,
+        **QUIET,
+    )
+
+
+# --- text and mask, without a model -------------------------------------------------------------------
+
+
+def text_tab(model: Model) -> None:
+    """A pasted text becomes a grid and a mask; a mask file becomes a text."""
+    shape = model.service.shape
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=280, elem_classes="t4s-side"):
+            with gr.Tabs():
+                with gr.Tab("Text → mask", id="read"):
+                    text = gr.Textbox(
+                        examples.FAULTY,
+                        label="Text",
+                        lines=12,
+                        max_lines=18,
+                        elem_id="rle",
+                        elem_classes="t4s-mono",
+                        info="Without <seg> and </seg>. One row of this example is a cell short.",
+                    )
+                    decode = gr.Button("Draw the mask", variant="primary", elem_id="decode")
+                    text_size = components.grid_size(shape, "rows", "columns")
+                    text_layout = gr.Radio(list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout")
+                with gr.Tab("Mask → text", id="write"):
+                    mask = Photo(
+                        type="filepath",
+                        label="Mask",
+                        sources=["upload", "clipboard"],
+                        height=220,
+                        elem_id="mask",
+                        placeholder="# Drop a mask here\na PNG, black or index 0 for the background",
+                    )
+                    labels = gr.Textbox("cat", label="Label, or one for each colour", elem_id="labels", max_length=2000)
+                    encode = gr.Button("Write the text", variant="primary", elem_id="encode")
+                    mask_size = components.grid_size(shape, "rows-to", "columns-to")
+                    mask_layout = gr.Radio(list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout-to")
+        with gr.Column(scale=9, min_width=300):
+            panels = Panels(views.read_text(examples.FAULTY, shape, "rows")[0], elem_id="panels-text")
+
+    @components.as_gradio_error
+    def read(text: str, height: float, width: float, layout: str) -> dict[str, Any]:
+        return views.read_text(text, (int(height), int(width)), layout)[0]
+
+    @components.as_gradio_error
+    def write(path: str | None, labels: str, height: float, width: float, layout: str) -> tuple[Any, ...]:
+        if path is None:
+            raise QueryError("Choose a mask first: a PNG whose background is black, or an indexed PNG.")
+        tokenizer = model.service.tokenizer
+        view, grid = views.write_text(tokenizer, path, labels, (int(height), int(width)), layout)
+        return view, codec.encode(grid, layout), height, width, layout
+
+    def write_again(path: str | None, *others: Any) -> tuple[Any, ...]:
+        return write(path, *others) if path else (gr.skip(),) * 5
+
+    text_inputs = [text, *text_size, text_layout]
+    changes = [*(side.release for side in text_size), text_layout.input]
+    gr.on([decode.click, *changes], read, text_inputs, panels, **QUICK_QUEUE, **QUIET)
+
+    mask_inputs, outputs = [mask, labels, *mask_size, mask_layout], [panels, *text_inputs]
+    changes = [mask.upload, *(side.release for side in mask_size), mask_layout.input]
+    encode.click(write, mask_inputs, outputs, **QUICK_QUEUE, **QUIET)
+    gr.on(changes, write_again, mask_inputs, outputs, **QUICK_QUEUE, **QUIET)
+
+
+# --- many photos --------------------------------------------------------------------------------------
+
+
+def batch_tab(model: Model) -> None:
+    """Many photos, each with every phrase; pictures, a table and a ZIP."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=280, elem_classes="t4s-side"):
+            files = gr.File(label="Photos", file_count="multiple", type="filepath", height=180, elem_id="batch-files")
+            phrases = gr.Textbox(
+                "person",
+                label="Phrases",
+                info="One a line; each photo is searched for each.",
+                lines=3,
+                elem_id="batch-phrases",
+            )
+            with gr.Row():
+                start = gr.Button("Segment all", variant="primary", elem_id="go-batch", min_width=80, scale=2)
+                stop = gr.Button("Stop", elem_id="stop-go-batch", min_width=60)
+            zip_button = gr.DownloadButton("Download all as a ZIP", interactive=False, elem_id="batch-zip")
+            with gr.Accordion("Options", open=False):
+                refiner, sam_id = components.refiner_options(model.service.refiner, "refiner-batch")
+        with gr.Column(scale=9, min_width=300):
+            progress = components.plain_html("", elem_id="batch-progress")
+            gallery = gr.Gallery(label="Masks", columns=4, height=360, object_fit="contain", elem_id="batch-gallery")
+            table = gr.Dataframe(
+                headers=list(views.TABLE),
+                label="Results",
+                interactive=False,
+                elem_id="batch-table",
+                wrap=True,
+                column_widths=["18%", "16%", "10%", "10%", "10%", "10%", "26%"],
+            )
+
+    @components.as_gradio_error
+    def run(paths: list[str] | None, phrases: str, refiner: str, sam_id: str) -> Iterator[Any]:
+        pictures: list[tuple[str, str]] = []
+        results = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"))
+        steps = run_batch(model.write_all, paths, phrases, full_refiner_name(refiner, sam_id), results)
+        for done, total, path, answers in steps:
+            for picture, caption in views.captioned(path, answers):
+                file = downloads.scratch_file("masks.jpg")  # as a file: what is shown already is not encoded again
+                picture.save(file)
+                pictures.append((str(file), caption))
+            packed = str(results.close()) if done == total else None
+            download = gr.update(value=packed, interactive=done == total)
+            yield views.progress(done, total), pictures, views.table(results.rows), download
+
+    inputs, outputs = [files, phrases, refiner, sam_id], [progress, gallery, table, zip_button]
+    running = start.click(run, inputs, outputs, **MODEL_QUEUE, **QUIET)
+    stop.click(None, cancels=[running], **PRIVATE)
+
+
+# --- how it works -------------------------------------------------------------------------------------
+
+
+def about_tab(model: Model, tab: gr.Tab) -> None:
+    """Five pictures that the code makes from one photo when the tab is opened, and a text."""
+
+    @lru_cache(maxsize=1)
+    def pictures() -> str:
+        path, phrase = examples.example(ASSETS, 0)
+        answers, _ = model.write_all(path, [phrase], model.service.refiner)
+        return views.figures(explainer.pictures(open_photo(path), answers[0]))
+
+    gr.Markdown("## How it works, in five pictures that the code makes from one photo", elem_classes="t4s-prose")
+    figures = components.plain_html(views.figures([]), elem_id="story")
+    text = (APP_ASSETS / "about.md").read_text("utf-8")
+    about = examples.about(text, model.service.shape, model.service.metrics)
+    gr.Markdown(about, elem_id="about-text", elem_classes="t4s-prose")
+    tab.select(pictures, None, figures, **MODEL_QUEUE, **QUIET)

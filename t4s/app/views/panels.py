@@ -1,0 +1,112 @@
+"""The value of the three panels: a photo, a growing answer, a finished one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t4s.app.views.pictures import index_picture
+from t4s.app.views.runs import runs
+from t4s.app.views.wording import SHOWN_FAULTS, facts, fault_lines, headline, share, written_rows
+from t4s.codec import OTHERS, DescriptorGrid, Fault
+from t4s.imaging import drawing
+from t4s.records import Prediction
+
+SHOWN_CHARACTERS = 60_000  # of a pasted text; more make the browser slow
+
+
+def photo_view(url: str, size: tuple[int, int], shape: tuple[int, int]) -> dict[str, Any]:
+    """A photo of `size` (h, w) that nothing was asked about yet, and the empty grid of `shape` over it."""
+    grid = DescriptorGrid(np.zeros(shape, int), (OTHERS,))
+    return panel_view(grid, "", size, url) | {"written": 0}
+
+
+def waiting_view(view: dict[str, Any]) -> dict[str, Any]:
+    """The view of a photo that the model is reading."""
+    return view | {"running": True, "kind": "running", "message": "Reading the photo …", "hint": ""}
+
+
+def growing_view(prediction: Prediction, url: str, layout: str) -> dict[str, Any]:
+    """A prediction that is still being written: no refined mask yet."""
+    grid, text = prediction.grid, prediction.text
+    rows = written_rows(text, grid.shape)
+    view = panel_view(grid, text, prediction.mask.shape, url, layout, prediction.confidence)
+    if view["runs"]:
+        view["runs"][-1].pop("fault", None)  # half a run is not a fault while it is being written
+    return view | {
+        "running": True,
+        "written": rows * grid.shape[1],
+        "kind": "running",
+        "message": f"Writing row {min(rows + 1, grid.shape[0])} of {grid.shape[0]} …",
+    }
+
+
+def finished_view(prediction: Prediction, url: str, layout: str, refiner: str) -> dict[str, Any]:
+    """A whole answer: text, grid, mask, and what it cost."""
+    kind, message = headline(prediction)
+    size, stopped = prediction.mask.shape, kind == "stopped"
+    faults = () if stopped else prediction.faults  # the missing rows of a stopped answer are not faults
+    view = panel_view(prediction.grid, prediction.text, size, url, layout, prediction.confidence, prediction.masks)
+    return with_marks(view, faults) | {
+        "written": written_rows(prediction.text, prediction.grid.shape) * prediction.grid.shape[1]
+        if stopped
+        else view["written"],
+        "kind": kind,
+        "message": message,
+        "facts": facts(prediction, refiner),
+        "count": f"{len(prediction.text)} characters, {prediction.stats.get('tokens', 0)} tokens",
+        "faults": fault_lines(faults),
+    }
+
+
+def panel_view(
+    grid: DescriptorGrid,
+    text: str,
+    size: tuple[int, int],
+    url: str | None,
+    layout: str = "rows",
+    confidence: np.ndarray | None = None,
+    masks: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Every key that the script reads; `size` (h, w): of the photo, whose data URL is `url`."""
+    height, width = size
+    areas = masks or {label: grid.label_mask(label) for label in grid.labels[1:]}
+    present = [int(label) for label in np.unique(grid.ids) if label and areas[grid.labels[label]].any()]
+    return {
+        "photo": url,
+        "size": [width, height],
+        "shape": list(grid.shape),
+        "labels": list(grid.labels),
+        "colours": [list(colour) for colour in drawing.palette(len(grid.labels))],
+        "ids": grid.ids.ravel().tolist(),
+        "confidence": None if confidence is None else np.asarray(confidence, float).round(3).ravel().tolist(),
+        "layout": layout,
+        "text": text,
+        "runs": runs(text[:SHOWN_CHARACTERS], grid.labels, grid.shape, layout),
+        "written": grid.ids.size,
+        "running": False,
+        "mask": None if masks is None else index_picture(masks, grid.labels, size),
+        "legend": [{"label": label, "area": share(areas[grid.labels[label]])} for label in present],
+        "kind": "",
+        "message": "",
+        "hint": "Point at cells, runs, pixels; click one.",
+        "marks": [],
+        "facts": [],
+        "count": "",
+        "faults": [],
+    }
+
+
+def with_marks(view: dict[str, Any], faults: Sequence[Fault]) -> dict[str, Any]:
+    """The view with every fault at its cell and at the run that covers the cell, or ends the row before it."""
+    width = view["shape"][1]
+    covering = [run for run in view["runs"] if run.get("count")]
+    for fault in faults[:SHOWN_FAULTS]:
+        cell = fault.row * width + fault.column
+        before = [run for run in covering if run["at"] <= cell and run["at"] // width == fault.row]
+        if before:
+            before[-1]["fault"] = fault.message
+        view["marks"].append(cell)
+    return view

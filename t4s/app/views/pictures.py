@@ -1,0 +1,103 @@
+"""Pictures for the browser: previews, thumbnails, data URLs, figures; and the progress and table of a batch."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from t4s.imaging import drawing
+from t4s.imaging.loading import open_photo
+from t4s.records import Prediction
+
+PREVIEW_SIDE = 768  # pixels of the longest side of what the browser gets
+TABLE = ("file", "phrase", "found", "score", "pixels", "faults", "error")  # columns of a batch's table
+
+
+def preview(photo: Image.Image) -> str:
+    """The photo as a data URL of a JPEG, at most PREVIEW_SIDE pixels a side."""
+    small = photo.convert("RGB")
+    small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return data_url(small, "JPEG", quality=86)
+
+
+def thumbnail(photo: Image.Image, answer: Prediction, side: int = 384) -> Image.Image:
+    """The photo with its masks, at most `side` pixels wide or high."""
+    small = photo.convert("RGB")
+    small.thumbnail((side, side))
+    rows, columns = sampled(photo.height, small.height), sampled(photo.width, small.width)
+    masks = {label: mask[rows][:, columns] for label, mask in answer.masks.items()}
+    return drawing.overlay(small, masks, colours=drawing.label_colours(answer.grid.labels))
+
+
+def index_picture(masks: Mapping[str, np.ndarray], labels: Sequence[str], size: tuple[int, int]) -> str:
+    """{label: (h, w) bool} as a data URL of a grey PNG whose values are indexes into `labels`.
+
+    It has at most PREVIEW_SIDE pixels a side. `size` (h, w): the photo's, in case there is no mask.
+    """
+    shape = next(iter(masks.values())).shape if masks else size
+    scale = min(1.0, PREVIEW_SIDE / max(shape))
+    rows, columns = (sampled(side, max(1, round(side * scale))) for side in shape)
+    picture = np.zeros((len(rows), len(columns)), np.uint8)
+    for label, mask in masks.items():
+        picture[mask[rows][:, columns]] = labels.index(label)
+    return data_url(Image.fromarray(picture), "PNG")
+
+
+def sampled(pixels: int, wanted: int) -> np.ndarray:
+    """(wanted,) int: which of `pixels` pixels the centres of `wanted` larger ones fall on."""
+    return ((np.arange(wanted) + 0.5) * pixels / wanted).astype(int)
+
+
+def data_url(picture: Image.Image, kind: str, **options: Any) -> str:
+    """The picture in the format `kind` ("PNG", "JPEG"), in a data URL."""
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def figures(pictures: Sequence[tuple[Image.Image, str]]) -> str:
+    """Pictures with their captions as HTML; captions are escaped."""
+    parts = (
+        f'<figure><img src="{data_url(picture.convert("RGB"), "JPEG", quality=88)}" alt="">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for picture, caption in pictures
+    )
+    return f'<div class="t4s-story">{"".join(parts)}</div>'
+
+
+# --- a batch ------------------------------------------------------------------------------------------
+
+
+def captioned(path: str, answers: Sequence[Prediction]) -> list[tuple[Image.Image, str]]:
+    """(thumbnail, caption) of every answer to the photo at `path`, for a gallery."""
+    return [(thumbnail(open_photo(path), answer), f"{Path(path).name}: {answer.query}") for answer in answers]
+
+
+def progress(done: int, total: int) -> str:
+    """A bar as HTML, for a batch."""
+    bar = f'<progress value="{done}" max="{total}"></progress>'
+    return f'<label class="t4s-progress">{bar}{done} of {total} photos</label>'
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """The rows of `downloads.ResultsZip` for people, in the columns TABLE."""
+    found = {True: "yes", False: "no", None: ""}
+    return [
+        [
+            row["file"],
+            row["phrase"],
+            found[row["present"]],
+            row["score"] and f"{row['score']:.2f}",
+            row["area"],
+            row["faults"],
+            row["error"],
+        ]
+        for row in rows
+    ]

@@ -1,0 +1,67 @@
+"""The headline and the figures below the panels, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from t4s.codec import Fault
+from t4s.records import Prediction
+
+SHOWN_FAULTS = 40  # more make the browser slow
+
+
+def headline(prediction: Prediction) -> tuple[str, str]:
+    """(kind, sentence): the answer in words. "Not there" is an answer and not an error."""
+    ended = prediction.stats.get("ended")
+    if ended == "stopped":
+        rows = written_rows(prediction.text, prediction.grid.shape)
+        return "stopped", f"Stopped after {rows} of {prediction.grid.shape[0]} rows."
+    if ended == "truncated":
+        return "fault", "The text broke off; the rows that were written are shown."
+    sure = f"{round(100 * prediction.score)} % sure"
+    if isinstance(prediction.query, str):
+        if prediction.present:
+            return "found", f"Found “{prediction.query}”: {share(prediction.mask)} of the photo, {sure}."
+        return "absent", f"“{prediction.query}” is not in this photo ({sure})."
+    asked = len(prediction.query)
+    if prediction.present:
+        found = sum(bool(mask.any()) for mask in prediction.masks.values())
+        return "found", f"Found {found} of {asked} names, {sure}."
+    return "absent", f"None of the {asked} names is in this photo ({sure})."
+
+
+def share(mask: np.ndarray) -> str:
+    """The part of the photo that a mask covers, for people: "12 %", "0.4 %"."""
+    percent = 100 * float(mask.mean())
+    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.1f} %"
+
+
+def facts(prediction: Prediction, refiner: str) -> list[tuple[str, str]]:
+    """The line under the panels: (name, value) pairs. Plain decoding would need one pass a token."""
+    stats = prediction.stats
+    tokens, forwards = int(stats.get("tokens", 0)), int(stats.get("forwards", 0))
+    seconds = {
+        "read the photo": stats.get("encode_seconds", 0.0) + stats.get("prefill_seconds", 0.0),
+        "write": stats.get("decode_seconds"),
+        f"refine ({refiner})": stats.get("refine_seconds"),
+    }
+    return [
+        ("tokens", str(tokens)),
+        ("model passes", str(forwards)),
+        ("passes saved", str(max(0, tokens - forwards))),
+        *((name, f"{value:.2f} s") for name, value in seconds.items() if value is not None),
+        ("score", f"{prediction.score:.2f}"),
+    ]
+
+
+def fault_lines(faults: Sequence[Fault]) -> list[str]:
+    """One line a fault, counted from 1; of many the first SHOWN_FAULTS."""
+    lines = [f"Row {fault.row + 1}, column {fault.column + 1}: {fault.message}" for fault in faults[:SHOWN_FAULTS]]
+    return [*lines, f"… and {len(faults) - SHOWN_FAULTS} more."] if len(faults) > SHOWN_FAULTS else lines
+
+
+def written_rows(text: str, shape: tuple[int, int]) -> int:
+    """How many rows of the grid a growing text has completed."""
+    return min(text.count("\n"), shape[0])

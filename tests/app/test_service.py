@@ -1,0 +1,206 @@
+"""What the app asks of the model, and when; refiners; and calls that run in processes of their own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import multiprocessing
+import pickle
+import runpy
+from importlib.util import find_spec
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+
+import app
+from t4s.app import controller, service
+from t4s.errors import CheckpointError, QueryError
+from t4s.imaging.loading import open_photo
+from t4s.records import Prediction
+from t4s.refine import sam
+from t4s.refine.refiner import refine as refine_grid
+from tests.support import stand_in
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "assets" / "examples"
+CATS, RIDERS = EXAMPLES / "two_cats.jpg", EXAMPLES / "riders.jpg"
+
+
+def test_fields_are_checked_before_anything_runs():
+    """One verdict a field, so that the message stands beside the field that it is about."""
+
+    def verdicts(checked: list[dict]) -> list[bool]:
+        return [each["is_valid"] for each in checked]
+
+    many = ", ".join(map(str, range(65)))
+    for names, good in (("cat, dog", True), ("cat\ncat,,", True), (" , ", False), (many, False), ("x" * 201, False)):
+        assert verdicts(controller.check_names("photo", names, "", "", "")) == [True, good, True, True, True], names
+    assert verdicts(controller.check_phrase(None, " ", "")) == [False, False, True]
+    assert "this has 201" in controller.check_phrase("photo", "x" * 201)[1]["message"]
+
+
+def test_a_photo_is_encoded_once_and_a_refiner_asks_nothing():
+    segmenter = stand_in.StandIn()
+    model = app.gpu_model(service.InferenceService(segmenter))
+    *_, first = model.write(str(CATS), "cat", "smooth", "fast")
+    assert segmenter.encoded == segmenter.asked == 1
+    list(model.write(str(CATS), "toilet", "smooth", "fast"))
+    assert (segmenter.encoded, segmenter.asked) == (1, 2)  # the second phrase finds the photo encoded
+    again = model.refine(str(CATS), first, "none")
+    assert (segmenter.encoded, segmenter.asked) == (1, 2)
+    expected = refine_grid("none", np.asarray(open_photo(CATS)), first.grid, first.confidence)["cat"]
+    assert again.grid == first.grid and (again.mask == expected).all() and (again.mask != first.mask).any()
+    ys, xs = np.nonzero(again.mask)
+    assert again.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+
+
+def test_encoded_photos_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service, "ENCODED_BYTES", 2_500_000)  # the stand-in says a million bytes a photo
+    segmenter = stand_in.StandIn()
+    encode = service.InferenceService(segmenter).encode
+    for path in (CATS, RIDERS, CATS, EXAMPLES / "gull.jpg", CATS, RIDERS):
+        encode(str(path))
+    assert segmenter.encoded == 4  # the riders went when the gull came: they had not been asked for the longest
+
+
+def test_an_example_asks_the_model_once_and_grows_again_for_the_next_visitor():
+    segmenter = stand_in.StandIn()
+    talk = controller.TabController(app.gpu_model(service.InferenceService(segmenter)), str)
+    ask = (0, str(CATS), "cat", "smooth", "", "fast", "")
+    first, again = list(talk.ask_example(*ask)), list(talk.ask_example(*ask))
+    assert segmenter.asked == 1
+    growing = [view["written"] for view, _ in again[:-1]]
+    assert len(growing) > 10 and growing == sorted(growing) and all(view["running"] for view, _ in again[:-1])
+    assert again[-1][0] == first[-1][0]  # the same page in the end
+    *_, (view, (path, answer)) = talk.ask_example(0, str(CATS), "cat", "none", "", "fast", "")
+    assert segmenter.asked == 1 and "refine (none)" in dict(view["facts"]) and path == str(CATS)
+    assert (answer.mask != first[-1][1][1].mask).any()
+    list(talk.ask_example(0, str(CATS), "dog", "smooth", "", "fast", ""))
+    assert segmenter.asked == 2  # another question
+
+
+def test_an_answer_is_refined_on_its_own_photo_alone():
+    """With a new photo in the field and the old answer still kept, a changed refiner drew the old grid over it."""
+    import gradio as gr
+
+    segmenter = stand_in.StandIn()
+    talk = controller.TabController(app.gpu_model(service.InferenceService(segmenter)), str)
+    *_, (_, answered) = talk.ask(str(CATS), "cat", "smooth", "", "fast", "")
+    assert talk.refine(str(RIDERS), answered, "none", "") == talk.refine(None, answered, "none", "")
+    assert talk.refine(str(RIDERS), answered, "none", "") == talk.refine(str(CATS), None, "none", "")
+    assert talk.refine(str(RIDERS), answered, "none", "") == (gr.skip(), gr.skip())
+    view, (path, answer) = talk.refine(str(CATS), answered, "none", "")
+    assert path == str(CATS) and (answer.mask != answered[1].mask).any() and dict(view["facts"])["refine (none)"]
+    assert segmenter.asked == 1
+
+
+def test_a_stopped_example_is_not_kept(tmp_path: Path):
+    segmenter = stand_in.StandIn()
+    talk = controller.TabController(app.gpu_model(service.InferenceService(segmenter)), str)
+    (tmp_path / "stop").touch()
+    *_, (view, _) = talk.ask_example(0, str(CATS), "cat", "smooth", "", "fast", str(tmp_path / "stop"))
+    assert view["kind"] == "stopped"
+    *_, (view, _) = talk.ask_example(0, str(CATS), "cat", "smooth", "", "fast", "")
+    assert view["kind"] == "found" and segmenter.asked == 2
+
+
+def _zero_gpu(used: list[str]):
+    """What stands for `spaces.GPU`: each call is a fork; arguments and results are pickled, as ZeroGPU does it."""
+
+    def decorate(duration):
+        def wrap(function):
+            used.append(f"decorated {function.__name__}")
+
+            @functools.wraps(function)
+            def call(*arguments):
+                seconds = duration(*arguments) if callable(duration) else duration
+                assert 0 < seconds <= 120
+                used.append(function.__name__)
+                yield from _forked(function, pickle.dumps(arguments))
+
+            if inspect.isgeneratorfunction(function):
+                return call
+            return lambda *arguments: next(call(*arguments))
+
+        return wrap
+
+    return decorate
+
+
+def _forked(function, arguments: bytes) -> list:
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+
+    def run() -> None:
+        try:
+            made = function(*pickle.loads(arguments))
+            results = list(made) if inspect.isgenerator(made) else [made]
+        except gr.Error as error:  # of all errors ZeroGPU brings these back alone
+            results = error
+        there.send_bytes(pickle.dumps(results))
+
+    process = context.Process(target=run)
+    process.start()
+    assert here.poll(60), "the forked process gave no answer"
+    results = pickle.loads(here.recv_bytes())
+    process.join(10)
+    if isinstance(results, gr.Error):
+        raise results
+    return results
+
+
+def test_gpu_functions_work_in_a_process_of_their_own(tiny_sam: str, monkeypatch: pytest.MonkeyPatch):
+    """As on ZeroGPU, where the app's own SAM is loaded before the fork and inherited."""
+    used: list[str] = []
+    monkeypatch.setattr(app.spaces, "GPU", _zero_gpu(used))
+    segmenter = stand_in.StandIn()
+    model = app.gpu_model(service.InferenceService(segmenter, f"sam:{tiny_sam}"))
+    assert sam.load.cache_info().currsize == 1
+    *growing, answer = model.write(str(CATS), "cat", model.service.refiner, "fast")
+    assert len(growing) > 5 and isinstance(answer, Prediction) and answer.mask.any()
+    assert segmenter.encoded == 0  # here, where the next fork would find it: each call encodes for itself
+    with pytest.raises(gr.Error, match="reserved"):
+        list(model.write(str(CATS), "others", "smooth", "fast"))
+    with pytest.raises(gr.Error, match="cannot be found"):
+        model.refine(str(CATS), answer, "sam:nobody/nothing")
+    answers, problem = model.write_all(str(CATS), ["cat", "toilet"], "smooth")
+    assert [each.query for each in answers] == ["cat", "toilet"] and problem == ""
+    again = model.refine(str(CATS), answers[0], model.service.refiner)
+    assert (again.mask == answer.mask).all() and (again.mask != answers[0].mask).any()
+    decorated = [name.removeprefix("decorated ") for name in used if name.startswith("decorated ")]
+    assert sorted(decorated) == sorted({name for name in used if not name.startswith("decorated ")})
+    assert model.refine(str(CATS), answer, "none").mask.any() and used.count("refine") == 2  # no GPU for the others
+
+
+def test_sam_encodes_each_photo_once(tiny_sam: str, monkeypatch: pytest.MonkeyPatch):
+    segmenter = stand_in.StandIn()
+    own = service.InferenceService(segmenter, f"sam:{tiny_sam}")
+    model, _ = sam.load(tiny_sam)
+    calls, embed = [], model.get_image_embeddings
+    monkeypatch.setattr(model, "get_image_embeddings", lambda pixels: calls.append(1) or embed(pixels))
+    sam._cache.clear()
+    for path, phrase in ((CATS, "cat"), (RIDERS, "horse"), (CATS, "toilet"), (RIDERS, "person")):
+        *_, answer = own.write(str(path), phrase, own.refiner, "fast")
+        own.refine(str(path), answer, own.refiner)
+    assert len(calls) == 2 and segmenter.encoded == 2
+
+
+def test_a_wrong_refiner_of_the_owner_stops_the_start():
+    with pytest.raises(QueryError, match="no refiner 'egde'"):
+        service.InferenceService(stand_in.StandIn(), "egde")
+    with pytest.raises(CheckpointError, match="cannot be found"):
+        service.InferenceService(stand_in.StandIn(), "sam:nobody/nothing")
+
+
+def test_a_wrong_space_variable_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("T4S_CHECKPOINT", str(tmp_path))
+    with pytest.raises(SystemExit, match="has no t4s.json.*give a checkpoint"):
+        runpy.run_path(str(ROOT / "app.py"), run_name="__main__")
+
+
+def test_sam_is_among_the_refiners_and_the_default_comes_first():
+    assert service.available_refiners("edge")[0] == "edge" and "sam" in service.available_refiners("edge")
+    offered = service.available_refiners("sam:me/mine")
+    assert offered[0] == "sam" and len(set(offered)) == 5 + bool(find_spec("pydensecrf"))

@@ -1,0 +1,130 @@
+"""What the page shows, as plain data: runs, headlines, pictures, lists, the About text, mask files."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradio.data_classes import ImageData
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from t4s import codec
+from t4s.app import components, examples, explainer, views
+from t4s.imaging import export
+from t4s.imaging.loading import open_photo
+from tests.support import stand_in
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "assets" / "examples"
+CATS, RIDERS = EXAMPLES / "two_cats.jpg", EXAMPLES / "riders.jpg"
+
+
+def _mask_files(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
+    """name: (a mask's file, the class map that it means)"""
+    truth = np.zeros((24, 32), np.int32)
+    truth[4:20, 6:14], truth[8:16, 20:30] = 1, 2
+    inside = truth > 0
+    photo = np.random.default_rng(0).integers(1, 256, (24, 32, 3), np.uint8)
+    made = {
+        "one bit": (Image.fromarray(inside), inside),
+        "8 bits": (Image.fromarray(truth.astype(np.uint8)), truth),
+        "16 bits": (Image.fromarray(truth.astype(np.uint16) * 300), truth),  # above what 8 bits hold
+        "two colours": (Image.fromarray(np.array([[0, 0, 0], [0, 0, 128], [0, 128, 0]], np.uint8)[truth]), truth),
+        "colours on nothing": (Image.fromarray(
+            np.array([[9, 9, 9, 0], [0, 0, 128, 255], [0, 128, 0, 255]], np.uint8)[truth], "RGBA"), truth),
+        "a cut-out": (Image.open(io.BytesIO(export.cutout_png(photo, inside))), inside),
+        "a blurred drawing": (Image.fromarray(np.where(inside, photo[..., 0] // 4 + 180, photo[..., 0] // 4)), inside),
+    }  # fmt: skip
+    for name, (picture, _) in made.items():
+        picture.save(folder / f"{name}.png")
+    return {name: (folder / f"{name}.png", truth) for name, (_, truth) in made.items()}
+
+
+def test_a_mask_is_read_from_whatever_png_it_is_drawn_in(tmp_path: Path):
+    """16 bits were cut to 8, which emptied small indexes; what is transparent was laid on white and became a class."""
+    for name, (file, truth) in _mask_files(tmp_path).items():
+        classes, values = views.read_mask(str(file))
+        assert (np.searchsorted([0, *values], classes) == truth).all(), name
+
+
+def test_an_image_in_the_address_itself_is_taken_to_the_letter(tmp_path: Path):
+    """Gradio turns such a picture into lossy WebP, after which a mask has other values."""
+
+    Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "mask.png")
+    data = (tmp_path / "mask.png").read_bytes()
+    payload = ImageData(url=f"data:image/png;base64,{base64.b64encode(data).decode()}")
+    assert Path(components.Photo(type="filepath").preprocess(payload)).read_bytes() == data
+
+
+def test_only_lists_that_the_checkpoint_can_draw_are_offered():
+    assert examples.presets({}) == examples.PRESETS  # nothing is known
+    known = {"cat": 0.7, "dog": 0.6, "person": 0.3, "car": 0.1, "road": 0.0}
+    assert examples.presets({"names": known}) == {"animals": "cat, dog, person"}
+    assert examples.presets({"names": {}}) == {}
+
+
+def test_the_about_page_says_what_this_checkpoint_draws():
+    text = (ROOT / "assets" / "app" / "about.md").read_text("utf-8")
+    known = {"cat": 0.71, "dog": 0.6, "<b>sofa</b>": 0.3} | {f"thing {i}": 0.1 for i in range(30)}
+    told = examples.about(text, (24, 32), {"names": known})
+    assert "24×32 cells" in told and "on 33 names" in told and "$" not in told
+    assert "- well (IoU 0.6 and more): cat, dog\n- roughly (0.25 and more): &lt;b&gt;sofa&lt;/b&gt;\n" in told
+    assert "thing 23 and 6 more" in told and "thing 24" not in told
+    assert "holds no figures" in examples.about(text, (16, 16), {})
+
+
+PIECES = st.lists(
+    st.sampled_from(["others *3", "dog *2", " *4", "dog", "| ", "|", "\n ", "\n", "*", "3", "😀 *1", " "])
+)
+
+
+@given(PIECES.map("".join), st.sampled_from(codec.LAYOUTS))
+def test_runs_are_the_text_to_the_letter_and_never_leave_the_grid(text: str, layout: str):
+    found = views.runs(text, ("others", "dog", "😀"), (4, 5), layout)
+    assert "".join(run["text"] for run in found) == text
+    for run in found:
+        assert run["label"] is None or (run["count"] == 0 or 0 <= run["at"] and run["at"] + run["count"] <= 20)
+
+
+@pytest.mark.parametrize("layout", codec.LAYOUTS)
+def test_runs_cover_every_cell_with_its_label(layout: str):
+    ids = np.random.default_rng(3).integers(0, 3, (5, 7))
+    grid = codec.DescriptorGrid(ids, ("others", "dog", "red cat"))
+    painted = np.full(35, -1)
+    for run in views.runs(codec.encode(grid, layout), grid.labels, grid.shape, layout):
+        if run["label"] is not None:
+            assert (painted[run["at"] : run["at"] + run["count"]] == -1).all()
+            painted[run["at"] : run["at"] + run["count"]] = run["label"]
+    assert (painted == ids.ravel()).all()
+
+
+def test_the_view_is_json_and_says_absence_in_words(segmenter: stand_in.StandIn):
+    absent = segmenter(CATS, "elephant")
+    view = views.finished_view(absent, "data:,", "rows", "smooth")
+    assert json.loads(json.dumps(view)) == json.loads(json.dumps(view, allow_nan=False))
+    assert view["kind"] == "absent" and "“elephant” is not in this photo" in view["message"]
+    assert views.headline(segmenter.classes(CATS, ["cow", "sheep"]))[1].startswith(
+        "None of the 2 names is in this photo"
+    )
+    growing = next(segmenter.stream(CATS, "cat"))
+    view = views.growing_view(growing, "data:,", "rows")
+    assert view["running"] and view["written"] == 16 and view["mask"] is None and not view["faults"]
+
+
+def test_captions_are_escaped(segmenter: stand_in.StandIn):
+    made = views.figures([(Image.new("RGB", (4, 4)), "<script>alert(1)</script>")])
+    assert "<script>" not in made and "&lt;script&gt;" in made
+
+
+def test_the_story_replays_the_text(segmenter: stand_in.StandIn):
+    answer = segmenter(CATS, "cat")
+    parts = explainer.drafts(answer.text, answer.grid.shape, answer.grid.labels)
+    assert "".join(text for text, _ in parts) == answer.text
+    assert sum(own for _, own in parts) < answer.text.count("*")  # fewer passes than runs
+    assert len(explainer.pictures(open_photo(CATS), answer)) == 5
