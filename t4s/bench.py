@@ -1,9 +1,9 @@
-"""What costs what and how good it is, measured: one subcommand a question, each with its own --help.
+"""Measurements, one subcommand each, with its own --help.
 
-python -m t4s.bench decoding --dataset folder:PHOTOS@val     # tokens, passes and seconds a mask
+python -m t4s.bench decoding --dataset folder:PHOTOS@val     # tokens, passes and seconds per mask
 python -m t4s.bench refine --dataset folder:PHOTOS@val       # the refiners, side by side
 python -m t4s.bench places --dataset places:PHOTOS@val       # phrases of place and size
-python -m t4s.bench absent --dataset folder:PHOTOS@val       # from when on a thing is best called absent
+python -m t4s.bench absent --dataset folder:PHOTOS@val       # the threshold of the no-target decision
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from importlib import import_module
 from pathlib import Path
 
 QUESTIONS = {
-    "decoding": "tokens, passes and seconds a mask: layouts, loops and tokenizers side by side",
-    "refine": "how good the refiners are",
+    "decoding": "tokens, passes and seconds per mask: layouts, decoding loops and tokenizers side by side",
+    "refine": "quality and speed of the refiners",
     "places": "whether the dog on the left is the one on the left",
-    "absent": "T-acc and N-acc by the probability from which a thing is called absent",
+    "absent": "T-acc and N-acc by the threshold of the no-target decision",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. What it needs is imported when it is chosen, so that --help is instant."""
+    """Run one subcommand, imported when it is chosen, so that --help is instant; returns the exit code, 0 or 2."""
+    from t4s.errors import T4SError
+
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="t4s bench", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
@@ -33,8 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = import_module(f"t4s.evaluation.bench.{question}")
             command.description = module.__doc__.partition("\n\n")[0]
             module.add_arguments(command)
-    options = parser.parse_args(arguments)
-    module.run(options)
+    options = vars(parser.parse_args(arguments))
+    options.pop("question")
+    try:
+        module.run(**options)
+    except T4SError as error:
+        print(f"t4s bench: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

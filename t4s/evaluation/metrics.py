@@ -1,9 +1,8 @@
 """The field's measures, each with its formula and source. numpy only.
 
-Every accumulator holds whole numbers and nothing else: pixel counts, and ratios in fixed point.
-Whole numbers add up the same in any order, so accumulators filled by several processes and
-merged give the same figures to the last digit as one that saw everything. All figures are
-fractions in [0, 1], or None where there was nothing to measure.
+Every accumulator holds whole numbers only: pixel counts, and ratios in fixed point. Whole numbers add up the same in
+any order, so accumulators of several processes, merged, give the same figures to the last digit as a single one. All
+figures are fractions in [0, 1], or None where there was nothing to measure.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from t4s.errors import DataError
 
 PRECISION_AT = (5, 6, 7, 8, 9)  # tenths of IoU
-_ONE = 1 << 62  # a ratio of 1 in fixed point: an error below 3e-19 a ratio, far under a float's own
+_ONE = 1 << 62  # a ratio of 1 in fixed point: an error below 3e-19 per ratio, far below a float's
 
 
 def _ratio(numerator: int, denominator: int) -> int:
@@ -49,8 +48,7 @@ class Overlap:
 def overlap(prediction: np.ndarray, truth: np.ndarray, scored: np.ndarray | None = None) -> Overlap:
     """Count two masks (h, w) bool, on the pixels of `scored` (h, w) bool alone if given.
 
-    Raises DataError if the shapes differ or a mask is not bool (a mask of 0 and 255 would be
-    miscounted without a word).
+    Raises DataError if the shapes differ or a mask is not bool (a mask of 0 and 255 would be miscounted silently).
     """
     for name, mask in (("prediction", prediction), ("truth", truth), ("scored", scored)):
         if mask is not None and (mask.dtype != bool or mask.shape != truth.shape):
@@ -108,21 +106,23 @@ class PhraseScore:
     hits: list[int] = field(default_factory=lambda: [0] * len(PRECISION_AT))
     boxes: int = 0
     boxes_right: int = 0
-    denied_right: int = 0
+    rejected: int = 0
     found: int = 0
 
     def add(self, counts: Overlap, box_right: bool | None = None, failed: bool = False) -> None:
         """Score one phrase.
 
-        box_right  whether the answered box has IoU ≥ 0.5 with the official one; None if there is none
-        failed     the answer is invalid and scores 0: it is neither a mask nor a denial, so it adds
+        box_right  whether the predicted box has IoU ≥ 0.5 with the official one; None if there is none
+        failed     the answer is invalid and scores 0: it is neither a mask nor an empty mask, so it adds
                    its true mask to U, nothing to I, and is wrong in every other measure
         """
         self.phrases += 1
         self.failures += failed
         if failed:
             counts = Overlap(0, counts.true, 0)
-        iou = 0 if failed else _ratio(counts.both, counts.union) if counts.union else _ONE
+        iou = _ratio(counts.both, counts.union) if counts.union else _ONE
+        if failed:
+            iou = 0
         self.both += counts.both
         self.union += counts.union
         self.iou += iou
@@ -134,13 +134,13 @@ class PhraseScore:
             for index, tenths in enumerate(PRECISION_AT):
                 self.hits[index] += 10 * counts.both >= tenths * counts.union
         else:
-            self.denied_right += not failed and counts.predicted == 0
+            self.rejected += not failed and counts.predicted == 0
         if box_right is not None:
             self.boxes += 1
             self.boxes_right += box_right and not failed
 
     def merge(self, other: PhraseScore) -> None:
-        """Add what another accumulator saw; the order never matters."""
+        """Add another accumulator; the order never matters."""
         for name, value in vars(other).items():
             mine = getattr(self, name)
             merged = [a + b for a, b in zip(mine, value, strict=True)] if name == "hits" else mine + value
@@ -157,7 +157,7 @@ class PhraseScore:
                 f"0.{tenths}": _share(hit, self.targets) for tenths, hit in zip(PRECISION_AT, self.hits, strict=True)
             },
             "box_accuracy": _share(self.boxes_right, self.boxes),
-            "n_accuracy": _share(self.denied_right, self.phrases - self.targets),
+            "n_accuracy": _share(self.rejected, self.phrases - self.targets),
             "t_accuracy": _share(self.found, self.targets),
         }
 
@@ -217,9 +217,9 @@ class ClassScore:
             self.image_iou += sum(ratios) // len(ratios) if ratios else _ONE
 
     def merge(self, other: ClassScore) -> None:
-        """Add what another accumulator of the same labels saw; the order never matters."""
+        """Add another accumulator of the same labels; the order never matters."""
         if other.labels != self.labels:
-            raise DataError("Two class scores with different labels cannot be merged; score each table apart.")
+            raise DataError("Two class scores with different labels cannot be merged; score each table separately.")
         self.matrix = self.matrix + other.matrix
         self.photos += other.photos
         self.failures += other.failures
@@ -252,10 +252,11 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def normal_answer(text: str) -> str:
-    """An answer as VQA compares it: lower case, no punctuation, articles or apostrophes, digits for
-    number words. A mark that touches a space, or any mark where a comma groups digits, goes away;
-    others become a space (Antol et al., ICCV 2015). Apostrophes are dropped on both sides, which
-    makes "dont" and "don't" one word as the official table of contractions does.
+    """An answer as VQA compares it: lower case, no punctuation, articles or apostrophes, digits for number words.
+
+    A punctuation mark that touches a space is removed, and so is any mark where a comma groups digits; other marks
+    become a space (Antol et al., ICCV 2015). Apostrophes are dropped on both sides, so that "dont" and "don't" are one
+    word, as in the official table of contractions.
     """
     text = " ".join(text.split())
     grouped = re.search(r"\d,\d", text) is not None
@@ -296,7 +297,7 @@ class AnswerScore:
         self.right += _ratio(thirds, 3 * len(equal))
 
     def merge(self, other: AnswerScore) -> None:
-        """Add what another accumulator saw; the order never matters."""
+        """Add another accumulator; the order never matters."""
         self.questions += other.questions
         self.right += other.right
 

@@ -1,6 +1,6 @@
-"""An evaluation's results as people read them: tables, a picture sheet, lines for the model card.
+"""An evaluation's results for people to read: tables, a picture sheet, lines for the model card.
 
-Figures are in percent. Knows the shape of `scoring.figures`, not how it was come by.
+Figures are in percent. Knows the shape of what `figures.figures` returns, not how it was computed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 from t4s import __version__
 from t4s.data.spec import Dataset
 from t4s.data.vqa import Question
-from t4s.evaluation.scoring import Record
+from t4s.evaluation.scoring import PhraseRecord, Record
 from t4s.hub import Figure
 from t4s.imaging import drawing
 from t4s.imaging.export import coco_rle
@@ -35,13 +35,13 @@ KINDS = {
     "repaired": "repaired",
     "grid": "grid cells",
     "others": "all others",
-    "average": "class average",
+    "average": "mean mask",
 }
-PICKED = 3  # photos in each row of the sheet
+PICKED = 3  # photos in each row of the sheet: best, median, worst
 
 
 def summary(results: dict[str, Any]) -> str:
-    """The tables in Markdown: every source with its baselines, class lists, and what a mask cost."""
+    """The tables in Markdown: every source with its baselines, class lists, and the cost of an answer."""
     parts = []
     if "phrases" in results:
         sources = results["sources"]
@@ -75,7 +75,7 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def overview(results: dict[str, Any]) -> str:
-    """One Markdown table with a line a source: the strict figures beside the baselines; "" if there are no phrases."""
+    """One Markdown table with a row per source: strict figures beside the baselines; "" if there are no phrases."""
     if "phrases" not in results:
         return ""
     rows = []
@@ -93,24 +93,24 @@ def by_class(results: dict[str, Any]) -> str:
         [
             source,
             name,
-            own["phrases"],
-            own["targets"],
-            *_values(own["strict"], COLUMNS[:4]),
-            own.get("average", {}).get("target_ciou"),
+            scores["phrases"],
+            scores["targets"],
+            *_values(scores["strict"], COLUMNS[:4]),
+            scores.get("average", {}).get("target_ciou"),
         ]
         for source, part in results.get("sources", {}).items()
-        for name, own in part.get("classes", {}).items()
+        for name, scores in part.get("classes", {}).items()
     ]
     rows += [
-        ["lists", name, None, None, own["strict"], None, None, None, None]
-        for name, own in results.get("lists", {}).get("classes", {}).items()
+        ["lists", name, None, None, scores["strict"], None, None, None, None]
+        for name, scores in results.get("lists", {}).get("classes", {}).items()
     ]
     heads = ["source", "class", "phrases", "with target", *dict(COLUMNS[:4]), f"{KINDS['average']}: cIoU"]
     return markdown(heads, rows) if rows else ""
 
 
 def _rows(name: str, part: Mapping[str, Any]) -> list[list[Any]]:
-    """One line a kind of score; strict and repaired share one where no answer was invalid."""
+    """One row per kind of score; strict and repaired share one where no answer was invalid."""
     titles = {kind: title for kind, title in KINDS.items() if kind in part}
     if not part["invalid"]:
         del titles["repaired"]
@@ -125,7 +125,7 @@ def _values(figures: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> l
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An aligned Markdown table: words to the left, numbers to the right with one decimal, empty columns left out."""
+    """An aligned Markdown table: words left, numbers right with one decimal, empty columns left out."""
     kept = [k for k in range(len(heads)) if any(row[k] is not None for row in rows)]
     words = [any(isinstance(row[k], str) for row in rows) for k in kept]
     cells = [[_cell(row[k]) for k in kept] for row in rows]
@@ -141,37 +141,39 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+    if value is None:
+        return ""
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def card_figures(results: dict[str, Any], dataset: str) -> list[Figure]:
-    """What the model card shows: the strict figures, each over its own number of samples."""
-    found = []
+    """What the model card shows: the strict figures, each with its number of samples."""
+    rows = []
     for source, part in results.get("sources", {}).items():
         data = dataset if len(results["sources"]) == 1 else f"{dataset} ({source})"
         for name, key in COLUMNS[:4]:
             count = part["phrases"] - part["targets"] if key == "n_accuracy" else part["targets"]
             if part["strict"][key] is not None:
-                found.append(Figure(name, round(part["strict"][key], 2), data, count))
+                rows.append(Figure(name, round(part["strict"][key], 2), data, count))
     if "lists" in results and (miou := results["lists"]["strict"]["miou"]) is not None:
-        found.append(Figure("class mIoU", round(miou, 2), dataset, results["lists"]["photos"]))
+        rows.append(Figure("class mIoU", round(miou, 2), dataset, results["lists"]["photos"]))
     if "vqa" in results:
-        found.append(
+        rows.append(
             Figure("VQA accuracy", round(results["vqa"]["vqa_accuracy"], 2), dataset, results["vqa"]["questions"])
         )
-    return found
+    return rows
 
 
 def names_drawn(results: dict[str, Any]) -> dict[str, float]:
-    """{class name: mean IoU in [0, 1]} over the photos of all sources that have it: the app offers what is drawn."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    """{class name: mean IoU in [0, 1]} over the photos that have it, of all sources: the app offers what is drawn."""
+    parts_of: dict[str, list[tuple[int, float]]] = {}
     for part in results.get("sources", {}).values():
-        for name, own in part.get("classes", {}).items():
-            if own["targets"]:
-                found.setdefault(name, []).append((own["targets"], own["strict"]["target_miou"] / 100))
+        for name, scores in part.get("classes", {}).items():
+            if scores["targets"]:
+                parts_of.setdefault(name, []).append((scores["targets"], scores["strict"]["target_miou"] / 100))
     return {
         name: round(sum(n * iou for n, iou in parts) / sum(n for n, _ in parts), 3)
-        for name, parts in sorted(found.items())
+        for name, parts in sorted(parts_of.items())
     }
 
 
@@ -204,7 +206,7 @@ def saved_line(sample: Sample, prediction: Prediction | None, refused: str | Non
 
 
 def saved_answer(question: Question, answer: Answer | None, refused: str | None) -> dict[str, Any]:
-    """One answer in free words as --save writes it."""
+    """One reply in free text as --save writes it."""
     line = {"id": question.id, "query": question.question, "answers": list(question.answers)}
     if answer is None:
         return line | {"refused": refused, "text": None}
@@ -224,27 +226,28 @@ def picture_sheet(
     repaired IoU, never by hand; of equals, the larger miss is the worse. None if there is no such phrase.
     """
     ranked = []
-    for photo, own, answers in zip(photos, records, saved, strict=True):
-        for record, answer in zip(own, answers, strict=True):
-            if "mask" in record and record["mask"][1] and "words" not in record:
-                predicted, true, both = record["mask"]
-                union = predicted + true - both
-                ranked.append((both / union, union, record["id"], photo, record, answer))
+    for photo, of_photo, answers in zip(photos, records, saved, strict=True):
+        for record, answer in zip(of_photo, answers, strict=True):
+            if isinstance(record, PhraseRecord) and record.mask.true and record.rewording is None:
+                ranked.append((record.mask.iou, record.mask.union, record.id, photo, record, answer))
     if not ranked:
         return None
     ranked.sort(key=lambda item: (-item[0], *item[1:3]))
-    count, middle = min(PICKED, len(ranked)), max(0, len(ranked) // 2 - PICKED // 2)
+    count = min(PICKED, len(ranked))
+    middle = max(0, len(ranked) // 2 - PICKED // 2)
     rows = [ranked[:count], ranked[middle : middle + count], ranked[len(ranked) - count :]]
     tiles = [[tile for iou, _, *item in row for tile in _tiles(dataset, iou, *item)] for row in rows]
-    return drawing.sheet(tiles, title=f"{title}: best, median, worst; left the truth, right the answer")
+    return drawing.sheet(tiles, title=f"{title}: best, median, worst; truth on the left, answer on the right")
 
 
-def _tiles(dataset: Dataset, iou: float, name: str, photo: int, record: Record, answer: dict[str, Any]) -> list[Any]:
+def _tiles(
+    dataset: Dataset, iou: float, name: str, photo: int, record: PhraseRecord, answer: dict[str, Any]
+) -> list[tuple[str, Image.Image]]:
     sample = next(sample for sample in dataset[photo] if sample.id == name)
     h, w = sample.class_map.shape
-    said = annotation_mask(answer["mask"], h, w) if answer.get("mask") else np.zeros((h, w), bool)
-    caption = f"{100 * iou:.0f} %  {record['label']}"
+    mask = annotation_mask(answer["mask"], h, w) if answer.get("mask") else np.zeros((h, w), bool)
+    caption = f"{100 * iou:.0f} %  {record.label}"
     return [
         (caption, drawing.overlay(sample.image, {"truth": sample.class_map > 0})),
-        ("invalid" if record["invalid"] else "", drawing.overlay(sample.image, {"answer": said})),
+        ("invalid" if record.invalid else "", drawing.overlay(sample.image, {"answer": mask})),
     ]

@@ -1,11 +1,11 @@
-"""Evaluation while training goes on: photos answered as a user's would be, scored, and shown on a sheet.
+"""Evaluation during training: photos answered as a user's would be, scored, and drawn on a sheet.
 
     result = Validation(dataset, photos=32).run(vlm)
     result.line                                  # "cIoU 61.2, gIoU 58.0, N-acc 80.0, valid 97.5 % of 40 (32 photos)"
     result.sheet.save("step-000250.png")
 
-Answers are decoded freely: what the grammar would forbid is what shows how far a model has learnt the format. The
-model is left as it was found: modes, gradients, random numbers.
+Decoding is free: what the grammar would forbid shows how far a model has learnt the format. The model is left as it
+was: modes, gradients, random state.
 """
 
 from __future__ import annotations
@@ -14,29 +14,32 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from tqdm import tqdm
 
 from t4s.data.spec import Dataset
 from t4s.errors import QueryError
-from t4s.evaluation.scoring import Record, figures, score
+from t4s.evaluation.figures import figures
+from t4s.evaluation.scoring import Record, score
 from t4s.hub import Figure
 from t4s.imaging import drawing
 from t4s.models.vlm import VLM
 from t4s.records import Prediction, Sample
 from t4s.segmenter.segmenter import Segmenter
 
-TILES, COLUMNS = 12, 4  # answers on the sheet; each is two pictures wide
+TILES, COLUMNS = 12, 4  # answers on the sheet, answers per row; each is two pictures wide
 NAMES = {"cIoU": "target_ciou", "gIoU": "giou", "N-acc": "n_accuracy"}
+Tile = list[tuple[str, Image.Image]]  # captions and pictures: the truth, the answer
 
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation. `figures`: percent, "valid" the share of texts without a fault; None where nothing was asked."""
+    """One validation. `figures`: percent, "valid" the share of texts without a fault; None: nothing was queried."""
 
     figures: dict[str, float | None]
     answers: int
@@ -45,8 +48,8 @@ class Result:
 
     @property
     def line(self) -> str:
-        said = [f"{name} {value:.1f}" for name, value in self.figures.items() if value is not None]
-        return f"{', '.join(said)} % of {self.answers} answers about {self.photos} photos"
+        shown = [f"{name} {value:.1f}" for name, value in self.figures.items() if value is not None]
+        return f"{', '.join(shown)} % of {self.answers} answers about {self.photos} photos"
 
     def card_figures(self, dataset: str) -> list[Figure]:
         data = f"{dataset}, {self.photos} photos, free decoding"
@@ -57,71 +60,90 @@ class Result:
         ]
 
 
+class _Answered(NamedTuple):
+    """One answer, small enough to travel between processes."""
+
+    photo: int
+    number: int  # of the query about this photo
+    record: Record
+    tile: Tile
+
+
 class Validation:
     """The same photos every time, evenly spaced over the dataset; several processes share them.
 
-    `glance`: one phrase a photo, decoded within the grammar: for the picture, not for figures.
+    `glance`: one phrase per photo, decoded within the grammar: for the picture, not for figures.
     """
 
     def __init__(self, dataset: Dataset, photos: int, glance: bool = False):
         count = min(photos, len(dataset))
-        self.dataset, self.glance = dataset, glance
+        self.dataset = dataset
+        self.glance = glance
         self.photos = [int(n) for n in np.linspace(0, len(dataset) - 1, count).round()]
 
     def run(self, vlm: VLM, bf16: bool = False, title: str = "") -> Result:
-        """Answer everything. `bf16`: run as mixed-precision training does."""
+        """Answer everything, with a progress bar. `bf16`: run as mixed-precision training does."""
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        with as_it_was(vlm.model), torch.autocast(vlm.device.type, torch.bfloat16, enabled=bf16):
+        mine = tqdm(self.photos[rank::world], desc="validation", unit="photo", disable=rank > 0, leave=False)
+        with restored(vlm.model), torch.autocast(vlm.device.type, torch.bfloat16, enabled=bf16):
             vlm.model.eval()
-            mine = [part for photo in self.photos[rank::world] for part in self._answered(vlm, photo)]
+            answers = [answer for photo in mine for answer in self._answers(vlm, photo)]
         if world > 1:
             from accelerate.utils import gather_object
 
-            mine = sorted(gather_object(mine), key=lambda part: part[:2])
-        return _result([record for _, _, record, _ in mine], [tile for *_, tile in mine], len(self.photos), title)
+            answers = sorted(gather_object(answers), key=lambda answer: answer[:2])
+        return _result(answers, len(self.photos), title)
 
-    def _answered(self, vlm: VLM, photo: int) -> Iterator[tuple[int, int, Record, Any]]:
-        """(photo, question, record, the sheet's pair of pictures) of every phrase; class lists are for eval.py."""
-        segmenter, samples = Segmenter(vlm), [s for s in self.dataset[photo] if isinstance(s.query, str)]
+    def _answers(self, vlm: VLM, photo: int) -> Iterator[_Answered]:
+        """The answer to every phrase about a photo; class lists are left to eval.py."""
+        segmenter = Segmenter(vlm)
+        samples = [sample for sample in self.dataset[photo] if isinstance(sample.query, str)]
         encoded = segmenter.encode(samples[0].image) if samples else None
         for number, sample in enumerate(samples[:1] if self.glance else samples):
+            prediction, refused = None, None
             try:
-                said, refused = segmenter(encoded, sample.query, decoding="fast" if self.glance else "free"), None
+                prediction = segmenter(encoded, sample.query, decoding="fast" if self.glance else "free")
             except QueryError as error:
-                said, refused = None, str(error)
-            yield photo, number, score(sample, said, refused), _pair(sample, said)
+                refused = str(error)
+            yield _Answered(photo, number, score(sample, prediction, refused), _tile(sample, prediction))
 
 
-def _result(records: Sequence[Record], tiles: Sequence[Any], photos: int, title: str) -> Result:
-    if not records:
+def _result(answers: Sequence[_Answered], photos: int, title: str) -> Result:
+    if not answers:
         return Result(dict.fromkeys([*NAMES, "valid"]), 0, photos, drawing.sheet([], title=title))
-    scores = figures(records)["phrases"]
-    found = {name: scores["strict"].get(key) for name, key in NAMES.items()}
-    found["valid"] = 100 * (1 - scores["invalid"] / scores["phrases"])
-    shown = [tiles[round(n)] for n in np.linspace(0, len(tiles) - 1, min(TILES, len(tiles)))]
-    rows = [[tile for pair in shown[at : at + COLUMNS] for tile in pair] for at in range(0, len(shown), COLUMNS)]
-    return Result(found, scores["phrases"], photos, drawing.sheet(rows, title=title))
+    scores = figures(answer.record for answer in answers)["phrases"]
+    shown = {name: scores["strict"].get(key) for name, key in NAMES.items()}
+    shown["valid"] = 100 * (1 - scores["invalid"] / scores["phrases"])
+    picked = np.linspace(0, len(answers) - 1, min(TILES, len(answers))).round().astype(int)
+    tiles = [answers[n].tile for n in picked]
+    rows = [[picture for tile in tiles[at : at + COLUMNS] for picture in tile] for at in range(0, len(tiles), COLUMNS)]
+    return Result(shown, scores["phrases"], photos, drawing.sheet(rows, title=title))
 
 
-def _pair(sample: Sample, said: Prediction | None) -> list[tuple[str, Image.Image]]:
-    """The truth and, beside it, the answer: small, since they travel between processes."""
+def _tile(sample: Sample, prediction: Prediction | None) -> Tile:
+    """The truth and, beside it, the answer."""
+    truth = f"{sample.query} (absent)" if sample.absent else str(sample.query)
+    mask = np.zeros(sample.class_map.shape, bool) if prediction is None else prediction.mask
     pictures = [
-        (
-            f"{sample.query}{' (absent)' if sample.absent else ''}",
-            drawing.overlay(sample.image, {"truth": sample.class_map > 0}),
-        )
+        (truth, drawing.overlay(sample.image, {"truth": sample.class_map > 0})),
+        (_verdict(prediction), drawing.overlay(sample.image, {"answer": mask})),
     ]
-    caption = "refused" if said is None else "invalid" if said.faults else "" if said.present else "not there"
-    mask = np.zeros(sample.class_map.shape, bool) if said is None else said.mask
-    pictures.append((caption, drawing.overlay(sample.image, {"answer": mask})))
     for _, picture in pictures:
         picture.thumbnail((256, 192))
     return pictures
 
 
+def _verdict(prediction: Prediction | None) -> str:
+    if prediction is None:
+        return "refused"
+    if prediction.faults:
+        return "invalid"
+    return "" if prediction.present else "not there"
+
+
 @contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Each module's mode and the state of the random numbers are put back, whatever happens inside."""
+def restored(model: nn.Module) -> Iterator[None]:
+    """Restore each module's mode and the random state, whatever happens inside."""
     modes = {module: module.training for module in model.modules()}
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):

@@ -11,7 +11,7 @@ import pytest
 
 from t4s import bench, codec
 from t4s.decoding.constraint import Constraint, vocabulary
-from t4s.decoding.generate import decode
+from t4s.decoding.generate import check, decode, last_step
 from t4s.errors import CheckpointError
 from t4s.evaluation.bench import decoding
 from t4s.evaluation.bench.decoding import TrueText, auroc, masks, replay, table
@@ -57,7 +57,7 @@ def test_free_passes_are_what_the_loop_takes(mistral):
     grid = sample(slice(8, 40), slice(16, 32)).grid((8, 8))
     text = codec.encode(grid)
     model = TrueText(max(words.ids) + 1).begin([*words.spell(text), *words.spell("</seg>")])
-    *_, last = decode("free", model, mistral, (8, 8), grid.labels)
+    last = last_step(decode("free", model, check("free", mistral, (8, 8), grid.labels)))
     assert (last.text, last.ended) == (text, "complete")
     assert last.forwards == len(words.spell(text)) + len(words.spell("</seg>")) - 1
 
@@ -69,7 +69,7 @@ def test_a_true_text_is_whatever_was_begun_last(mistral):
     for at in range(4):
         grid = sample(slice(8 * at, 8 * at + 16), slice(0, 32)).grid((8, 8))
         model.begin(words.spell(codec.encode(grid)))
-        *_, last = decode("fast", model, mistral, (8, 8), grid.labels)
+        last = last_step(decode("fast", model, check("fast", mistral, (8, 8), grid.labels)))
         assert last.text == codec.encode(grid)
 
 
@@ -80,7 +80,7 @@ def test_passes_of_real_masks_stay_low(mistral):
     passes = {16: [], 32: []}
     for grid in grids:
         model.begin(words.spell(codec.encode(grid)))
-        *_, last = decode("fast", model, mistral, grid.shape, grid.labels)
+        last = last_step(decode("fast", model, check("fast", mistral, grid.shape, grid.labels)))
         passes[grid.shape[0]].append(last.forwards)
     assert np.mean(passes[16]) < 16 and np.mean(passes[32]) < 32
     assert Constraint(words, (16, 16), grids[0].labels)
@@ -101,9 +101,10 @@ def test_a_missing_tokenizer_says_what_to_install(monkeypatch):
 
 
 def test_the_command_line(tmp_path, mistral):
+    """With --cells, the earlier name of --grid-sizes."""
     out = tmp_path / "figures.json"
     command = [sys.executable, "-m", "t4s.bench", "decoding", "--dataset", "synthetic@val", "--limit", "2",
-               "--tokenizers", "mistral", "--cell-loss-data", "8", "--draft-rows", "1", "4", "--json", str(out)]  # fmt: skip
+               "--tokenizers", "mistral", "--cells", "8", "--draft-rows", "1", "4", "--json", str(out)]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "| mistral | 8×8 | R-RLE | fast, 4 rows |" in run.stdout and "tree built" in run.stderr

@@ -1,4 +1,4 @@
-"""The README's commands for measuring, as they stand there, on a miniature of every data set they name."""
+"""The READMEs' commands for measuring, as they stand there, on a miniature of every data set they name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
     return {"PHOTOS": photos, "PATH": root, "FILE.jsonl": root / "quiz.jsonl", "FILE.json": own, "ID": chats}
 
 
-def test_the_readme_names_every_loader_and_every_way():
+def test_the_readmes_name_every_loader_and_every_way():
     from t4s.data import refcoco
     from t4s.data.semantic import _LAYOUTS, VOC20
 

