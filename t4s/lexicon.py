@@ -1,68 +1,41 @@
-"""Words: plurals, synonyms and hypernyms of class names, and the many ways to name a thing. Seeded, no model."""
+"""Words: plurals, synonyms and hypernyms of the names of things, and what a checkpoint knows of a phrase.
+
+    plural("person")                               # "people"
+    vary("dog", rng)                               # "the puppies": a training phrase; seeded, no model
+    is_taught("the dog on the left", names)        # True: its head noun is one of the names a checkpoint was taught
+    nearest("hrose", names)                        # ("horse",): by spelling, and by meaning where the word is known
+
+The words are in `lexicon.json`, which says where they come from. An entry has, where they differ from none:
+`plural` (if irregular), `synonyms` (training asks for them too), `variants` (further words of the same meaning),
+`hypernyms` (nearest first) and `kin` (other names of what this name also means).
+"""
 
 from __future__ import annotations
 
+import difflib
+import functools
+import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-PLURALS = {
-    "person": "people",
-    "sheep": "sheep",
-    "cattle": "cattle",
-    "calf": "calves",
-    "ox": "oxen",
-    "clothes": "clothes",
-    "furniture": "furniture",
-    "man": "men",
-    "woman": "women",
-    "foot": "feet",
-    "knife": "knives",
-    "scissors": "scissors",
-    "skis": "skis",
-    "grass": "grass",
-    "water": "water",
-    "hair": "hair",
-    "skin": "skin",
-    "mouse": "mice",
-}
-SYNONYMS = {
-    "dog": ("puppy", "doggy", "hound", "pup"), "cat": ("kitty", "kitten", "feline", "pussycat"),
-    "person": ("human", "somebody", "man", "woman", "someone"), "horse": ("pony", "stallion", "mare"),
-    "cow": ("cattle", "bull", "calf", "ox"), "sheep": ("lamb", "ewe"), "car": ("automobile",), "tv": ("television",),
-    "couch": ("sofa",), "potted plant": ("plant",), "motorcycle": ("motorbike",), "bicycle": ("bike",),
-    "airplane": ("plane", "aircraft"), "pedestrian": ("walker",), "bicyclist": ("cyclist",), "road": ("street",),
-    "sidewalk": ("pavement",), "building": ("house",), "pants": ("trousers",), "purse": ("handbag",),
-    "cell phone": ("phone", "mobile phone"), "refrigerator": ("fridge",), "boat": ("ship",), "dining table": ("table",),
-    "rooster": ("chicken",), "shoes": ("footwear",), "sunglasses": ("shades",), "sweater": ("pullover",),
-}  # fmt: skip
-# A hypernym means everything in the photo that has one of these names.
-HYPERNYMS = {
-    "animal": ("dog", "cat", "horse", "cow", "sheep", "bird", "elephant", "bear", "zebra", "giraffe"),
-    "vehicle": ("car", "bus", "truck", "train", "bicycle", "motorcycle", "airplane", "boat"),
-    "furniture": ("chair", "couch", "dining table", "bed", "bench"),
-    "clothes": ("pants", "dress", "coat", "blouse", "shirt", "skirt", "jeans", "sweater", "blazer", "t-shirt", "suit",
-                "stockings", "jacket", "shorts", "vest", "socks", "top", "cardigan", "hoodie", "jumper", "leggings",
-                "tights", "romper", "bodysuit", "bra", "cape", "sweatshirt", "tie"),
-}  # fmt: skip
+_ENTRIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))["words"]
+
+
+def _table(field: str) -> dict[str, Any]:
+    return {word: entry[field] for word, entry in _ENTRIES.items() if field in entry}
+
+
+PLURALS: dict[str, str] = _table("plural")
+SYNONYMS: dict[str, tuple[str, ...]] = {word: tuple(words) for word, words in _table("synonyms").items()}
+# A name and what goes by it too: neither is put beside the other, nor said to be absent where the other is.
+KIN: dict[str, tuple[str, ...]] = {word: tuple(words) for word, words in _table("kin").items()}
+KINDS = ("animal", "vehicle", "furniture", "clothes")  # the hypernyms that training asks for
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey", "white")
-# A name and what goes by it too: neither stands beside the other, nor is it said not to be there.
-KIN = {
-    "bird": ("duck", "eagle", "flamingo", "owl", "parrot", "peacock", "penguin", "rooster", "swan", "turkey"),
-    "flower": ("lotus", "rose", "sunflower", "tulip"), "cat": ("leopard", "tiger"), "bear": ("teddy bear",),
-    "fish": ("dolphin", "shark", "whale"), "bag": ("briefcase", "purse"), "handbag": ("purse",),
-    "shoes": ("boot", "high heel", "roller skate"), "boots": ("boot",), "heels": ("high heel",), "hat": ("top hat",),
-    "glasses": ("sunglasses",), "face": ("frog", "pumpkin", "teddy bear"), "clock": ("alarm clock", "watch"),
-    "chair": ("wheelchair",), "building": ("castle", "house"), "tree": ("christmas tree", "palm tree"),
-    "potted plant": ("cactus", "sunflower"), "skirt": ("dress",), "pants": ("jeans",), "truck": ("ambulance",),
-    "car": ("ambulance",), "horse": ("donkey",), "sports ball": ("baseball", "basketball", "soccer ball", "volleyball"),
-    "shirt": ("t-shirt",), "top": ("t-shirt",), "monkey": ("gorilla",), "bicycle": ("scooter",), "knife": ("sword",),
-    "cup": ("trophy",), "vase": ("trophy",), "cell phone": ("radio",), "cougar": ("leopard",), "crab": ("lobster",),
-    "crayfish": ("lobster", "shrimp"), "leopard": ("tiger",), "squid": ("octopus",),
-    "piano": ("keyboard",), "umbrella": ("parachute",), "orange": ("peach", "mango"), "couch": ("bed",),
-    "mandolin": ("banjo", "guitar", "violin"), "guitar": ("banjo", "violin"),
-}  # fmt: skip
 # The words that phrases are made of, besides names: the embedded tokenizer spells each as one token.
 WORDS = (
     "the", "a", "an", "all", "every", "and", "or", "of", "on", "in", "at", "to", "is", "that", "with", "one", "two",
@@ -72,8 +45,27 @@ WORDS = (
     "animals", "vehicle", "vehicles", "clothes", "furniture", "man", "men", "woman", "women", "boy", "girl", "child",
     "people", "circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "shape", "shapes", *COLOURS,
 )  # fmt: skip
-_BEFORE = re.compile(r"^(?:the|an?|all|every) ")
+_ARTICLE = re.compile(r"^(?:the|an?|all|every) ")
 NAME_SHARE, SYNONYM_SHARE = 0.5, 0.22  # of training phrases: the bare name, another word for it
+
+# --- what a checkpoint was taught
+_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+# A phrase's head noun stands before the first of these: "the dog | on the left", "a man | with a hat".
+_AFTER_HEAD = frozenset(
+    "on in at of to with without near by next beside behind under below above over between from for that which who"
+    " whose is are was and or but while as into onto through during against along around across inside outside".split()
+)
+_MODIFIERS = frozenset(
+    "the a an all every each any some both this that these those my your his her its our their one two three first"
+    " second third last left right top bottom middle center centre upper lower leftmost rightmost side front back rear"
+    " far near closest nearest farthest other big bigger biggest large larger largest small smaller smallest little"
+    " tall taller tallest short shorter shortest tiny huge light dark gray golden silver bright pure please only"
+    " segment find show me where image photo".split()
+) | frozenset(COLOURS)
+LONGEST_NAME = 4  # words of a name
+SPELLED_ALIKE = 0.75  # difflib's ratio from which a word may be a misspelling of another
+MOST_NEAREST = 3  # words that `nearest` gives at most
+MAX_FAMILY = 60  # words below a common hypernym, for two words to be of one kind
 
 
 def clean_name(text: str) -> str:
@@ -102,7 +94,7 @@ def words_for(name: str) -> tuple[str, ...]:
 
 def bare(phrase: str) -> str:
     """A phrase without the word before its name: "the dog" → "dog"."""
-    return _BEFORE.sub("", phrase)
+    return _ARTICLE.sub("", phrase)
 
 
 def vary(name: str, rng: np.random.Generator) -> str:
@@ -114,9 +106,9 @@ def vary(name: str, rng: np.random.Generator) -> str:
         name = str(rng.choice(SYNONYMS[name]))
         if rng.random() < 0.5:
             return name
-    config = rng.integers(5)
+    form = rng.integers(5)
     article = "an" if name[0] in "aeiou" else "a"
-    return (f"the {name}", f"{article} {name}", plural(name), f"the {plural(name)}", f"all {plural(name)}")[config]
+    return (f"the {name}", f"{article} {name}", plural(name), f"the {plural(name)}", f"all {plural(name)}")[form]
 
 
 def without_kin(names: Sequence[str]) -> list[str]:
@@ -130,3 +122,144 @@ def without_kin(names: Sequence[str]) -> list[str]:
 def akin(name: str, other: str) -> bool:
     """True if one of them goes by the name of the other too."""
     return name in KIN.get(other, ()) or other in KIN.get(name, ())
+
+
+# --- meaning
+
+
+@functools.cache
+def _homes() -> dict[str, str]:
+    """{word: its entry}, for entries, plurals, synonyms and variants; where two claim a word, the entry itself wins."""
+    homes: dict[str, str] = {}
+    for word, entry in _ENTRIES.items():
+        for other in (*entry.get("synonyms", ()), *entry.get("variants", ())):
+            for form in (other, plural(other)):
+                homes.setdefault(form, word)
+    for word in _ENTRIES:
+        homes.setdefault(plural(word), word)
+    return homes | {word: word for word in _ENTRIES}
+
+
+def ancestors(word: str) -> tuple[str, ...]:
+    """Its hypernyms, nearest first: "foal" → horse, animal. Empty for a word that the lexicon does not have."""
+    return _above(_homes().get(word, word))
+
+
+@functools.cache
+def _above(entry: str) -> tuple[str, ...]:
+    direct = _ENTRIES.get(entry, {}).get("hypernyms", ())
+    further = [name for up in direct for name in _above(up)]
+    return tuple(dict.fromkeys([*direct, *further]))
+
+
+@functools.cache
+def _family_sizes() -> Counter[str]:
+    """How many words are below each hypernym."""
+    return Counter(name for word in _ENTRIES for name in _above(word))
+
+
+@functools.cache
+def _kinds() -> dict[str, tuple[str, ...]]:
+    members: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for word in _ENTRIES:
+        for kind in members.keys() & set(_above(word)):
+            members[kind].append(word)
+    return {kind: tuple(words) for kind, words in members.items()}
+
+
+HYPERNYMS: dict[str, tuple[str, ...]] = _kinds()  # a hypernym means everything that has one of these names
+MIN_KIND = 3  # names that a source must label before its photos are asked for a hypernym
+
+
+# --- what a checkpoint was taught
+
+
+@functools.lru_cache(maxsize=8)
+def taught_words(names: tuple[str, ...]) -> dict[str, str]:
+    """{word: the name that it stands for}, for what a checkpoint was taught by training on these names: names, plurals,
+    synonyms, and the hypernyms of several of them."""
+    words: dict[str, str] = {}
+    for name in names:
+        for word in (*words_for(name), *map(plural, SYNONYMS.get(name, ()))):
+            words.setdefault(word, name)
+    for kind, members in HYPERNYMS.items():
+        if len(set(members) & set(names)) >= MIN_KIND:
+            words |= {kind: kind, plural(kind): kind}
+    return words | {name: name for name in names}
+
+
+def head_words(phrase: str) -> list[str]:
+    """The words of a phrase's head noun and of what says which kind it is, in lower case.
+
+    "The two black swans on the water" → ["swans"]; "a horse rider wearing a hat" → ["horse", "rider"].
+    """
+    head: list[str] = []
+    for word in _TOKEN.findall(phrase.lower().replace("’", "'")):
+        describes = word.endswith(("ing", "ed")) and word not in _homes()
+        if head and (word in _AFTER_HEAD or describes):
+            break
+        if word not in _MODIFIERS and word not in _AFTER_HEAD:
+            head.append(word)
+    return head
+
+
+def taught_name(phrase: str, names: Sequence[str]) -> str | None:
+    """The name that the phrase's head noun stands for, of those a checkpoint was taught; None if it was taught none."""
+    words = taught_words(tuple(names))
+    whole = bare(" ".join(phrase.lower().split()))
+    if whole in words:
+        return words[whole]
+    head = head_words(phrase)
+    for length in range(min(LONGEST_NAME, len(head)), 0, -1):
+        ending = " ".join(head[-length:])
+        if ending in words:
+            return words[ending]
+        if length > 1 and ending in _homes():  # "zebra crossing" is no zebra
+            return None
+    return None
+
+
+def is_taught(phrase: str, names: Sequence[str]) -> bool:
+    """True if a checkpoint that was taught these names knows what the phrase is about. Without names: always."""
+    return not names or taught_name(phrase, names) is not None
+
+
+def nearest(word: str, taught: Iterable[str]) -> tuple[str, ...]:
+    """Up to three taught names that may have been meant by a word or phrase, the likeliest first.
+
+    By meaning where the lexicon has the word ("seagull" → bird), else by spelling ("hrose" → horse).
+    """
+    words = taught_words(tuple(taught))
+    phrase = " ".join(head_words(word)) or word.lower().strip()
+    known = next((part for part in (phrase, phrase.rpartition(" ")[2]) if part in _homes()), None)
+    found = _by_meaning(known, tuple(dict.fromkeys(words.values()))) if known else _by_spelling(phrase, words)
+    return tuple(dict.fromkeys(found))[:MOST_NEAREST]
+
+
+def _by_spelling(word: str, words: dict[str, str]) -> list[str]:
+    """The names of words spelled alike; of equally alike ones, those of the same letters first, then names."""
+    alike = difflib.get_close_matches(word, list(words), 2 * MOST_NEAREST, SPELLED_ALIKE)
+
+    def unlike(match: str) -> tuple[float, bool, bool]:
+        ratio = difflib.SequenceMatcher(None, match, word).ratio()
+        return -round(ratio, 3), sorted(match) != sorted(word), words[match] != match
+
+    return [words[match] for match in sorted(alike, key=unlike)]
+
+
+def _by_meaning(word: str, names: Sequence[str]) -> list[str]:
+    """The name of the same meaning; else the nearest hypernym; else names below the word; else names of one kind."""
+    home = _homes()[word]
+    if home in names:
+        return [home]
+    above = ancestors(word)
+    for name in above:
+        if name in names and name not in KINDS:
+            return [name]
+    if below := [name for name in names if home in ancestors(name)]:
+        return below
+    for kind in above:
+        beside = [name for name in names if kind in ancestors(name)]
+        if beside and _family_sizes()[kind] <= MAX_FAMILY:
+            return beside
+    return [name for name in above if name in names]

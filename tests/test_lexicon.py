@@ -1,0 +1,110 @@
+"""Words: what a phrase is about, whether a checkpoint was taught it, and what may have been meant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t4s import lexicon
+
+NAMES = ("dog", "cat", "horse", "cow", "person", "bird", "car", "boat", "couch", "tv", "hot dog", "elephant", "sheep",
+         "horse rider", "building", "orange", "strawberry", "guitar", "flower", "window", "t-shirt", "chair")  # fmt: skip
+
+
+def test_the_file_is_sorted_and_whole():
+    """One entry a line, in order; hypernyms are entries, and no word leads back to itself."""
+    text = (Path(lexicon.__file__).with_suffix(".json")).read_text(encoding="utf-8")
+    entries = json.loads(text)["words"]
+    assert list(entries) == sorted(entries) and len(text) < 400_000
+    for word, entry in entries.items():
+        assert set(entry) <= {"plural", "synonyms", "variants", "hypernyms", "kin"}
+        assert word == " ".join(word.split()) and word not in lexicon.ancestors(word)
+        assert set(entry.get("hypernyms", ())) <= set(entries), word
+
+
+def test_every_taught_name_has_an_entry(segmenter):
+    entries = json.loads(Path(lexicon.__file__).with_suffix(".json").read_text(encoding="utf-8"))["words"]
+    assert set(segmenter.vlm.config.names) <= set(entries)
+
+
+@pytest.mark.parametrize("name, plural", [
+    ("dog", "dogs"), ("person", "people"), ("bus", "buses"), ("sheep", "sheep"), ("couch", "couches"),
+    ("wine glass", "wine glasses"), ("butterfly", "butterflies"), ("scarf", "scarves"), ("potted plant", "potted plants"),
+])  # fmt: skip
+def test_plurals(name, plural):
+    assert lexicon.plural(name) == plural
+
+
+def test_training_phrases_are_about_their_name():
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        assert {lexicon.taught_name(lexicon.vary(name, rng), NAMES) for _ in range(30)} == {name}
+
+
+@pytest.mark.parametrize("phrase, name", [
+    ("Dog", "dog"),
+    ("The dog", "dog"),
+    ("segment the dog", "dog"),
+    ("the dog on the left", "dog"),
+    ("the two black dogs on the couch", "dog"),
+    ("green dog", "dog"),
+    ("dog sleeping", "dog"),
+    ("a person wearing a t-shirt", "person"),
+    ("the woman in the car", "person"),
+    ("a horse rider", "horse rider"),
+    ("hot dog", "hot dog"),
+    ("kitten's", None),
+    ("all animals", "animal"),
+    ("sofa", "couch"),
+    ("television", "tv"),
+    ("unicorn", None),
+    ("asdfgh", None),
+    ("zebra crossing", None),
+    ("dog house", None),
+    ("the cat's tail", None),
+    ("everything but the dog", None),
+    ("the one on the left", None),
+    ("the", None),
+    ("猫", None),
+    ("...", None),
+])  # fmt: skip
+def test_what_a_phrase_is_about(phrase, name):
+    assert lexicon.taught_name(phrase, NAMES) == name
+
+
+def test_a_checkpoint_without_names_has_no_unknown_words():
+    assert lexicon.is_taught("asdfgh", ()) and not lexicon.is_taught("asdfgh", NAMES)
+
+
+@pytest.mark.parametrize("word, first", [
+    ("hrose", "horse"),  # spelling
+    ("elefant", "elephant"),
+    ("strawbery", "strawberry"),
+    ("seagull", "bird"),  # a kind of it
+    ("foal", "horse"),
+    ("tabby", "cat"),
+    ("heifer", "cow"),
+    ("minivan", "car"),
+    ("the policeman on the left", "person"),
+    ("rose", "flower"),
+    ("guy", "person"),  # another word for it
+    ("telly", "tv"),
+    ("pet", "animal"),
+    ("fruit", "orange"),  # the names below it
+    ("armchair", "chair"),
+])  # fmt: skip
+def test_the_nearest_word(word, first):
+    assert lexicon.nearest(word, NAMES)[0] == first
+
+
+@pytest.mark.parametrize("word", ["asdfgh", "xq", "", "...", "猫", "hammer", "cloud computing"])
+def test_where_nothing_is_near(word):
+    assert lexicon.nearest(word, NAMES) == ()
+
+
+def test_at_most_three_are_named():
+    many = ("crab", "lobster", "octopus", "crayfish", "nautilus")
+    assert len(lexicon.nearest("squid", many)) <= lexicon.MOST_NEAREST
