@@ -68,7 +68,7 @@ def test_everything_that_is_wrong_is_told_at_once(folder, capsys):
     said = capsys.readouterr().out
     assert "4 photos, 3 questions" in said and "problems  9" in said
     expected = {
-        2: "no JSON object",
+        2: "not a JSON object",
         3: "reserved",
         4: "no file",
         5: "broken",
@@ -128,7 +128,7 @@ def test_every_broken_line_of_an_index_is_told(folder, capsys):
     assert check.main([str(folder)]) == 1
     said = capsys.readouterr().out
     assert "1 photos, 1 questions" in said and "problems  3" in said
-    for words in ("line 1 is not JSON", "line 2 has no field 'mask'", "line 4: "):
+    for words in ("line 1 is not a JSON object", "line 2 has no field 'mask'", "line 4: "):
         assert words in said
     (folder / "index.jsonl").write_text("{")
     assert check.main([str(folder)]) == 1
@@ -178,4 +178,4 @@ def test_the_command_line(folder):
         done = subprocess.run(
             [sys.executable, *command, path], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, cwd=folder
         )
-        assert done.returncode == 1 and "line 2 is no JSON object" in done.stdout and not done.stderr
+        assert done.returncode == 1 and "line 2 is not a JSON object" in done.stdout and not done.stderr

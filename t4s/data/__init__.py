@@ -8,6 +8,7 @@ hub        a data set of the Hugging Face Hub
 refcoco    RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO
 semantic   ADE20K, Pascal Context, VOC, COCO-Stuff
 vqa        questions with answers in free text, for evaluation only
+reading/   files as people and tools write them: encodings, paths, splits, names, outlines
 augment    random changes to training pictures, and mosaics of several
 scenes/    composed pictures and photos of several separate instances, with phrases that tell them apart
 """

@@ -17,23 +17,29 @@ Two rules hold for training and scoring alike:
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from t4s import lexicon
 from t4s.data.augment import MOSAIC_LAYOUTS, Tile, mosaic
-from t4s.errors import DataError, ImageError
+from t4s.data.reading.names import class_name, misspelt_fields, name_faults, short
+from t4s.data.reading.paths import FileFinder
+from t4s.data.reading.splits import ALL
+from t4s.data.reading.text import read_json_lines
+from t4s.errors import DataError, ImageError, QueryError
 from t4s.imaging.loading import open_mask, open_photo
 from t4s.records import IGNORED, Sample
 
 INDEX = "index.jsonl"
-ALL = "all"  # the split that has every photo
+FIELDS = ("image", "mask", "source", "split", "classes")
+OPTIONAL_FIELDS = ("ignore", "weak")
+EXAMPLE = '{"image": "a.jpg", "mask": "a.png", "source": "mine", "split": "train", "classes": {"1": "dog"}}'
 OUTLINE = 255  # the usual id of "do not care" pixels along outlines
 ABSENT_PER_PHOTO = 2  # absent names asked of every photo in evaluation
 ABSENT_SHARE = 0.3  # of training questions: absent names
@@ -97,6 +103,12 @@ class FolderDataset:
             raise DataError(
                 f"{self.root / INDEX} has no photo of split {split!r}; it has {sorted(splits) or 'no lines'}."
             )
+        for source, table in self.tables.items():
+            for fault in name_faults((source, name) for name in table):
+                error = DataError(f"{self.root / INDEX}: {fault}")
+                if faults is None:
+                    raise error
+                faults.append(error)
         self.names = sorted({name for table in self.tables.values() for name in table})
         self._members: dict[tuple[str, bool], list[int]] = {}  # photo numbers by source, weak ones apart
         for number, photo in enumerate(self.photos):
@@ -107,36 +119,12 @@ class FolderDataset:
         index = self.root / INDEX
         if not index.is_file():
             raise DataError(f"{index} is not there: a folder dataset needs an {INDEX} with one photo a line.")
-        for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
+        finder = FileFinder([self.root])
+        for place, _, row in read_json_lines(index, EXAMPLE):
             try:
-                if line.strip():
-                    yield self._parse(line, f"{index}, line {number}")
+                yield row if isinstance(row, DataError) else _parse_row(row, place, self.root, finder)
             except DataError as error:
                 yield error
-
-    def _parse(self, line: str, place: str) -> Photo:
-        try:
-            row = json.loads(line)
-            return Photo(
-                id=f"{row['source']}/{Path(row['image']).stem}",
-                image=self.root / row["image"],
-                mask=self.root / row["mask"],
-                source=row["source"],
-                split=row["split"],
-                classes={int(value): lexicon.clean_name(name) for value, name in row["classes"].items()},
-                ignore=tuple(int(value) for value in row.get("ignore", [])),
-                weak=bool(row.get("weak", False)),
-            )
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place} is not JSON ({error.msg}, character {error.pos}).") from error
-        except KeyError as error:
-            raise DataError(
-                f"{place} has no field {error}; it needs image, mask, source, split and classes."
-            ) from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{place}: {error}; classes is an object of ids and names, ignore a list of ids."
-            ) from error
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -306,3 +294,43 @@ class FolderDataset:
         """
         table = self.tables[source]
         return [word for word, names in lexicon.HYPERNYMS.items() if sum(name in table for name in names) >= MIN_KIND]
+
+
+def _parse_row(row: Any, place: str, root: Path, finder: FileFinder) -> Photo:
+    if not isinstance(row, dict):
+        raise DataError(f"{place} is not a JSON object; write one such as {EXAMPLE}.")
+    missing = [field for field in FIELDS if field not in row]
+    if missing:
+        hints = "".join(
+            f' It has the field "{field}"; probably "{meant}" was meant.'
+            for field, meant in misspelt_fields(row, (*FIELDS, *OPTIONAL_FIELDS))
+        )
+        raise DataError(f"{place} has no field {missing[0]!r}; it needs {', '.join(FIELDS)}.{hints}")
+    for field in ("image", "mask", "source", "split"):
+        if not isinstance(row[field], str) or not row[field] or "\0" in row[field]:
+            raise DataError(f'{place}, field "{field}": it is {short(row[field])}; write a text.')
+    classes = row["classes"]
+    ignore = row.get("ignore", [])
+    try:
+        ids = [int(value) for value in classes]
+        ignored = tuple(int(value) for value in ignore)
+        names = list(classes.values())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{place}: {error}; classes is an object of ids and names, ignore a list of ids.") from error
+    return Photo(
+        id=f"{row['source']}/{Path(row['image']).stem}",
+        image=finder.find(row["image"]) or root / row["image"],
+        mask=finder.find(row["mask"]) or root / row["mask"],
+        source=row["source"],
+        split=row["split"],
+        classes={number: _class_name(name, number, place) for number, name in zip(ids, names, strict=True)},
+        ignore=ignored,
+        weak=bool(row.get("weak", False)),
+    )
+
+
+def _class_name(name: Any, number: int, place: str) -> str:
+    try:
+        return class_name(name)
+    except QueryError as error:
+        raise DataError(f"{place}: class {number} cannot be asked. {error} Rename it, or leave it out.") from error

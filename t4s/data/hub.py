@@ -1,13 +1,13 @@
-"""A data set of the Hub, or any folder that `datasets` loads: the fields of a jsonl dataset as columns.
+"""A data set of the Hugging Face Hub, or any folder that `datasets` loads: the fields of `jsonl` as columns.
 
     image   an Image column
     query   the phrase
-    mask    an Image column (every value above 0 is meant), or COCO run lengths, or polygons; null if absent
+    mask    an Image column (every value above 0 is the target), or COCO run lengths, or polygons; null if absent
     absent  optional: true where there is no mask
     box     optional, as in `jsonl`
 
-Every row is one photo with one question. `t4s check hub:ID` looks at all of them. Needs the package
-`datasets`. Nothing that a data set brings along is run.
+Every row is one photo with one question. `t4s check hub:ID` checks all of them. Needs the package `datasets`. No code
+that comes with a data set is run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from t4s.data.jsonl import Line, line_of
+from t4s.data.jsonl import Line, parse_line
+from t4s.data.reading.paths import FileFinder
 from t4s.errors import DataError
 from t4s.records import Sample
 
@@ -25,38 +26,44 @@ COLUMNS = ("image", "query", "mask", "absent", "box")
 
 
 class HubDataset:
-    """The rows of one split of the data set `path`, in its order; the split "all" has every split's.
+    """The rows of one split of the data set `path`, in its order; the split "all" has the rows of all splits.
 
     Raises DataError if it cannot be loaded, has no such split, or lacks a column.
     """
 
     def __init__(self, path: str, split: str = "train"):
-        self.name, self.source = f"hub:{path}@{split}", path.rstrip("/").rsplit("/", 1)[-1]
-        self.rows = _loaded(path, split)
+        self.name = f"hub:{path}@{split}"
+        self.source = path.rstrip("/").rsplit("/", 1)[-1]
+        self.rows = _load(path, split)
+        self._finder = FileFinder([Path()])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         """The one question of row `index`. Raises DataError naming data set, row and column."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        line = self._line(index)
+        line = self.line(index)
         return (line.sample(line.photo(), self.source),)
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
-        """Row `index`, `count` times: there is nothing to choose from."""
+        """Row `index`, `count` times: it has only one question."""
         return self[index] * count
 
-    def _line(self, index: int) -> Line:
-        row = {column: value for column, value in self.rows[index].items() if value is not None}
+    def line(self, index: int) -> Line:
+        """Row `index`, checked. Raises DataError naming data set, row and column, IndexError past the end."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        columns = self.rows[index]
+        row = {column: value for column, value in columns.items() if value is not None}
         for column in ("image", "mask"):
             if isinstance(row.get(column), dict) and "bytes" in row[column]:
                 row[column] = row[column]["bytes"] or row[column]["path"]  # not decoded: open_photo has the limits
-        return line_of(row, f"{self.name}, row {index}", index, Path())
+        if "mask" in columns and "mask" not in row and "absent" not in row:
+            row["absent"] = True
+        return parse_line(row, f"{self.name}, row {index}", index, self._finder)
 
 
-def _loaded(path: str, split: str) -> Any:
+def _load(path: str, split: str) -> Any:
     """The `datasets.Dataset` of one split, its images as bytes."""
     try:
         import datasets

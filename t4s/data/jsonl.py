@@ -5,22 +5,22 @@
     {"image": "b.jpg", "query": "a red car", "mask": [[10, 10, 200, 10, 200, 90], […]], "split": "val"}
     {"image": "b.jpg", "query": "a cat", "absent": true}
 
-    image   path of a photo, from the file's own folder (or absolute)
+    image   path of a photo, relative to the file's folder (or absolute)
     query   the phrase, 1 to `limits.MAX_QUERY` characters; it is the label, cleaned by `codec.clean_label`
-    mask    where it is: a path of a mask file (lossless; every pixel above 0 is meant), or a COCO
-            segmentation as `annotations` reads them; as large as the upright photo, and not empty
-    absent  true, in place of a mask: nothing of it is in the photo
-    split   optional; a line without one belongs to every split, and the split "all" has every line
+    mask    the target: the path of a mask file, or a COCO segmentation (polygons or run lengths), as large as the
+            upright photo and not empty
+    absent  true, in place of a mask: the photo shows nothing of it
+    split   "train", "val" or "test". As soon as any line has one, a line without it is for training. Where no line has
+            one, a share of the photos is held out if the file is both trained and validated on; see `reading.splits`
     box     optional: the official box [x0, y0, x1, y1] in pixels
 
-Other fields are left alone. Lines about one photo need not stand together. The whole file is checked
-when it is opened, photos and masks when they are asked for: `t4s check` looks at all of them at once.
+Other fields are ignored; `t4s check` reports those that look misspelt. Lines about one photo need not be adjacent. All
+lines are checked when the file is opened, photos and masks when they are used: `t4s check` checks all of them at once.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,45 +29,69 @@ import numpy as np
 from PIL import Image
 
 from t4s.codec import clean_label
+from t4s.data.reading.names import misspelt_fields, short
+from t4s.data.reading.outlines import stray_faults, usable_mask
+from t4s.data.reading.paths import FileFinder
+from t4s.data.reading.splits import ALL, photos_of
+from t4s.data.reading.text import read_json_lines
 from t4s.errors import DataError, ImageError, QueryError
 from t4s.imaging.loading import open_mask, open_photo
 from t4s.imaging.masks import annotation_mask
 from t4s.limits import MAX_QUERY
 from t4s.records import Sample
 
-ALL = "all"
+FIELDS = ("image", "query", "mask", "absent", "split", "box")
+EXAMPLE = '{"image": "a.png", "query": "a dog", "mask": "a_dog.png"}'
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line that holds what it must. `mask` is None where the target is absent; bytes are a whole file's."""
+    """One valid line.
 
-    place: str  # "FILE, line N"
+    place     "FILE, line N", for messages
+    image     a path, or the bytes of an image file
+    mask      None if the target is absent; otherwise a path, the bytes of a file, or a COCO segmentation
+    misspelt  (field, the field that was probably meant) for fields that nothing reads
+    """
+
+    place: str
     number: int
     image: Path | bytes
     query: str
     mask: Path | bytes | dict[str, Any] | list[Any] | None
     split: str | None
     box: tuple[float, float, float, float] | None
+    misspelt: tuple[tuple[str, str], ...] = ()
 
     def sample(self, image: Image.Image, source: str) -> Sample:
         """The line with its mask, on its photo. Raises DataError naming file, line and field."""
-        classes = np.zeros((image.height, image.width), np.int16)
+        class_map = np.zeros((image.height, image.width), np.int16)
         if self.mask is not None:
-            classes[self._target(image.height, image.width)] = 1
-        return Sample(f"{source}/{self.number}", source, image, self.query, ("others", self.query), classes, self.box)
+            class_map[self._target(image.height, image.width)] = 1
+        return Sample(f"{source}/{self.number}", source, image, self.query, ("others", self.query), class_map, self.box)
 
     def photo(self) -> Image.Image:
+        """The photo, upright. Raises DataError naming file, line and field."""
         try:
             return open_photo(self.image)
         except ImageError as error:
             raise DataError(f'{self.place}, field "image": {error}') from error
 
+    def remarks(self, height: int, width: int) -> list[str]:
+        """For `t4s check`: what is odd about a line that can be used, such as polygons outside the photo."""
+        found = [f'field "{field}" is not read; probably "{meant}" was meant.' for field, meant in self.misspelt]
+        if isinstance(self.mask, list):
+            faults = [*usable_mask(self.mask, height, width)[1], *stray_faults(self.mask, height, width)]
+            found += [f'field "mask": {fault}' for fault in dict.fromkeys(faults)]
+        return [f"{self.place}, {remark}" for remark in found]
+
     def _target(self, height: int, width: int) -> np.ndarray:
         place = f'{self.place}, field "mask"'
         try:
-            stored = isinstance(self.mask, (Path, bytes))
-            mask = open_mask(self.mask) > 0 if stored else annotation_mask(self.mask, height, width)
+            if isinstance(self.mask, (Path, bytes)):
+                mask = open_mask(self.mask) > 0
+            else:
+                mask = annotation_mask(self.mask, height, width)
         except (ImageError, DataError) as error:
             raise DataError(f"{place}: {error}") from error
         if mask.shape != (height, width):
@@ -76,71 +100,90 @@ class Line:
                 f"{width}×{height}; a mask is as large as its photo."
             )
         if not mask.any():
+            faults = usable_mask(self.mask, height, width)[1] if isinstance(self.mask, list) else []
+            reason = f" {faults[0]}" if faults else ""
             raise DataError(
-                f'{place}: the mask is empty; if nothing of it is in the photo, write "absent": true instead.'
+                f'{place}: the mask is empty.{reason} If nothing of it is in the photo, write "absent": true instead.'
             )
         return mask
 
 
+class JsonlDataset:
+    """The photos of one split, in the order in which the file first names them.
+
+    hold_out  whether a file in which no line names a split is divided; otherwise every split has all its lines
+    notes     what the user should know about the splits
+
+    Raises DataError at the first faulty line of the file, and if no line belongs to the split.
+    """
+
+    def __init__(self, path: str | Path, split: str = "train", hold_out: bool = False):
+        self.name = f"jsonl:{path}@{split}"
+        self.source = Path(path).stem
+        self.photos, self.notes = photos_of(Path(path), read(Path(path)), split, hold_out)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[Sample, ...]:
+        """Every line about photo `index`, in the order of the file. Raises DataError naming file, line and field."""
+        return self._samples(self.photos[index])
+
+    def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """`count` random lines about photo `index`, equally likely; repeated only if there are too few."""
+        lines = self.photos[index]
+        return self._samples([lines[k] for k in rng.choice(len(lines), count, replace=count > len(lines))])
+
+    def _samples(self, lines: tuple[Line, ...] | list[Line]) -> tuple[Sample, ...]:
+        image = lines[0].photo()
+        return tuple(line.sample(image, self.source) for line in lines)
+
+
 def read(path: Path) -> Iterator[Line | DataError]:
-    """Every line of the file, or what is wrong with it. Raises DataError if there is no such file."""
-    for place, number, row in objects(path, '{"image": "a.jpg", "query": "a dog", "mask": "a.png"}'):
+    """Every line of the file, or what is wrong with it. Raises DataError if the file cannot be read."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path}; a jsonl dataset is a text file with one JSON object a line.")
+    finder = FileFinder([path.parent])
+    for place, number, row in read_json_lines(path, EXAMPLE):
         try:
-            yield row if isinstance(row, DataError) else line_of(row, place, number, path.parent)
+            yield row if isinstance(row, DataError) else parse_line(row, place, number, finder)
         except DataError as error:
             yield error
 
 
-def objects(path: Path, example: str) -> Iterator[tuple[str, int, Any]]:
-    """(place, number, value) of every line that is not empty; the value is a DataError where the line is no JSON.
-
-    `example` is what a line should look like. Raises DataError if there is no such file.
-    """
-    if not path.is_file():
-        raise DataError(f"There is no file {path}; a jsonl dataset is a text file with one JSON object a line.")
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            place, wrong = f"{path}, line {number}", ""
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield place, number, json.loads(text)
-            except UnicodeDecodeError as error:
-                wrong = f"{place} is not UTF-8 text ({error.reason} at byte {error.start}); save the file so."
-            except json.JSONDecodeError as error:
-                wrong = (
-                    f"{place} is no JSON object ({error.msg} at character {error.pos + 1}); "
-                    f"write one object a line, such as {example}."
-                )
-            except RecursionError:
-                wrong = f"{place} is nested too deeply to be read; write one flat object a line."
-            if wrong:
-                yield place, number, DataError(wrong)
-
-
-def line_of(row: Any, place: str, number: int, root: Path) -> Line:
-    """A row's fields as a Line; in place of a path, `image` and `mask` may be a file's bytes. Raises DataError."""
+def parse_line(row: Any, place: str, number: int, finder: FileFinder) -> Line:
+    """The fields of a row as a Line; `image` and `mask` may also be the bytes of a file. Raises DataError."""
     if not isinstance(row, dict):
-        raise DataError(f"{place} is no JSON object; write it in braces, with image, query and mask or absent.")
+        raise DataError(f"{place} is not a JSON object; write it in braces, with image, query and mask or absent.")
+    misspelt = tuple(misspelt_fields(row, FIELDS))
+    try:
+        return _parse_fields(row, place, number, finder, misspelt)
+    except DataError as error:
+        if not misspelt:
+            raise
+        hints = " ".join(f'It has the field "{field}"; probably "{meant}" was meant.' for field, meant in misspelt)
+        raise DataError(f"{error} {hints}") from error
+
+
+def _parse_fields(
+    row: dict[str, Any], place: str, number: int, finder: FileFinder, misspelt: tuple[tuple[str, str], ...]
+) -> Line:
     absent = row.get("absent", False)
     if not isinstance(absent, bool):
         raise DataError(f'{place}, field "absent": it is {short(absent)}; it is true or left out.')
     if absent == ("mask" in row):
         given = 'both "mask" and "absent": true' if absent else 'neither "mask" nor "absent": true'
-        raise DataError(f"{place} has {given}; give the mask, or say that the target is absent.")
-    split = row.get("split")
-    if split is not None and not isinstance(split, str):
-        raise DataError(f'{place}, field "split": it is {short(split)}; write a name such as "train" or "val".')
-    image = file_of(row, "image", place, root)
+        raise DataError(f"{place} has {given}; give the mask, or mark the target as absent.")
+    image = find_file(row, "image", place, finder)
     mask = None if absent else row["mask"]
     if isinstance(mask, (str, bytes)):
-        mask = file_of(row, "mask", place, root)
+        mask = find_file(row, "mask", place, finder)
     if not absent and not isinstance(mask, (Path, bytes, dict, list)):
         raise DataError(
             f'{place}, field "mask": it is {short(mask)}; write the path of a PNG, a list of polygons '
             '[[x, y, x, y, x, y, …], …] or run lengths {"size": [h, w], "counts": …}.'
         )
-    return Line(place, number, image, _query(row, place), mask, split, _box(row, place))
+    return Line(place, number, image, _query(row, place), mask, split_of(row, place), _box(row, place), misspelt)
 
 
 def _query(row: Mapping[str, Any], place: str) -> str:
@@ -156,17 +199,28 @@ def _query(row: Mapping[str, Any], place: str) -> str:
     return label
 
 
-def file_of(row: Mapping[str, Any], field: str, place: str, root: Path) -> Path | bytes:
-    """A row's field as the path of a file that is there, or the bytes that it holds. Raises DataError."""
+def split_of(row: Mapping[str, Any], place: str) -> str | None:
+    """The split that a row names, or None. Raises DataError."""
+    split = row.get("split")
+    if split is None:
+        return None
+    if not isinstance(split, str) or not split.strip() or split == ALL:
+        raise DataError(f'{place}, field "split": it is {short(split)}; write a name such as "train" or "val".')
+    return split.strip()
+
+
+def find_file(row: Mapping[str, Any], field: str, place: str, finder: FileFinder) -> Path | bytes:
+    """A field as the path of an existing file, or the bytes that it holds. Raises DataError."""
     value = row.get(field)
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str) or not value or "\0" in value:
         raise DataError(f'{place}, field "{field}": it is {short(value)}; write the path of a file.')
-    path = root / value
-    if not path.is_file():
+    path = finder.find(value)
+    if path is None:
         raise DataError(
-            f'{place}, field "{field}": there is no file {path}; paths start at the folder of the dataset file.'
+            f'{place}, field "{field}": there is no file {finder.folders[0] / value}; paths start at the folder of the '
+            "dataset file."
         )
     return path
 
@@ -175,60 +229,7 @@ def _box(row: Mapping[str, Any], place: str) -> tuple[float, float, float, float
     box = row.get("box")
     if box is None:
         return None
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
     if not numbers or not (box[0] < box[2] and box[1] < box[3]):
         raise DataError(f'{place}, field "box": it is {short(box)}; write [x0, y0, x1, y1] with x0 < x1 and y0 < y1.')
-    return tuple(float(v) for v in box)
-
-
-def short(value: Any, limit: int = 60) -> str:
-    if value is None:
-        return "missing"
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= limit else text[:limit] + "…"
-
-
-def photos_of(path: str | Path, lines: Iterable[Any], split: str) -> list[tuple[Any, ...]]:
-    """The lines of one split, those about one photo together, in the file's order: each has `image` and `split`.
-
-    DataError where one of them is a DataError, wherever it is, and if none is of the split.
-    """
-    photos: dict[Path, list[Any]] = {}
-    splits: set[str] = set()
-    for line in lines:
-        if isinstance(line, DataError):
-            raise line
-        splits.add(line.split or ALL)
-        if split == ALL or line.split in (None, split):
-            photos.setdefault(line.image, []).append(line)
-    if not photos:
-        found = f"its lines are of {', '.join(sorted(splits))}" if splits else "it has no lines"
-        raise DataError(f"{path} has no line of the split {split!r}; {found}.")
-    return [tuple(own) for own in photos.values()]
-
-
-class JsonlDataset:
-    """The photos of one split, in the order in which the file first names them.
-
-    Raises DataError at the file's first faulty line, wherever it is, and if no line is of the split.
-    """
-
-    def __init__(self, path: str | Path, split: str = "train"):
-        self.name, self.source = f"jsonl:{path}@{split}", Path(path).stem
-        self.photos = photos_of(path, read(Path(path)), split)
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> tuple[Sample, ...]:
-        """Every line about photo `index`, in the file's order. Raises DataError naming file, line and field."""
-        return self._samples(self.photos[index])
-
-    def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
-        """`count` random lines about photo `index`, all alike likely; repeated only if there are too few."""
-        lines = self.photos[index]
-        return self._samples([lines[k] for k in rng.choice(len(lines), count, replace=count > len(lines))])
-
-    def _samples(self, lines: tuple[Line, ...] | list[Line]) -> tuple[Sample, ...]:
-        image = lines[0].photo()
-        return tuple(line.sample(image, self.source) for line in lines)
+    return tuple(float(value) for value in box)

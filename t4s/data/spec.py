@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -107,25 +109,38 @@ def _weight(given: str | None, text: str) -> float:
     return weight
 
 
-def open_dataset(spec: str | DatasetSpec, split: str = "train", seed: int = 0) -> Dataset:
+def open_dataset(
+    spec: str | DatasetSpec, split: str = "train", seed: int = 0, other_side: Iterable[str] = ()
+) -> Dataset:
     """Open the data set that `spec` names.
 
-    split  used if the spec names none
-    seed   of composed scenes
+    split       used if the spec names none
+    seed        of composed scenes
+    other_side  the specs that the same run validates on (when it trains on this one) or trains on (when it validates):
+                if a jsonl file without splits is on both sides, a share of its photos is held out
 
-    Raises DataError if the spec cannot be parsed, the data is missing or broken, or the split has no photo.
+    Warns about what the data set has to say about its splits. Raises DataError if the spec cannot be parsed, the data
+    is missing or broken, or the split has no photo.
     """
     spec = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
-    dataset = _open(spec, spec.split or split, seed)
+    others = [DatasetSpec.parse(other) for other in other_side]
+    on_both_sides = any(other.name == spec.name and _same_path(other.path, spec.path) for other in others)
+    dataset = _open(spec, spec.split or split, seed, hold_out=on_both_sides or spec.split is not None)
     if not len(dataset):
         raise DataError(
             f"The dataset {spec.name}:{spec.path} has no photo in the split {spec.split or split!r}; "
             "name another split with @SPLIT or check the data."
         )
+    for note in getattr(dataset, "notes", ()):
+        warnings.warn(note, stacklevel=2)
     return dataset
 
 
-def _open(spec: DatasetSpec, split: str, seed: int) -> Dataset:
+def _same_path(first: str, second: str) -> bool:
+    return Path(first).resolve() == Path(second).resolve()
+
+
+def _open(spec: DatasetSpec, split: str, seed: int, hold_out: bool) -> Dataset:
     """Each module is imported only when needed: some need packages that others do not."""
     match spec.name:
         case "synthetic":
@@ -147,7 +162,7 @@ def _open(spec: DatasetSpec, split: str, seed: int) -> Dataset:
         case "jsonl":
             from t4s.data.jsonl import JsonlDataset
 
-            return JsonlDataset(spec.path, split)
+            return JsonlDataset(spec.path, split, hold_out)
         case "coco":
             from t4s.data.coco import CocoDataset
 
@@ -188,9 +203,11 @@ class Mixture:
             )
 
     @classmethod
-    def open(cls, specs: Iterable[str], split: str = "train", seed: int = 0) -> Mixture:
+    def open(cls, specs: Iterable[str], split: str = "train", seed: int = 0, other_side: Iterable[str] = ()) -> Mixture:
+        """Open all `specs`, each with its weight; see `open_dataset`."""
         parsed = [DatasetSpec.parse(spec) for spec in specs]
-        return cls(tuple(open_dataset(spec, split, seed) for spec in parsed), tuple(spec.weight for spec in parsed))
+        datasets = tuple(open_dataset(spec, split, seed, tuple(other_side)) for spec in parsed)
+        return cls(datasets, tuple(spec.weight for spec in parsed))
 
     def __len__(self) -> int:
         """The number of photos in all data sets."""

@@ -122,10 +122,11 @@ class TrainingRun:
     @classmethod
     def prepare(cls, config: TrainConfig) -> TrainingRun:
         """Open the data sets, load the model, resolve every setting. T4SError."""
-        mixture = Mixture.open(config.dataset)
+        mixture = Mixture.open(config.dataset, other_side=[config.validate] if config.validate else [])
         validation = None
         if config.validate:
-            validation = Validation(open_dataset(config.validate, "val"), config.validate_photos)
+            held_out = open_dataset(config.validate, "val", other_side=config.dataset)
+            validation = Validation(held_out, config.validate_photos)
         bf16 = uses_bf16(config.precision)
         torch.manual_seed(config.seed)
         vlm = initial_vlm(config, mixture, bf16)

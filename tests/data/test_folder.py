@@ -236,7 +236,7 @@ def test_what_is_missing_or_does_not_fit_is_named(folder, tmp_path_factory):
     with pytest.raises(DataError, match="no photo of split 'test'; it has ..train., .val"):
         FolderDataset(folder, "test")
     (folder / "index.jsonl").write_text('{"image": ')
-    with pytest.raises(DataError, match="line 1 is not JSON"):
+    with pytest.raises(DataError, match="line 1 is not a JSON object"):
         FolderDataset(folder)
 
 

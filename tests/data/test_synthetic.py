@@ -254,7 +254,7 @@ def test_a_shape_can_be_wanted_or_kept_out():
     ("size=8", "size=8; it is at least 32"),
     ("colour=red", "no option 'colour=red'"),
     ("heart,-heart", "cannot hold heart without heart"),
-    (",".join(f"-{shape}" for shape in SHAPES[1:]), "leave two"),
+    (",".join(f"-{shape}" for shape in SHAPES[1:]), "keep at least two"),
 ])  # fmt: skip
 def test_wrong_options_are_named(options, said):
     with pytest.raises(DataError, match=re.escape(said)):

@@ -23,10 +23,10 @@ from tests.support.families import IMAGE_SIZE, build
 
 LINES = [
     {"image": "a.png", "question": "How many dogs?", "answers": ["2", "two", "2", "two dogs"], "split": "val"},
-    {"image": "b.png", "question": "What colour is it?", "answers": ["Red"]},
-    {"image": "a.png", "question": "Is it day?", "answers": ["yes", "yes", "yes", "no"], "other": [1]},
-    {"image": "b.png", "question": "A question of the training split?", "answers": ["no"], "split": "train"},
-    {"image": "c.png", "question": "Where is the cat?", "answers": ["sofa", "on the sofa"]},
+    {"image": "b.png", "question": "What colour is it?", "answers": ["Red"], "split": "val"},
+    {"image": "a.png", "question": "Is it day?", "answers": ["yes", "yes", "yes", "no"], "split": "val"},
+    {"image": "b.png", "question": "A question of the training split?", "answers": ["no"], "other": [1]},
+    {"image": "c.png", "question": "Where is the cat?", "answers": ["sofa", "on the sofa"], "split": "val"},
 ]
 
 
@@ -47,11 +47,12 @@ def test_questions_come_by_photo(file):
     assert first.image is second.image and first.image.size == (30, 20)
     assert first.answers == ("2", "two", "2", "two dogs") and (first.id, second.id) == ("quiz/1", "quiz/3")
     assert sum(len(VqaDataset(file, "all")[index]) for index in range(3)) == 5
+    assert len(VqaDataset(file, "train")) == 1
 
 
 @pytest.mark.parametrize("line, says", [
-    ('{"image": "a.png", "question": "x?", "answers": ["y"]', "line 2 is no JSON object .*such as {\"image\""),
-    ("[1]", "line 2 is no JSON object; write one such as"),
+    ('{"image": "a.png", "question": "x?", "answers": ["y"]', "line 2 is not a JSON object .*such as {\"image\""),
+    ("[1]", "line 2 is not a JSON object; write one such as"),
     ({"image": "z.png"}, 'line 2, field "image": there is no file .*z.png'), ({"image": 3}, 'field "image": it is 3'),
     ({"question": " "}, 'line 2, field "question": it is " "; write 1 to'),
     ({"question": "x" * (LONGEST + 1)}, 'field "question": it is .*1 to'), ({"question": None}, "it is missing"),
@@ -174,7 +175,7 @@ def test_accuracy_goes_into_the_card(file, talker, tmp_path):
 ])  # fmt: skip
 def test_what_belongs_to_masks_is_refused(file, option, capsys):
     assert evaluation.main(["--dataset", f"vqa:{file}", *option]) == 2
-    assert f"{option[0]} belongs to masks" in capsys.readouterr().err
+    assert f"{option[0]} is about masks, and a vqa dataset has none" in capsys.readouterr().err
 
 
 def test_the_embedded_checkpoint_is_refused_before_anything_is_asked(file, tmp_path, capsys):
