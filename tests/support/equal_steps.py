@@ -1,29 +1,35 @@
-"""Ten plain steps in float64, for `test_train.py`: python tests/equal_steps.py OUT PHOTOS_A_PROCESS QUESTIONS.
+"""Four plain steps in float64, in this process or in two: two must learn what one with both batches does.
 
-Started alone or under torchrun; the main process writes the weights. QUESTIONS "equal" gives every photo the same
-text, "unequal" photos whose answers are long and short in turn.
+    weights = steps(photos=2, unequal=True)                 # {name: tensor}, one process
+    weights = steps_in_two_processes(photos=1, unequal=True)    # of the main one of two
 """
 
 from __future__ import annotations
 
-import sys
+import multiprocessing
+import os
+import socket
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from t4s.models import create
 from t4s.records import Sample
 from t4s.training import collator
-from t4s.training.trainer import SegTrainer, token_loss
+from t4s.training.losses import token_loss
+from t4s.training.trainer import SegTrainer
 
-STEPS = 10
+STEPS = 4
+PATIENCE = 240  # seconds
 
 
-def sample(number: int, unequal: bool) -> tuple[Sample, ...]:
+def samples(number: int, unequal: bool) -> tuple[Sample, ...]:
     """Photo `number`; every second one, if unequal, has three questions and grids full of runs."""
     rng = np.random.default_rng(number)
     image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
@@ -37,32 +43,56 @@ def sample(number: int, unequal: bool) -> tuple[Sample, ...]:
     return tuple(Sample(name, "test", image, name, ("others", name), truth) for name in names)
 
 
-def main(out: str, photos: str, questions: str) -> None:
-    torch.set_num_threads(1)
+def steps(photos: int, unequal: bool) -> dict[str, torch.Tensor]:
+    """STEPS steps of SegTrainer with `photos` a process → the weights."""
     vlm = create.fresh(["dog", "cat", "cow"], (4, 4), width=32, layers=1, seed=0)
     vlm.model.double()
 
     def batches(numbers):
-        rows = [collator.row(vlm, (one,)) for number in numbers for one in sample(number, questions == "unequal")]
-        made = collator.batch(rows, vlm.tokenizer.pad_token_id)
+        rows = [collator.build_row(vlm, (sample,)) for number in numbers for sample in samples(number, unequal)]
+        made = collator.collate(rows, vlm.tokenizer.pad_token_id)
         made["pixel_values"] = made["pixel_values"].double()
         return made
 
-    settings = TrainingArguments(
-        output_dir=out, max_steps=STEPS, per_device_train_batch_size=int(photos), lr_scheduler_type="constant",
-        use_cpu=True, report_to="none", save_strategy="no", seed=0, remove_unused_columns=False, max_grad_norm=0.5,
-        disable_tqdm=True, logging_strategy="no",
-    )  # fmt: skip
-    learner = SegTrainer(vlm, vlm.model, settings, batches, lambda m: torch.optim.SGD(m.parameters(), lr=0.05),
-                      token_loss(vlm, 0.2))  # fmt: skip
-    learner.learn()
-    if settings.process_index == 0:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        weights = {name: value.contiguous() for name, value in vlm.model.named_parameters()}
-        save_file(weights, Path(out) / "weights.safetensors")
-    print(f"{settings.world_size} processes")
-    learner.close()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder, max_steps=STEPS, per_device_train_batch_size=photos, lr_scheduler_type="constant",
+            use_cpu=True, report_to="none", save_strategy="no", seed=0, remove_unused_columns=False, max_grad_norm=0.5,
+            disable_tqdm=True, logging_strategy="no",
+        )  # fmt: skip
+        trainer = SegTrainer(
+            vlm.model, settings, batches, lambda m: torch.optim.SGD(m.parameters(), lr=0.05), token_loss(vlm, 0.2)
+        )
+        trainer.fit()
+        trainer.close()
+    return {name: weight.detach().contiguous() for name, weight in vlm.model.named_parameters()}
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def steps_in_two_processes(photos: int, unequal: bool) -> dict[str, torch.Tensor]:
+    """The same in two forked processes, `photos` each: nothing has to be imported again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.safetensors"
+        workers = [context.Process(target=_worker, args=(rank, port, photos, unequal, weights)) for rank in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(PATIENCE)
+            worker.kill()
+            assert worker.exitcode == 0, f"a process ended with {worker.exitcode}"
+        return load_file(weights)
+
+
+def _worker(rank: int, port: int, photos: int, unequal: bool, weights: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+    GradientState._reset_state()
+    torch.set_num_threads(1)
+    learned = steps(photos, unequal)
+    if rank == 0:
+        save_file(learned, weights)

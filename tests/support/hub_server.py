@@ -85,10 +85,16 @@ class HubServer:
         return {**kept, **ours, **({"HF_TOKEN": token} if token else {})}
 
 
-def taken_for_the_hub(server: HubServer, monkeypatch) -> None:
-    """This process too talks to `server`, with a login that may write."""
-    settings = {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
-                "HF_TOKEN_PATH": str(server.home / "no-token")}  # fmt: skip
+def taken_for_the_hub(server: HubServer, monkeypatch, cache: str = "cache") -> None:
+    """This process too talks to `server`, with a login that may write and a cache of its own."""
+    settings = {
+        "ENDPOINT": server.url,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_TOKEN_PATH": str(server.home / "no-token"),
+        "HF_HUB_CACHE": str(server.home / cache),
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+    }
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", WRITES)

@@ -91,7 +91,8 @@ def test_another_model_has_answers_of_its_own(tmp_path):
     for name, weights in (("a", b"weights"), ("b", b"others.")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(weights)
-    names = {model_grids.cache_file(source, tmp_path) for source in ("embedded", str(tmp_path / "a"), str(tmp_path / "b"))}
+    sources = ("embedded", str(tmp_path / "a"), str(tmp_path / "b"))
+    names = {model_grids.cache_file(source, tmp_path) for source in sources}
     assert len(names) == 3 and all(name.parent == tmp_path for name in names)
     first = model_grids.cache_file(str(tmp_path / "a"), tmp_path)
     (tmp_path / "a" / "model.safetensors").write_bytes(b"other weights")
@@ -108,7 +109,7 @@ def test_correctable_is_what_overlaps_the_truth():
 
 def test_training_sees_the_grids_of_a_model_that_can_be_corrected(folder, pencil, tmp_path):
     kept = samples.RefinerSamples([f"folder:{folder}@train"], 64, [], None)
-    assert kept.collect_model_grids("embedded", 10, tmp_path / "kept") == 2  # the third photo's cat is on the other side
+    assert kept.collect_model_grids("embedded", 10, tmp_path / "kept") == 2  # the third cat is elsewhere
     assert kept.answered == [0, 1] and not kept[2].model_grids and not kept[3].model_grids
     order = kept.epoch(np.random.default_rng(0))
     assert np.mean([index in (0, 1) for index in order]) > 0.5

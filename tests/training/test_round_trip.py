@@ -16,8 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t4s import codec
-from tests.support.hub_server import HubServer
+from t4s import codec, train
+from t4s.errors import CheckpointError
+from t4s.models import create
+from t4s.models.loading import load
+from t4s.training import run, saving
+from tests.support.hub_server import HubServer, taken_for_the_hub
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 180  # seconds that an app may take to start on a busy machine
@@ -31,9 +35,6 @@ TRAIN = ["--dataset", "synthetic", "--steps", "2", "--batch", "1", "--total-batc
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     """An untrained model of the embedded architecture with a 4×4 grid, as a checkpoint folder."""
-    from t4s.models import create
-    from t4s.training import saving
-
     folder = tmp_path_factory.mktemp("base")
     saving.write(create.fresh(["dog", "cat"], (4, 4), width=64, layers=1, seed=0), None, folder)
     return folder
@@ -41,10 +42,12 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(base, tmp_path_factory) -> Iterator[HubServer]:
-    """The stand-in; two steps of training from the command line have pushed a checkpoint to it."""
-    with HubServer(tmp_path_factory.mktemp("hub")) as running:
+    """The stand-in, taken for the Hub; two steps of training from the command line have pushed a checkpoint to it."""
+    with HubServer(tmp_path_factory.mktemp("hub")) as running, pytest.MonkeyPatch.context() as patched:
+        taken_for_the_hub(running, patched)
+        patched.setattr(run, "CARD_PHOTOS", 1)
         out = str(tmp_path_factory.mktemp("out") / "cells")
-        run(running, "t4s/train.py", "--base", str(base), *TRAIN, "--out", out, "--push-to-hub", ID)
+        assert train.main(["--base", str(base), *TRAIN, "--out", out, "--push-to-hub", ID]) == 0
         yield running
 
 
@@ -55,12 +58,13 @@ def photo(tmp_path) -> Path:
     return tmp_path / "photo.jpg"
 
 
-def run(server: HubServer, *command: str, cwd: Path = ROOT, cache: str = "cache") -> str:
-    """Python in a process that takes the stand-in for the Hub → what it printed."""
-    environment = {**server.environment(cache=cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def run_code_of(card: str, cwd: Path, monkeypatch) -> dict:
+    """The card's Python code, run as it stands in `cwd` → its variables."""
+    (code,) = re.findall("```python\n(.*?)```", card, re.S)
+    monkeypatch.chdir(cwd)
+    variables: dict = {}
+    exec(code, variables)
+    return variables
 
 
 @contextmanager
@@ -100,42 +104,29 @@ def test_the_app_pulls_a_pushed_checkpoint_and_segments(server, photo):
     assert result["coco_rle"] and not result["faults"]
 
 
-def test_the_cards_code_runs_as_it_stands(server, photo):
+def test_the_cards_code_runs_as_it_stands(server, photo, monkeypatch):
     card = server.repos[ID].commits[-1].files["README.md"].decode()
-    (code,) = re.findall("```python\n(.*?)```", card, re.S)
-    out = run(server, "-c", code + "\nprint(prediction.mask.shape)", cwd=photo.parent, cache="card-cache")
-    assert out.strip().endswith("(60, 90)")
+    assert run_code_of(card, photo.parent, monkeypatch)["prediction"].mask.shape == (60, 90)
 
 
-def test_an_adapter_is_trained_on_a_base_from_the_hub_and_finds_it_again(server, base, tmp_path, photo):
+def test_an_adapter_is_trained_on_a_base_from_the_hub_and_finds_it_again(server, base, tmp_path, photo, monkeypatch):
     """The base's commit is recorded: what is pushed there later does not slip under the adapter."""
     repo = server.repo("tester/base", {file.name: file.read_bytes() for file in base.iterdir() if file.is_file()})
     first = repo.commits[-1]
-    on = ["t4s/train.py", "--base", "tester/base", *TRAIN, "--out", str(tmp_path / "a"), "--push-to-hub"]
-    run(server, *on, cache="train-cache")
+    assert train.main(["--base", "tester/base", *TRAIN, "--out", str(tmp_path / "a"), "--push-to-hub"]) == 0
     pushed = server.repos["tester/a"].commits[-1].files
     config = json.loads(pushed["t4s.json"])
     assert (config["base_model"], config["base_revision"]) == ("tester/base", first.oid)
     assert "adapter_model.safetensors" in pushed and "model.safetensors" not in pushed
     repo.add("later", {**first.files, "config.json": b"{}", "model.safetensors": b"other weights"})
-    (code,) = re.findall("```python\n(.*?)```", pushed["README.md"].decode(), re.S)
     before = len(server.log)
-    out = run(server, "-c", code + "\nprint(prediction.grid.shape)", cwd=photo.parent, cache="adapter-cache")
-    assert out.strip().endswith("(4, 4)")
+    taken_for_the_hub(server, monkeypatch, cache="empty-cache")
+    variables = run_code_of(pushed["README.md"].decode(), photo.parent, monkeypatch)
+    assert variables["prediction"].grid.shape == (4, 4)
     loaded = [line for line in server.log[before:] if "/tester/base/resolve/" in line]
     assert loaded and not [line for line in loaded if f"/resolve/{first.oid}/" not in line]
 
 
-PULL = """import json, sys
-from t4s.models.loading import load
-from t4s.errors import CheckpointError
-
-for source, revision in json.loads(sys.argv[1]):
-    try:
-        print(json.dumps(load(source, revision).config.answer))
-    except CheckpointError as error:
-        print(json.dumps(f"refused: {error}"))
-"""
 BROKEN = {
     "tester/nothing": (None, "is not on the Hub, or it is private"),
     "tester/foreign": ({"config.json": b"{}", "model.safetensors": b""}, "has no t4s.json"),
@@ -147,18 +138,21 @@ BROKEN = {
 }  # fmt: skip
 
 
-def test_revisions_are_pinned_and_what_cannot_be_pulled_is_refused_in_a_sentence(server):
-    """All in one process: it takes seconds to start."""
+def test_revisions_are_pinned(server):
     repo = server.repos[ID]
     old = repo.commits[-1]
     config = json.loads(old.files["t4s.json"])
     repo.add("later", {**old.files, "t4s.json": json.dumps({**config, "answer": "Here: <seg>{body}</seg>"}).encode()})
-    for source, (files, _) in BROKEN.items():
-        if files is not None:
-            server.repo(source, files)
-    asked = [(ID, old.oid), (ID, None), *((source, None) for source in BROKEN)]
-    first, second, *refused = map(json.loads, run(server, "-c", PULL, json.dumps(asked)).splitlines())
+    pinned, newest = load(ID, old.oid).config, load(ID).config
     repo.commits.pop()
-    assert (first, second) == (config["answer"], "Here: <seg>{body}</seg>")
-    for answer, (_, said) in zip(refused, BROKEN.values(), strict=True):
-        assert answer.startswith("refused: ") and said in answer and len(answer) < 500
+    assert (pinned.answer, newest.answer) == (config["answer"], "Here: <seg>{body}</seg>")
+
+
+@pytest.mark.parametrize("source", BROKEN)
+def test_what_cannot_be_pulled_is_refused_in_a_sentence(server, source):
+    files, sentence = BROKEN[source]
+    if files is not None:
+        server.repo(source, files)
+    with pytest.raises(CheckpointError) as refused:
+        load(source)
+    assert sentence in str(refused.value) and len(str(refused.value)) < 500
