@@ -14,8 +14,8 @@ from PIL import Image
 import t4s.eval as evaluation
 from t4s.models.checkpoint import CheckpointConfig
 from t4s.segmenter.segmenter import Segmenter
-from tests.data import test_refcoco as test_refer
 from tests.data import test_semantic
+from tests.support import refcoco_files
 from tests.support.families import IMAGE_SIZE, build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def commands() -> list[str]:
 def places(tmp_path_factory) -> dict[str, Path]:
     """What stands for PATH, PHOTOS, FILE and ID on this machine."""
     root = tmp_path_factory.mktemp("data")
-    test_refer.write_miniature(root)
+    refcoco_files.write_miniature(root)
     test_semantic.write_miniature(root)
     photos = root / "photos"
     photos.mkdir()
@@ -55,7 +55,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
     (root / "quiz.jsonl").write_text(json.dumps(quiz))
     chats = build("llava", root / "chats")
     CheckpointConfig(grid=(4, 4), image_size=IMAGE_SIZE["llava"], refiner="none").write(chats)
-    own = test_refer.write_instances(root / "own")
+    own = refcoco_files.write_instances(root / "own")
     return {"PHOTOS": photos, "PATH": root, "FILE.jsonl": root / "quiz.jsonl", "FILE.json": own, "ID": chats}
 
 

@@ -19,9 +19,9 @@ from t4s.segmenter.segmenter import Segmenter
 from t4s.training import arguments, run, saving
 from t4s.training.refiner import train as train_edge
 from t4s.training.tower import train as train_tower
-from tests.data import test_refcoco as test_refer
 from tests.support.families import build
 from tests.support.hub_server import HubServer, taken_for_the_hub
+from tests.support.refcoco_files import write_instances, write_miniature
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = (ROOT / "t4s" / "training" / "README.md").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ RUN = {re.sub(r"--checkpoint \S+ ", "", command): command for command in reverse
 def places(tmp_path_factory) -> dict[str, Path]:
     """What stands for MODEL, PATH and the data on this machine, and a finished run of the first command."""
     root = tmp_path_factory.mktemp("data")
-    test_refer.write_miniature(root)
+    write_miniature(root)
     for name in ("refcocog", "grefcoco"):  # else their validation photos are held back, and none is left
         shutil.rmtree(root / name)
     target = np.zeros((20, 30), np.uint8)
@@ -78,7 +78,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
     line = {"image": "a.jpg", "mask": "a_dog.png", "source": "zoo", "classes": {"255": "dog"}}
     (photos / "index.jsonl").write_text("\n".join(json.dumps(line | {"split": split}) for split in ("train", "val")))
     named = {"MODEL": build("llava", root / "model"), "data.jsonl": root / "data.jsonl", "PHOTOS": photos, "PATH": root,
-             "DATASET": table, "FILE.json": test_refer.write_instances(root / "own")}  # fmt: skip
+             "DATASET": table, "FILE.json": write_instances(root / "own")}  # fmt: skip
     first = ["--base", str(named["MODEL"]), "--dataset", f"jsonl:{root / 'data.jsonl'}", *SMALL, "--grid", "4", "4"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(run, "CARD_PHOTOS", 1)
