@@ -45,6 +45,13 @@ WORDS = (
     "animals", "vehicle", "vehicles", "clothes", "furniture", "man", "men", "woman", "women", "boy", "girl", "child",
     "people", "circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "shape", "shapes", *COLOURS,
 )  # fmt: skip
+_LATIN = re.compile(r"[a-z][a-z '’-]*")
+# English words of class names (ADE20K's, COCO-Stuff's, the shapes) that `lexicon.json` has no entry for.
+_FURTHER_ENGLISH = frozenset(
+    "ashcan bannister bedclothes branch canopy cardboard case circle clouds crescent dirt fog grandstand gravel heart"
+    " hexagon hovel land light metal minibike moss mud plastic plaything playingfield sconce signboard square stage"
+    " stairway step stone straw triangle waterdrops windowpane wood".split()
+)
 _ARTICLE = re.compile(r"^(?:the|an?|all|every) ")
 NAME_SHARE, SYNONYM_SHARE = 0.5, 0.22  # of training phrases: the bare name, another word for it
 
@@ -97,10 +104,23 @@ def bare(phrase: str) -> str:
     return _ARTICLE.sub("", phrase)
 
 
+def is_english(name: str) -> bool:
+    """True if English grammar may be applied to a name: Latin letters, and its last word is one of the lexicon's.
+
+    "猫" and "Hund" are asked as they are; "a 猫" and "all Hunds" are no phrases.
+    """
+    folded = name.casefold()
+    words = (folded, folded.rpartition(" ")[2])
+    return bool(_LATIN.fullmatch(folded)) and any(word in _homes() or word in _FURTHER_ENGLISH for word in words)
+
+
 def vary(name: str, rng: np.random.Generator) -> str:
-    """A phrase that means every `name` in the photo: mostly the name, else a synonym, an article or the plural."""
+    """A phrase that means every `name` in the photo: mostly the name, else a synonym, an article or the plural.
+
+    A name that is not English is always asked as it is.
+    """
     kind = rng.random()
-    if kind < NAME_SHARE:
+    if kind < NAME_SHARE or not is_english(name):
         return name
     if kind < NAME_SHARE + SYNONYM_SHARE and name in SYNONYMS:
         name = str(rng.choice(SYNONYMS[name]))

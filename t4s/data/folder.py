@@ -45,7 +45,6 @@ ABSENT_PER_PHOTO = 2  # absent names asked of every photo in evaluation
 ABSENT_SHARE = 0.3  # of training questions: absent names
 LIST_SHARE = 0.1  # of training questions: class lists
 KIND_SHARE = 0.06  # of training questions: a hypernym such as "animal"
-MIN_KIND = 3  # a source is asked for a hypernym only if it labels this many of its names
 MAX_LIST = 4  # names of a training class list
 BALANCE = 0.6  # a source of n photos is drawn in proportion to n to this power
 WEAK_SHARE = 0.25  # how much a weak photo counts in n
@@ -293,7 +292,11 @@ class FolderDataset:
         A hypernym is never asked as absent: the photo may show an animal that the source does not label.
         """
         table = self.tables[source]
-        return [word for word, names in lexicon.HYPERNYMS.items() if sum(name in table for name in names) >= MIN_KIND]
+        return [
+            word
+            for word, names in lexicon.HYPERNYMS.items()
+            if sum(name in table for name in names) >= lexicon.MIN_KIND
+        ]
 
 
 def _parse_row(row: Any, place: str, root: Path, finder: FileFinder) -> Photo:

@@ -251,7 +251,7 @@ def reworded(sample: Sample) -> list[tuple[Rewording, Sample]]:
     if not isinstance(sample.query, str) or sample.absent:
         return []
     name, plural = sample.query, lexicon.plural(sample.query)
-    words = [("plural", plural)] if plural != name else []
+    words = [("plural", plural)] if plural != name and lexicon.is_english(name) else []
     words += [("synonym", word) for word in lexicon.SYNONYMS.get(name, ())]
     return [
         (

@@ -2,7 +2,8 @@
 
 Knows nothing about pixels or files, only each instance's name, colour word, area and centre. A phrase is (text, indexes
 of the instances it means); no index means that it is absent. Phrases are unambiguous: a place or size singles out one
-instance by a clear margin (`APART`, `BIGGER`), and "the star" is used only if there is a single star.
+instance by a clear margin (`APART`, `BIGGER`), and "the star" is used only if there is a single star. Names that are
+not English (`lexicon.is_english`) are used as they are, without articles, colours and places.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t4s.lexicon import plural
+from t4s.lexicon import is_english, plural
 
 APART = 0.16  # how far a place must be from the next candidate, as a share of the picture's width or height
 BIGGER = 1.6  # how many times the area of the next one the biggest must have
@@ -132,9 +133,11 @@ def _named(instances: Sequence[Instance], name: str) -> tuple[int, ...]:
 
 
 def _groups(instances: Sequence[Instance]) -> list[tuple[str, tuple[int, ...]]]:
-    """What a noun phrase can select: "star", and "red star" where every star's colour has a word."""
+    """What an English noun phrase can select: "star", and "red star" where every star's colour has a word."""
     groups: dict[str, tuple[int, ...]] = {}
     for instance in instances:
+        if not is_english(instance.name):
+            continue
         groups[instance.name] = same = _named(instances, instance.name)
         if all(instances[i].colour for i in same):  # otherwise another one may be red too
             groups[f"{instance.colour} {instance.name}"] = tuple(
@@ -144,7 +147,12 @@ def _groups(instances: Sequence[Instance]) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _noun(name: str, meant: tuple[int, ...]) -> list[Phrase]:
-    """All phrases for `name` with these instances: "the" and the article or plural as the number requires."""
+    """All phrases for `name` with these instances: "the" and the article or plural as the number requires.
+
+    A name that is not English has no phrase but itself.
+    """
+    if not is_english(name):
+        return [(name, meant)]
     if len(meant) > 1:
         many = plural(name)
         return [(name, meant), (many, meant), (f"the {many}", meant), (f"all {many}", meant), (f"every {name}", meant)]
@@ -268,7 +276,7 @@ def _absent_name(instances: Sequence[Instance], vocabulary: Sequence[str]) -> li
         (text, ())
         for name in vocabulary
         if name not in present
-        for text in (name, f"the {name}", f"{_a(name)} {name}", plural(name))
+        for text in ((name, f"the {name}", f"{_a(name)} {name}", plural(name)) if is_english(name) else (name,))
     ]
 
 
@@ -280,7 +288,7 @@ def _absent_colour(instances: Sequence[Instance], vocabulary: Sequence[str]) -> 
     return [
         (text, ())
         for colour in dict.fromkeys(instance.colour for instance in instances)
-        for name in dict.fromkeys(instance.name for instance in instances)
+        for name in dict.fromkeys(instance.name for instance in instances if is_english(instance.name))
         if (colour, name) not in present
         for text in (f"{colour} {name}", f"the {colour} {name}")
     ]
@@ -291,7 +299,7 @@ def _absent_place(instances: Sequence[Instance], vocabulary: Sequence[str]) -> l
     return [
         (text, ())
         for name in vocabulary
-        if name not in present
+        if name not in present and is_english(name)
         for text in (
             f"the {name} on the left",
             f"the {name} on the right",
