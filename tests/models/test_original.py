@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +282,7 @@ def test_a_local_folder_says_how_to_convert_it(tmp_path, capsys):
 
 
 @pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells a process its own peak")
 def test_memory_stays_near_one_shard(tmp_path):
     """A random checkpoint of 1 GB in ten shards: the process peaks below 600 MB."""
     script = f"""
@@ -290,18 +290,18 @@ import sys; sys.path.insert(0, {str(ROOT)!r})
 import json, torch
 from pathlib import Path
 from tests.support import original_llava as original
-original.WIDTH, original.INNER, original.LAYERS = 1024, 2816, 15
-original.CONFIG.update(hidden_size=1024, intermediate_size=2816, num_hidden_layers=15)
+original.WIDTH, original.INNER, original.LAYERS = 512, 5632, 24
+original.CONFIG.update(hidden_size=512, intermediate_size=5632, num_hidden_layers=24)
 original.write(Path({str(tmp_path / "old")!r}), shards=10)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
     size = sum(file.stat().st_size for file in (tmp_path / "old").glob("*.safetensors"))
     code = (
-        f"import sys, resource; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from pathlib import Path\nfrom t4s.models.original import convert\n"
         f"convert.convert(Path({str(tmp_path / 'old')!r}), Path({str(tmp_path / 'new')!r}), (24, 24))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"  # its own peak, in kB
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert size > 0.9e9 and int(done.stdout.split()[-1]) < 600_000
-    assert resource and "B/s" in done.stderr  # progress in bytes
+    assert "B/s" in done.stderr  # progress in bytes

@@ -48,25 +48,21 @@ def _indexed(folder: Path, index: str) -> list[Path]:
 
 
 class TensorFile:
-    """One weight file, open: `names`, `shape(name)` and `get(name)`. Close it before the next one is opened."""
+    """One weight file: `names`, `shape(name)` and `get(name)`. Close it before the next one is opened."""
 
     def __init__(self, file: Path):
-        self.file = file
-        self._tensors: dict[str, Tensor] | None = None
-        self._stored = None
         from safetensors import SafetensorError
 
+        self.file = file
+        self._pickled: dict[str, Tensor] | None = None
         try:
             if file.suffix == ".safetensors":
-                from safetensors import safe_open
-
-                self._stored = safe_open(file, "pt")
-                self.names: list[str] = list(self._stored.keys())
+                self._shapes = self._read_header()
             else:
                 import torch
 
-                self._tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-                self.names = list(self._tensors)
+                self._pickled = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                self._shapes = {name: tuple(tensor.shape) for name, tensor in self._pickled.items()}
         except (
             SafetensorError,
             pickle.UnpicklingError,
@@ -75,21 +71,33 @@ class TensorFile:
             ValueError,
             EOFError,
             TypeError,
+            AttributeError,
         ) as error:
             detail = " ".join(str(error).split())[:160]
             raise CheckpointError(f"{file} cannot be read as weights ({detail}); download it again.") from error
+        self.names: list[str] = list(self._shapes)
+
+    def _read_header(self) -> dict[str, tuple[int, ...]]:
+        from safetensors import safe_open
+
+        with safe_open(self.file, "pt") as stored:
+            return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118 (no dict)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        if self._stored is not None:
-            return tuple(self._stored.get_slice(name).get_shape())
-        return tuple(self._tensors[name].shape)
+        return self._shapes[name]
 
     def get(self, name: str) -> Tensor:
-        return self._stored.get_tensor(name) if self._stored is not None else self._tensors[name]
+        """The tensor. A safetensors file is opened for each, so that no other tensor's pages stay in memory."""
+        if self._pickled is not None:
+            return self._pickled[name]
+        from safetensors import safe_open
+
+        with safe_open(self.file, "pt") as stored:
+            return stored.get_tensor(name)
 
     def close(self) -> None:
         """Let go of the file, so that its pages leave memory."""
-        self._stored = self._tensors = None
+        self._pickled = None
 
 
 def stored_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
@@ -148,7 +156,7 @@ class ShardWriter:
 
         name = f"model-{len(self.done) + 1:05d}.safetensors"
         temporary = self.folder / (name + ".part")
-        save_file({key: tensor.clone() for key, tensor in self._pending.items()}, temporary, metadata={"format": "pt"})
+        save_file(self._pending, temporary, metadata={"format": "pt"})
         os.replace(temporary, self.folder / name)
         self.done[name] = {key: list(tensor.shape) for key, tensor in self._pending.items()}
         self._note()
