@@ -1,13 +1,19 @@
-"""Every limit, once: its name, its value and why."""
+"""Every limit in one place: name, value and reason."""
 
 from __future__ import annotations
 
 MAX_PIXELS = 40_000_000  # a photo; checked before it is decoded
 MAX_BYTES = 20_000_000  # an image file
 MAX_QUERY = 200  # characters of a phrase
-MAX_LABELS = 64  # names of a class list in the app (the library takes longer ones)
+MAX_LABELS = 64  # names of a class list in the app (the library accepts longer lists)
 MAX_SIDE = 64  # cells per side of a grid
-MAX_TEXT = 200_000  # characters of a text that is pasted into the app (the library reads longer ones)
+MAX_TEXT = 200_000  # characters of a text pasted into the app (the library reads longer texts)
 MAX_BATCH = 256  # photos times phrases of one batch in the app
+MIN_PART = 16  # pixels: smaller connected parts of a mask are specks, not listed and not outlined
+MAX_PARTS = 64  # connected parts that are listed for a label
 MAX_QUESTION = 2_000  # characters of a question to a checkpoint that chats
 MAX_ANSWER = 2_048  # tokens of a free answer: some ten grids of 16×16
+MAX_SAM_PARAMETERS = 700_000_000  # of a SAM as refiner: SAM's largest has 641 million
+MAX_SAM_SIDE = 1_024  # pixels per side of what a SAM sees
+MAX_SAM_TOKENS = 4_096  # image tokens that attend to each other in a SAM
+MAX_SAM_NUMBER = 16_384  # any number in a SAM's configuration, widths included

@@ -1,26 +1,34 @@
-"""The frozen records that flow through: what is asked of a photo, and what was answered."""
+"""The frozen records that everything passes on: what is asked about a photo, and what was answered."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 from t4s.codec import DescriptorGrid, Fault, grid_from_classes
+from t4s.codec.coverage import cell_areas
+from t4s.limits import MAX_PARTS, MIN_PART
 
 IGNORED = -1  # in `Sample.class_map`: a pixel that is neither trained on nor scored
+
+Box = tuple[int, int, int, int]  # (x0, y0, x1, y1) in pixels, x1 and y1 exclusive
+Status = Literal["found", "absent", "unsure", "unknown word"]
+STATUSES: tuple[str, ...] = get_args(Status)
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One photo, one question, one true answer: what every dataset yields.
+    """One photo, one question, one true answer: what every data set yields.
 
     `query` is a phrase, or a tuple of class names (class-list mode). `labels[0]` is always
     "others"; `class_map` (h, w) int16 holds indexes into `labels`, or `IGNORED`. For a phrase
-    there is one label besides "others", the phrase itself. `box` is the data set's official
-    box (x0, y0, x1, y1) in pixels, where it has one.
+    there is one label besides "others", the phrase itself. `box` is the official box of the data
+    set (x0, y0, x1, y1) in pixels, if it has one.
     """
 
     id: str
@@ -33,7 +41,7 @@ class Sample:
 
     @property
     def absent(self) -> bool:
-        """True if nothing of what is asked for is in the photo."""
+        """True if nothing that is asked for is in the photo."""
         return not (self.class_map > 0).any()
 
     def grid(self, shape: tuple[int, int]) -> DescriptorGrid:
@@ -41,22 +49,40 @@ class Sample:
         return grid_from_classes(self.class_map, dict(enumerate(self.labels)), shape, ignore=(IGNORED,))
 
 
+@dataclass(frozen=True)
+class Part:
+    """One connected part of a refined mask.
+
+    label  whose mask it is part of
+    score  mean confidence of the cells of this label that it reaches into; of all cells that it reaches
+           into, if none of them has the label
+    box    (x0, y0, x1, y1) in pixels, x1 and y1 exclusive
+    area   in pixels
+    """
+
+    label: str
+    score: float
+    box: Box
+    area: int
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model answered. numpy and plain Python only, so it pickles.
+    """What the model answered. numpy and plain Python only, so it can be pickled. Made by `build_prediction`.
 
     text        raw model text between `<seg>` and `</seg>`, as `codec.decode` takes it
-    grid        the descriptor grid (H, W), untouched by any refiner
-    mask        (h, w) bool at the photo's size: every pixel that is not "others"
-    masks       {label: (h, w) bool}, "others" left out
+    grid        the descriptor grid (H, W); refiners do not change it
+    mask        (h, w) bool at the size of the photo: every pixel that is not "others"
+    masks       {label: (h, w) bool}, without "others"
     confidence  (H, W) float32 in [0, 1]: how sure the model is of each cell's label
     present     True if any cell is not "others"
-    score       mean confidence of the target's cells; of all cells when absent
+    score       mean confidence of the target's cells; of all cells if it is absent
     box         (x0, y0, x1, y1) in pixels of `mask`, x1 and y1 exclusive, or None
-    faults      what was wrong with the text and how it was mended
+    faults      what was wrong with the text and how it was repaired
     stats       tokens (of the body), forwards (passes after the prefill), prefill_seconds,
-                decode_seconds, refine_seconds, …; absent: the probability of the empty answer, where the checkpoint
-                has it weighed (`no_target_threshold` in its t4s.json)
+                decode_seconds, refine_seconds, …; absent: the probability of the empty answer, if the
+                checkpoint computes it (`no_target_threshold` in its t4s.json)
+    status      "found", "absent", "unsure" or "unknown word"; by default what `present` says
     """
 
     query: str | tuple[str, ...]
@@ -67,22 +93,37 @@ class Prediction:
     confidence: np.ndarray
     present: bool
     score: float
-    box: tuple[int, int, int, int] | None
+    box: Box | None
     faults: tuple[Fault, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
+    status: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.status:
+            object.__setattr__(self, "status", "found" if self.present else "absent")
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The connected parts of each label's mask, the largest first; pixels that touch at a corner are connected.
+
+        Parts of fewer than `limits.MIN_PART` pixels are left out, unless a label has no larger one, and so are
+        those beyond the `limits.MAX_PARTS` largest of a label.
+        """
+        found = [part for label, mask in self.masks.items() for part in _parts(label, mask, self)]
+        return tuple(sorted(found, key=lambda part: -part.area))
 
 
 @dataclass(frozen=True, eq=False)
 class Span:
     """One `<seg>…</seg>` of a free answer, read as a grid.
 
-    start, end  where in `Answer.text` it is, marks included: text[start:end]
-    text        what stands between the marks
+    start, end  its place in `Answer.text`, tags included: text[start:end]
+    text        what is between the tags
     grid        the descriptor grid (H, W) of the checkpoint's size
-    mask        (h, w) bool at the photo's size: every pixel that is not "others"
-    masks       {label: (h, w) bool}, "others" left out
+    mask        (h, w) bool at the size of the photo: every pixel that is not "others"
+    masks       {label: (h, w) bool}, without "others"
     box         (x0, y0, x1, y1) in pixels of `mask`, x1 and y1 exclusive, or None
-    faults      what was wrong with the text, a missing `</seg>` included, and how it was mended
+    faults      what was wrong with the text, a missing `</seg>` included, and how it was repaired
     """
 
     start: int
@@ -91,7 +132,7 @@ class Span:
     grid: DescriptorGrid
     mask: np.ndarray
     masks: dict[str, np.ndarray]
-    box: tuple[int, int, int, int] | None
+    box: Box | None
     faults: tuple[Fault, ...] = ()
 
 
@@ -110,14 +151,8 @@ class Answer:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """Those of all spans, in order."""
+        """The faults of all spans, in order."""
         return tuple(fault for span in self.spans for fault in span.faults)
-
-
-def box_of(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """(h, w) bool → (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None if it is empty."""
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1) if len(xs) else None
 
 
 def build_prediction(
@@ -127,20 +162,69 @@ def build_prediction(
     masks: dict[str, np.ndarray],
     confidence: np.ndarray,
     size: tuple[int, int],
-    faults: tuple[Fault, ...],
-    stats: dict[str, Any],
+    faults: tuple[Fault, ...] = (),
+    stats: dict[str, Any] | None = None,
+    status: Status | None = None,
 ) -> Prediction:
-    """A Prediction with what follows from the rest of it: mask, box, presence and score."""
-    mask, target = union(masks, size), grid.ids > 0
-    score = float(confidence[target].mean() if target.any() else confidence.mean())
+    """A Prediction and all that follows from its grid and masks: union mask, box, presence, score and status.
+
+    `size` (h, w) is that of the photo and of every mask; `status` None derives it from the grid.
+    """
+    mask = union(masks, size)
+    target = grid.ids > 0
+    present = bool(target.any())
     return Prediction(
-        query, text, grid, mask, masks, confidence, bool(target.any()), score, box_of(mask), faults, stats
+        query=query,
+        text=text,
+        grid=grid,
+        mask=mask,
+        masks=masks,
+        confidence=confidence,
+        present=present,
+        score=float(confidence[target].mean() if present else confidence.mean()),
+        box=box_of(mask),
+        faults=faults,
+        stats={} if stats is None else stats,
+        status=status or "",
     )
 
 
-def union(masks: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+def box_of(mask: np.ndarray) -> Box | None:
+    """(h, w) bool → (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(columns):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def union(masks: Mapping[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """(h, w) bool: every pixel of any mask."""
-    mask = np.zeros(size, bool)
-    for one in masks.values():
-        mask |= one
-    return mask
+    found = np.zeros(size, bool)
+    for mask in masks.values():
+        found |= mask
+    return found
+
+
+def _parts(label: str, mask: np.ndarray, prediction: Prediction) -> list[Part]:
+    """The connected parts of one label's mask (h, w) bool, the largest first."""
+    from scipy import ndimage  # here, as it takes longer to import than the rest of t4s and few need it
+
+    if (box := box_of(mask)) is None:
+        return []
+    left, top, right, bottom = box
+    numbers, count = ndimage.label(mask[top:bottom, left:right], np.ones((3, 3)))  # (h, w) of the box: part, 0 outside
+    areas = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+    places = ndimage.find_objects(numbers)
+    parts = []
+    for index in np.argsort(-areas, kind="stable")[:MAX_PARTS]:
+        if areas[index] < MIN_PART and parts:
+            break
+        rows, columns = places[index]
+        x0, y0, x1, y1 = left + columns.start, top + rows.start, left + columns.stop, top + rows.stop
+        inside = np.zeros(mask.shape, bool)
+        inside[y0:y1, x0:x1] = numbers[rows, columns] == index + 1
+        cells = cell_areas(inside, prediction.grid.shape) > 0
+        own = cells & prediction.grid.label_mask(label)
+        score = prediction.confidence[own if own.any() else cells].mean()
+        parts.append(Part(label, float(score), (x0, y0, x1, y1), int(areas[index])))
+    return parts

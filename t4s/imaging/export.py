@@ -1,8 +1,8 @@
-"""Masks as files that other tools open: PNG, COCO JSON, GeoJSON, LabelMe, SVG, plain JSON. numpy and Pillow.
+"""Masks in the formats of other tools: PNG, COCO JSON, GeoJSON, LabelMe, SVG, plain JSON.
 
-Masks are (h, w) bool, or {label: mask} where a format knows labels; all coordinates are pixels of the
-photo, x to the right, y down, from the upper left corner. Bytes and plain Python come out; nothing is
-written to disk. Outlines are exact: they follow the pixels' edges, and filling them gives the mask again.
+Masks are (h, w) bool, or {label: mask} if a format has labels; all coordinates are pixels of the photo,
+x to the right, y down, from the upper left corner. Bytes and plain Python are returned; nothing is written
+to disk. Outlines are exact: they follow the edges of pixels, and filling them gives the mask again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from t4s.codec import DescriptorGrid, encode
+from t4s.imaging.masks import coco_rle
 from t4s.imaging.polygons import keyhole, polygons
-from t4s.records import Prediction
+from t4s.records import Prediction, box_of
 
 Masks = Mapping[str, np.ndarray]
 
@@ -29,13 +30,13 @@ _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  
 def mask_png(mask: np.ndarray, bits: int = 8) -> bytes:
     """A grey PNG: 0 outside and 255 inside at 8 bits; black outside and white inside at 1 bit."""
     if bits not in (1, 8):
-        raise ValueError(f"A mask is written with 1 or 8 bits a pixel, not {bits}.")
+        raise ValueError(f"A mask has 1 or 8 bits a pixel, not {bits}.")
     image = Image.fromarray(np.asarray(mask, bool).astype(np.uint8) * 255)
     return _png(image.convert("1") if bits == 1 else image)
 
 
 def cutout_png(photo: Image.Image | np.ndarray, mask: np.ndarray) -> bytes:
-    """The photo's pixels inside the mask, at the photo's size: RGBA PNG, transparent (and black) outside."""
+    """The pixels of the photo inside the mask, at the size of the photo: RGBA PNG, transparent (and black) outside."""
     pixels = np.asarray(photo if isinstance(photo, np.ndarray) else photo.convert("RGB"))
     inside = np.asarray(mask, bool)[..., None]
     return _png(Image.fromarray(np.concatenate([pixels * inside, inside * np.uint8(255)], axis=2).astype(np.uint8)))
@@ -47,37 +48,11 @@ def _png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """(x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None for an empty mask."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
-
-
-def coco_rle(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's packed run lengths: {"size": [h, w], "counts": str}, as `pycocotools.mask.decode` takes them.
-
-    Runs go down the columns and begin outside. Each is written in groups of 5 bits, lowest first, as
-    characters from "0" on; 32 marks that more follow; from the fourth run on the difference to the run
-    two before is written (cocoapi, `maskApi.c`, `rleToString`).
-    """
-    flat = np.asarray(mask, bool).T.ravel()
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0] if not flat.size or not flat[0] else [0, 0], edges, [flat.size]]))
-    runs[3:] -= runs[1:-2].copy()
-    text = bytearray()
-    for value in runs.tolist():
-        more = True
-        while more:
-            group, value = value & 31, value >> 5
-            more = value != (-1 if group & 16 else 0)
-            text.append(group + 32 * more + 48)
-    return {"size": [int(n) for n in np.shape(mask)], "counts": text.decode()}
-
-
 class CocoSet:
-    """A COCO data set that grows photo by photo, and keeps run lengths alone: one annotation a label that is there.
+    """A COCO data set that grows photo by photo and keeps only run lengths in memory.
 
-    It opens in `pycocotools.coco.COCO`. Ids count from 1; a category for every label, also an absent one.
+    `pycocotools.coco.COCO` opens it. One annotation for each label that is present; a category for every label, even
+    an absent one; ids count from 1.
     """
 
     def __init__(self) -> None:
@@ -91,14 +66,15 @@ class CocoSet:
         self._images.append({"id": number, "file_name": name, "height": int(height), "width": int(width)})
         for label, mask in masks.items():
             category = self._categories.setdefault(label, len(self._categories) + 1)
-            if (around := box(mask)) is None:
+            if (box := box_of(mask)) is None:
                 continue
-            x0, y0, x1, y1 = around
+            x0, y0, x1, y1 = box
             annotation = {"id": len(self._annotations) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
             area = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(mask.sum()), "segmentation": coco_rle(mask)}
             self._annotations.append(annotation | area)
 
     def as_dict(self) -> dict[str, Any]:
+        """The data set so far, for JSON."""
         named = [{"id": number, "name": label} for label, number in self._categories.items()]
         return {"images": self._images, "annotations": self._annotations, "categories": named}
 
@@ -112,10 +88,10 @@ def coco_json(photos: Iterable[tuple[str, tuple[int, int], Masks]]) -> dict[str,
 
 
 def geojson(masks: Masks) -> dict[str, Any]:
-    """A FeatureCollection (RFC 7946), one Feature a label that is there, with the property "label".
+    """A FeatureCollection (RFC 7946), one Feature for each label that is present, with the property "label".
 
-    Coordinates are pixels, as image tools such as QuPath read them, and no longitudes. Rings are closed;
-    outlines run counter-clockwise over (x, y) and holes clockwise, as the standard asks.
+    Coordinates are pixels, as image tools such as QuPath expect, not longitudes. Rings are closed; outlines
+    run counter-clockwise over (x, y) and holes clockwise, as the standard requires.
     """
     features = []
     for label, mask in masks.items():
@@ -130,10 +106,10 @@ def geojson(masks: Masks) -> dict[str, Any]:
 
 
 def labelme(masks: Masks, image_path: str, size: tuple[int, int]) -> dict[str, Any]:
-    """A LabelMe file for the photo `image_path` of `size` (h, w): one polygon a connected part.
+    """A LabelMe file for the photo `image_path` of `size` (h, w): one polygon for each connected part.
 
-    Parts of one label share a `group_id`. LabelMe's polygons have no holes, so each hole hangs on a cut of
-    no width. Save it beside the photo, named as the photo with `.json`.
+    Parts of one label share a `group_id`. LabelMe's polygons have no holes, so each hole is joined to the outline by a
+    cut of zero width. Save the file beside the photo, with the same name and the ending `.json`.
     """
     shapes = [
         {
@@ -152,7 +128,7 @@ def labelme(masks: Masks, image_path: str, size: tuple[int, int]) -> dict[str, A
 
 
 def svg(masks: Masks, size: tuple[int, int], colours: Mapping[str, tuple[int, int, int]] | None = None) -> str:
-    """An SVG of `size` (h, w): one path a label that is there, its label as title and `data-label`.
+    """An SVG of `size` (h, w): one path for each label that is present, with the label as title and `data-label`.
 
     `colours` {label: (r, g, b)}; a label without one is black. Labels are escaped.
     """
@@ -183,10 +159,11 @@ def grid_dict(grid: DescriptorGrid, confidence: np.ndarray | None = None) -> dic
 
 
 def as_dict(prediction: Prediction) -> dict[str, Any]:
-    """A whole prediction for JSON: plain Python only.
+    """A complete prediction for JSON: plain Python only.
 
-    `text` is the model's own; `labels` and `rows` are the grid's (`grid_dict`); `box` is [x0, y0, x1, y1]
-    or None; `faults` are {row, column, message}; `coco_rle` is the mask, `masks` {label: run lengths}.
+    `text` is what the model wrote; `labels` and `rows` are those of the grid (`grid_dict`); `box` is [x0, y0, x1, y1]
+    or None; `parts` are {label, score, box, area}, the largest first; `faults` are {row, column, message}; `coco_rle`
+    is the union mask, `masks` is {label: run lengths}.
     """
     grid = grid_dict(prediction.grid, prediction.confidence)
     query = prediction.query
@@ -195,8 +172,10 @@ def as_dict(prediction: Prediction) -> dict[str, Any]:
         **grid,
         "text": prediction.text,
         "present": bool(prediction.present),
+        "status": prediction.status,
         "score": float(prediction.score),
         "box": None if prediction.box is None else [int(value) for value in prediction.box],
+        "parts": [asdict(part) | {"box": list(part.box)} for part in prediction.parts],
         "faults": [asdict(fault) for fault in prediction.faults],
         "stats": {
             name: value.item() if isinstance(value, np.generic) else value for name, value in prediction.stats.items()

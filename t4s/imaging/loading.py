@@ -1,15 +1,15 @@
-"""Any photo or mask file that someone may hand over, within the limits. Knows Pillow, and no model.
+"""Any photo or mask file that someone may supply, within the limits.
 
-What is decided here about photos:
+The rules for photos:
 
 - limits (`limits.MAX_BYTES`, `limits.MAX_PIXELS`) are checked before anything is decoded;
-- EXIF orientation is applied, and the result carries none;
-- an animation, a multi-page file or a phone's burst gives its first frame (a PIL image: its current one);
-- what is transparent is laid on white;
+- EXIF orientation is applied, and the result has none;
+- an animation, a multi-page file or a burst gives its first frame (a PIL image: its current one);
+- transparent areas are put on white;
 - 16-bit grey keeps its upper 8 bits; CMYK, palette, grey and black-and-white become RGB;
-- floating-point images are refused: their range is not known.
+- floating-point images are refused: their range is unknown.
 
-A mask file holds numbers, not colours: it is read as stored, and from lossless formats alone.
+A mask file holds numbers, not colours: it is read as stored, from lossless formats only.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from PIL import Image, ImageOps
 from t4s.errors import ImageError
 from t4s.limits import MAX_BYTES, MAX_PIXELS
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")  # no format that runs programs, as EPS
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")  # none that runs programs, as EPS does
 MASK_FORMATS = ("PNG", "GIF", "BMP", "TIFF", "PPM")
 _READABLE = "JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM"
 
-# What Pillow raises on a file that is cut off or broken, depending on the format and the place.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, RuntimeError)  # the last by AVIF
+# What Pillow raises for a file that is cut off or broken, depending on the format.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, RuntimeError)  # AVIF: RuntimeError
 
 Source = str | PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
@@ -43,7 +43,7 @@ def open_photo(source: Source) -> Image.Image:
     """The photo as a new PIL image, mode RGB, upright.
 
     `source` is a path, a PIL image, the bytes of an image file, an open binary file, or a uint8 array
-    (h, w, 3) in RGB. Raises ImageError for anything else, and for what cannot be read or is too large.
+    (h, w, 3) in RGB. Raises ImageError for anything else, and for what cannot be read or exceeds a limit.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -74,7 +74,7 @@ def open_mask(source: str | PathLike[str] | bytes | BinaryIO) -> np.ndarray:
 
 
 def _bytes_of(source: object) -> tuple[bytes, str]:
-    """The bytes of an image file, at most one more than the limit, and its name for messages."""
+    """The bytes of an image file, at most one more than the limit, and a name for messages."""
     if isinstance(source, (str, PathLike)):
         return _read_path(source), f'"{Path(source).name}"'
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -84,7 +84,7 @@ def _bytes_of(source: object) -> tuple[bytes, str]:
         raise ImageError(f"A photo is {allowed}, not {_kind(source)}.")
     data = source.read(MAX_BYTES + 1)
     if not isinstance(data, bytes):
-        raise ImageError("The image comes from a file opened as text; open it in binary mode ('rb').")
+        raise ImageError("The image file was opened as text; open it in binary mode ('rb').")
     return data, "The image"
 
 
@@ -100,7 +100,7 @@ def _read_path(source: str | PathLike[str]) -> bytes:
         if not path.exists():
             raise ImageError(f'There is no file "{source}"; check the path (addresses on the web are not fetched).')
         if not path.is_file():
-            raise ImageError(f'"{source}" is no ordinary file; save the photo as one ({_READABLE}).')
+            raise ImageError(f'"{source}" is not a regular file; save the photo as one ({_READABLE}).')
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -110,7 +110,7 @@ def _read_path(source: str | PathLike[str]) -> bytes:
 
 
 def _open(data: bytes, name: str, formats: tuple[str, ...], readable: str) -> Image.Image:
-    """The image, its header read and nothing decoded."""
+    """The image with its header read and nothing decoded."""
     if not data:
         raise ImageError(f"{name} is empty; give an image file ({readable}).")
     if len(data) > MAX_BYTES:
@@ -125,9 +125,9 @@ def _broken_as_error(name: str, readable: str) -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name} has far more than {_megapixels()}, the most allowed; scale it down.") from error
+        raise ImageError(f"{name} has far more than the {_megapixels()} that are allowed; scale it down.") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name} is no image file that can be read; save it as {readable}.") from error
+        raise ImageError(f"{name} is not a readable image file; save it as {readable}.") from error
     except ImageError:
         raise
     except _BROKEN as error:
@@ -159,7 +159,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     with _broken_as_error(name, _READABLE):
         image.load()
         photo = _on_white(ImageOps.exif_transpose(image), name)
-    photo.info = {}  # no orientation that someone could apply a second time
+    photo.info = {}  # no orientation that could be applied a second time
     return photo
 
 

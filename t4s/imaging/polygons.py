@@ -1,4 +1,4 @@
-"""Outlines of masks, along the pixels' edges: exact, so that filling them gives the mask again. numpy only."""
+"""Outlines of masks along the edges of pixels: exact, so that filling them gives the mask again."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import numpy as np
 Ring = list[tuple[int, int]]  # corners (x, y), not closed; the inside is on the right hand on the screen
 
 # Directions: 0 right, 1 down, 2 left, 3 up. A top edge of a pixel is walked to the right, its right edge
-# down, and so on: clockwise on the screen around the inside, and the other way around a hole.
+# down, and so on: clockwise on the screen around an object, and the other way around a hole.
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def polygons(mask: np.ndarray) -> list[list[Ring]]:
     """`mask` (h, w) bool as polygons: each is [outline, hole, hole, …], in reading order of their outlines.
 
-    Corners (x, y) are whole pixels' edges, 0 ≤ x ≤ w, 0 ≤ y ≤ h. No ring crosses or touches itself; pixels
-    that meet only at a corner are separate polygons. Outlines have a positive area by the shoelace
-    formula over (x, y), holes a negative one.
+    Corners (x, y) are corners of pixels, 0 ≤ x ≤ w, 0 ≤ y ≤ h. No ring crosses or touches itself; pixels
+    that meet only at a corner are in separate polygons. By the shoelace formula over (x, y), outlines have
+    a positive area and holes a negative one.
     """
-    rings = [ring for walk in _walks(np.asarray(mask, bool)) for ring in _parted(walk)]
+    rings = [ring for walk in _walks(np.asarray(mask, bool)) for ring in _split_loops(walk)]
     parent = _parents(np.asarray(mask, bool), rings)
     found = {i: [ring] for i, ring in enumerate(rings) if parent[i] == i}
     for i, ring in enumerate(rings):
@@ -28,28 +28,28 @@ def polygons(mask: np.ndarray) -> list[list[Ring]]:
 
 
 def keyhole(polygon: list[Ring]) -> Ring:
-    """One ring without holes that fills the same pixels: each hole hangs on a cut of no width.
+    """One ring without holes that fills the same pixels, for formats without holes.
 
-    For formats that know no holes. The cut runs to the left from the hole's left side.
+    Each hole is joined to the ring by a cut of zero width, which runs to the left from the left side of the hole.
     """
-    whole = list(polygon[0])
+    ring = list(polygon[0])
     for hole in sorted(polygon[1:], key=min):
         at = _left_side(hole)
         x, y = hole[at]
         # The nearest upward side to the left of the hole's corner, in the pixel row below it; holes come
-        # from left to right, so the ring that it belongs to is in `whole` already.
+        # from left to right, so the ring that it belongs to is in `ring` already.
         sides = [
             (ax, i)
-            for i, ((ax, ay), (bx, by)) in enumerate(zip(whole, whole[1:] + whole[:1], strict=True))
+            for i, ((ax, ay), (bx, by)) in enumerate(zip(ring, ring[1:] + ring[:1], strict=True))
             if ax == bx and by <= y < ay and ax < x
         ]
         left, i = max(sides)
-        whole[i + 1 : i + 1] = [(left, y), *hole[at:], *hole[:at], (x, y), (left, y)]
-    return whole
+        ring[i + 1 : i + 1] = [(left, y), *hole[at:], *hole[:at], (x, y), (left, y)]
+    return ring
 
 
 def _walks(mask: np.ndarray) -> list[Ring]:
-    """Every closed walk along the mask's edges, as its corners."""
+    """Every closed walk along the edges of the mask, as its corners."""
     padded = np.pad(mask, 1)
     height, width = mask.shape[0] + 1, mask.shape[1] + 1  # lattice points
     # out[d, y, x]: an edge leaves the lattice point (x, y) in direction d. Its pixel is inside, the one
@@ -78,16 +78,16 @@ def _walks(mask: np.ndarray) -> list[Ring]:
     return walks
 
 
-def _parted(walk: Ring) -> list[Ring]:
-    """A closed walk cut into rings where it comes back to a corner: a pocket becomes a hole."""
+def _split_loops(walk: Ring) -> list[Ring]:
+    """A closed walk split into rings where it returns to a corner: a pocket becomes a hole."""
     rings: list[Ring] = []
     stack: Ring = []
     at: dict[tuple[int, int], int] = {}
     for corner in walk:
         if corner in at:
             rings.append(stack[at[corner] :])
-            for gone in rings[-1]:
-                del at[gone]
+            for passed in rings[-1]:
+                del at[passed]
             del stack[len(stack) - len(rings[-1]) :]
         at[corner] = len(stack)
         stack.append(corner)
@@ -106,7 +106,7 @@ def _left_side(hole: Ring) -> int:
 
 
 def _parents(mask: np.ndarray, rings: list[Ring]) -> list[int]:
-    """For every ring the index of the outline that it belongs to: itself, or for a hole the one around it."""
+    """For every ring the index of its outline: itself, or for a hole the ring around it."""
     ring_at = np.full((mask.shape[0], mask.shape[1] + 1), -1)  # the ring of every upward side: a left edge
     for i, ring in enumerate(rings):
         for (ax, ay), (_, by) in zip(ring, ring[1:] + ring[:1], strict=True):
@@ -114,7 +114,7 @@ def _parents(mask: np.ndarray, rings: list[Ring]) -> list[int]:
                 ring_at[by:ay, ax] = i
     parent = list(range(len(rings)))
     holes = [i for i, ring in enumerate(rings) if _area(ring) < 0]
-    for i in sorted(holes, key=lambda i: min(rings[i])):  # from the left: what lies left of a hole is settled
+    for i in sorted(holes, key=lambda i: min(rings[i])):  # from the left: everything to the left of a hole is assigned
         x, y = rings[i][_left_side(rings[i])]
         start = x - 1  # inside; go left to where this run of pixels begins
         outside = np.flatnonzero(~mask[y, :start])

@@ -381,7 +381,7 @@ def test_a_batch_shows_its_pictures_and_its_bad_file(visit: Visit, tmp_path: Pat
     expect(page.locator("#batch-gallery img")).to_have_count(2)
     expect(page.locator("#batch-progress")).to_have_text("2 of 2 photos")
     assert page.locator("#batch-progress progress").evaluate("bar => bar.position") == 1
-    expect(page.locator("#batch-table")).to_contain_text("is no image file")
+    expect(page.locator("#batch-table")).to_contain_text("is not a readable image file")
     with page.expect_download() as coming:
         page.click("#batch-zip")
     coming.value.save_as(tmp_path / "all.zip")
@@ -397,7 +397,7 @@ def test_hostile_files_are_refused_in_words_and_the_app_lives(browser: Browser, 
     (tmp_path / "text.jpg").write_text("this is no picture")
     (tmp_path / "cut.jpg").write_bytes(CATS.read_bytes()[:9000])
     Image.new("1", (8000, 6400)).save(tmp_path / "51_megapixels.png")
-    told = {"text.jpg": "is no image file", "cut.jpg": "cut off or broken", "51_megapixels.png": "40 megapixels"}
+    told = {"text.jpg": "is not a readable image file", "cut.jpg": "cut off or broken", "51_megapixels.png": "40 megapixels"}
     for name, says in told.items():
         visit.hand_in(tmp_path / name)
         expect(page.locator("#panels .t4s-headline")).to_contain_text(says, timeout=PATIENCE)

@@ -25,10 +25,9 @@ from t4s.evaluation.figures import figures
 from t4s.evaluation.predictors import MeanMasks
 from t4s.evaluation.run_log import RunLog
 from t4s.evaluation.scoring import record_from_json, score
-from t4s.imaging import export
 from t4s.lexicon import SYNONYMS
 from t4s.models.checkpoint import CheckpointConfig
-from t4s.records import IGNORED, Prediction, Sample
+from t4s.records import IGNORED, Prediction, Sample, box_of
 from t4s.refine.refiner import refine
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -111,7 +110,7 @@ def prediction(query, text: str, grid: codec.DescriptorGrid, image: Image.Image,
     mask = np.any([np.zeros(image.size[::-1], bool), *masks.values()], axis=0)
     stats = {"tokens": len(text), "forwards": len(text) // 5, "decode_seconds": time.perf_counter() % 1}
     confidence = np.ones(grid.shape, np.float32)
-    present, box = bool(mask.any()), export.box(mask)
+    present, box = bool(mask.any()), box_of(mask)
     return Prediction(query, text, grid, mask, masks, confidence, present, 1.0, box, faults, stats)
 
 

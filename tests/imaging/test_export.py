@@ -62,7 +62,7 @@ def test_masks_as_png(mask):
         export.mask_png(mask, 16)
 
 
-def test_cut_out_is_clear_outside():
+def test_cut_out_is_transparent_outside():
     photo = np.random.default_rng(0).integers(1, 256, (5, 7, 3), np.uint8)
     mask = np.zeros((5, 7), bool)
     mask[1:3, 2:6] = True
@@ -116,16 +116,6 @@ def test_coco_data_set_opens_in_pycocotools(tmp_path):
             assert np.array_equal(data.annToMask(annotation), masks[label])
             assert annotation["area"] == masks[label].sum()
             assert annotation["bbox"] == coco.toBbox(export.coco_rle(masks[label])).tolist()
-
-
-@given(masks_st)
-def test_box(mask):
-    found = export.box(mask)
-    if not mask.any():
-        assert found is None
-    else:
-        x, y, w, h = coco.toBbox(export.coco_rle(mask))
-        assert found == (x, y, x + w, y + h) and all(type(value) is int for value in found)
 
 
 # ---------------------------------------------------------------- outlines
@@ -290,8 +280,11 @@ def test_prediction_as_json():
     assert data["text"] == text and data["labels"] == ["others", "dog"] and data["rows"] == [[0, 0], [1, 1]]
     assert data["box"] == [2, 1, 9, 4] and data["present"] is True and data["score"] == 0.25
     assert data["faults"] == [{"row": 1, "column": 1, "message": faults[0].message}]
+    assert data["status"] == "found"
+    assert data["parts"] == [{"label": "dog", "score": 0.25, "box": [2, 1, 9, 4], "area": 21}]
     assert data["stats"] == {"tokens": 7, "forwards": 3, "decode_seconds": 0.5}
     assert np.array_equal(coco.decode(data["coco_rle"]), mask) and data["masks"] == {"dog": data["coco_rle"]}
     absent = Prediction(("dog", "cat"), text, grid, ~mask & mask, {}, confidence, False, 0.5, None)
     data = json.loads(json.dumps(export.as_dict(absent)))
+    assert data["status"] == "absent" and data["parts"] == []
     assert data["query"] == ["dog", "cat"] and data["box"] is None and not coco.decode(data["coco_rle"]).any()

@@ -90,9 +90,13 @@ REFUSED = [
     ("nothing", None, "nothing"),
     ("a number", 7, "a int"),
     ("no bytes", b"", "empty"),
-    ("text", b"this is not a photo", "no image file"),
-    ("a web page", b"<html><body>", "no image file"),
-    ("PostScript, which Pillow would run", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image file"),
+    ("text", b"this is not a photo", "not a readable image file"),
+    ("a web page", b"<html><body>", "not a readable image file"),
+    (
+        "PostScript, which Pillow would run",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "not a readable image file",
+    ),
     ("JPEG cut off", saved(NOISE, "JPEG")[:1500], "cut off"),
     ("PNG cut off", saved(NOISE, "PNG")[:1500], "cut off"),
     ("PNG without its rows", png(50, 50), "cut off"),
@@ -198,7 +202,7 @@ def test_an_animation_that_was_wound_on_gives_the_current_frame():
     ("name", "content", "sentence"),
     [
         ("missing.jpg", None, 'no file ".*missing.jpg"'),
-        ("text.jpg", b"hello", '"text.jpg" is no image file'),
+        ("text.jpg", b"hello", '"text.jpg" is not a readable image file'),
         ("empty.jpg", b"", '"empty.jpg" is empty'),
         ("nul\0l.jpg", None, "no file|cannot be read"),
         ("long" * 200 + ".jpg", None, "cannot be read|no file"),
@@ -218,7 +222,7 @@ def test_other_dead_ends(tmp_path):
     (tmp_path / "text.txt").write_text("hello")
     with (tmp_path / "text.txt").open() as file, pytest.raises(ImageError, match="binary"):
         open_photo(file)
-    with pytest.raises(ImageError, match="no ordinary file"):
+    with pytest.raises(ImageError, match="not a regular file"):
         open_photo("/dev/zero")
     (tmp_path / "photo.png").write_bytes(saved(RED, "PNG"))
     closed = Image.open(tmp_path / "photo.png")

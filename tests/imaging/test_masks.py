@@ -120,5 +120,5 @@ def test_what_is_no_segmentation_is_refused_by_name(segmentation, says):
 
 @pytest.mark.parametrize("size", [(0, 5), (-3, 5), (5, 10**9), (5.0, 4), ("5", 4)])
 def test_impossible_sizes_are_refused_before_memory_is_taken(size):
-    with pytest.raises(DataError, match="cannot be"):
+    with pytest.raises(DataError, match="cannot have"):
         annotation_mask([[0, 0, 1, 0, 1, 1]], *size)
