@@ -4,6 +4,7 @@ python -m t4s.bench decoding --dataset folder:PHOTOS@val     # tokens, passes an
 python -m t4s.bench refine --dataset folder:PHOTOS@val       # the refiners, side by side
 python -m t4s.bench places --dataset places:PHOTOS@val       # phrases of place and size
 python -m t4s.bench absent --dataset folder:PHOTOS@val       # the threshold of the no-target decision
+python -m t4s.bench codec                                    # text and grids, beside plain loops
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ QUESTIONS = {
     "refine": "quality and speed of the refiners",
     "places": "whether the dog on the left is the one on the left",
     "absent": "T-acc and N-acc by the threshold of the no-target decision",
+    "codec": "speed of encoding and decoding beside plain loops",
 }
 
 

@@ -1,0 +1,34 @@
+"""`bench codec`: its plain loops give what the codec gives, and the codec is faster than they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from t4s import bench
+from t4s import codec as format_
+from t4s.evaluation.bench import codec
+
+
+@pytest.mark.parametrize("side", codec.SIDES)
+def test_the_plain_loops_agree_with_the_codec(side):
+    grid = codec.drawn_grid(side)
+    text = format_.encode(grid)
+    assert codec.plain_encode([[grid.labels[i] for i in row] for row in grid.ids.tolist()]) == text
+    ids, labels = codec.plain_decode(text)
+    back = format_.decode(text)
+    assert np.array_equal(ids, back.ids) and tuple(labels) == back.labels
+    assert len(np.unique(ids)) == 4  # all three are drawn
+
+
+def test_the_codec_is_faster_than_plain_loops(capsys):
+    """Measured 1.5 to 7 times; 1.2 here, as tests run on machines that do other things too."""
+    assert bench.main(["codec", "--repeats", "15"]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows[:2]] == [["encode", "16×16"], ["decode", "16×16"]] and len(rows) == 7
+    assert all(float(row[4]) > 1.2 for row in rows[:6]), rows
+
+
+def test_impossible_repeats_are_refused(capsys):
+    assert bench.main(["codec", "--repeats", "0"]) == 2
+    assert "--repeats is 0" in capsys.readouterr().err
