@@ -34,6 +34,7 @@ DOORS = {
     "check": ("check", "look over a dataset before training on it"),
     "import": ("models.original.command", "convert a published LLaVA checkpoint"),
     "export": ("models.plain", "write a plain transformers folder, adapters merged"),
+    "grammar": ("decoding.dialects", "the format as a grammar for other engines"),
     "train-edge": ("training.refiner.train", "train the small refiner"),
     "train-tower": ("training.tower.train", "train a vision tower for a fresh embedded model"),
 }

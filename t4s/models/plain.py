@@ -4,7 +4,7 @@
     vllm serve runs/merged
 
 The folder loads by `AutoModelForImageTextToText` alone; `t4s.json` lies beside it, so that `Segmenter` loads it too and
-a client of the server knows how to ask.
+a client of the server knows how to ask, and `grammar.ebnf`, which servers with structured outputs take.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from t4s.errors import CheckpointError, T4SError
 
+GRAMMAR = "grammar.ebnf"
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -62,9 +63,19 @@ def export_merged(source: str, out: Path, dtype: str = "bfloat16", revision: str
         vlm.model.save_pretrained(part)
         vlm.model.generation_config.save_pretrained(part)
         vlm.processor.save_pretrained(part)
+        (part / GRAMMAR).write_text(_grammar(vlm.config.grid), encoding="utf-8")
         replace(vlm.config, base_model=None, base_revision=None).write(part)
         os.replace(part, out)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(f"{out} cannot be written ({error.strerror or error}); name another folder.") from error
     return out
+
+
+def _grammar(grid: tuple[int, int]) -> str:
+    """The format for one phrase, written as LABEL."""
+    from t4s.decoding.dialects import grammar_text
+
+    rows, columns = grid
+    head = f"# Replace LABEL with the phrase, or run: t4s grammar --shape {rows} {columns} --labels NAME ...\n"
+    return head + grammar_text(grid, ("LABEL",))
