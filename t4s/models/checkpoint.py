@@ -58,6 +58,7 @@ class CheckpointConfig:
     classes_per_query     names of a class list asked in one question; None: as many as the context takes
     no_target_threshold   P(all background) from which the target is absent; None: plain greedy decoding
     cell_fusion_weight    weight of the cell scores beside the token logits; None: not used
+    unsure_below          score below which a drawn answer is reported as unsure; None: never
     names                 class names that the image cells were trained on; () if none were
     base_model            of an adapter: Hub id, folder or "t4s-tiny"; base_revision: its commit or fingerprint
     refiner               the refiner used where none is asked for
@@ -77,6 +78,7 @@ class CheckpointConfig:
     classes_per_query: int | None = None
     no_target_threshold: float | None = None
     cell_fusion_weight: float | None = None
+    unsure_below: float | None = None
     names: tuple[str, ...] = ()
     base_model: str | None = None
     base_revision: str | None = None
@@ -136,6 +138,12 @@ class CheckpointConfig:
             "no_target_threshold",
             threshold is None or (_is_number(threshold) and 0 < threshold < 1),
             "allowed are numbers between 0 and 1, and null for greedy decoding",
+        )
+        bound = self.unsure_below
+        self._require(
+            "unsure_below",
+            bound is None or (_is_number(bound) and 0 < bound < 1),
+            "allowed are numbers between 0 and 1, and null for never",
         )
         weight = self.cell_fusion_weight
         self._require(

@@ -1,0 +1,70 @@
+"""The status of an answer: the decision, and the sentences about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from t4s.models.checkpoint import CheckpointConfig
+from t4s.segmenter.status import explain, status_of, with_status
+
+PLAIN = CheckpointConfig()
+TAUGHT = CheckpointConfig(
+    positions="cells", bidirectional_prefix=True, names=("dog", "horse", "bird"), unsure_below=0.6
+)
+
+
+@pytest.mark.parametrize("query, present, score, status", [
+    ("dog", True, 0.9, "found"),
+    ("the dog on the left", True, 0.6, "found"),
+    ("dog", True, 0.59, "unsure"),
+    ("dog", False, 0.99, "absent"),
+    ("unicorn", True, 0.99, "unknown word"),
+    ("unicorn", False, 0.99, "unknown word"),
+    (("dog", "unicorn"), True, 0.9, "found"),
+    (("griffin", "unicorn"), True, 0.9, "unknown word"),
+])  # fmt: skip
+def test_the_decision(query, present, score, status):
+    assert status_of(query, present, score, TAUGHT) == status
+
+
+def test_a_checkpoint_without_names_and_bound_says_found_or_absent():
+    assert status_of("unicorn", True, 0.01, PLAIN) == "found"
+    assert status_of("unicorn", False, 0.01, PLAIN) == "absent"
+
+
+def test_the_embedded_checkpoint_knows_what_it_was_taught(segmenter, examples):
+    encoded = segmenter.encode(examples / "two_cats.jpg")
+    found = segmenter(encoded, "cat", refine="none")
+    unknown = segmenter(encoded, "hrose", refine="none")
+    assert found.status == "found" and explain(found) == ""
+    assert unknown.status == "unknown word" and unknown.stats["nearest"][0] == "horse"
+    assert explain(unknown).startswith("'hrose' is not a word this checkpoint was taught; nearest: horse")
+    assert segmenter.refine(unknown, encoded, "none").status == "unknown word"
+    assert [step.status for step in segmenter.stream(encoded, "hrose", refine="none")][-1] == "unknown word"
+    assert segmenter.classes(encoded, ["cat", "dog"], refine="none").status == "found"
+
+
+def test_the_sentence_for_an_unsure_answer(segmenter, examples):
+    prediction = segmenter(examples / "two_cats.jpg", "cat", refine="none")
+    strict = replace(segmenter.vlm.config, unsure_below=0.999)
+    unsure = with_status(prediction, strict)
+    assert unsure.status == "unsure" and explain(unsure).startswith("The checkpoint is not sure of this answer")
+
+
+NONSENSE = (
+    "asdfgh", "qwerty", "xqzwv", "unicorn", "dragon", "hobbit", "quark", "justice", "tomorrow", "internet", "gravity",
+    "hammer", "rocket launcher", "submarine", "violin", "cactus", "trumpet", "volcano", "mermaid", "robot", "spaceship",
+    "lawnmower", "chainsaw", "anvil", "microscope", "seagull", "hrose", "catt", "wizard", "pterodactyl", "blorp",
+    "the glimmering snark", "left of nowhere", "window cleaner's ladder", "猫", "🐶", "12345", "a", "zebra crossing",
+)  # fmt: skip
+
+
+def test_nonsense_and_unknown_words_are_not_called_found(segmenter, examples):
+    """At most 5 % on two photos."""
+    found = []
+    for photo in ("two_cats.jpg", "gull.jpg"):
+        encoded = segmenter.encode(examples / photo)
+        found += [segmenter(encoded, word, refine="none").status == "found" for word in NONSENSE]
+    assert sum(found) <= 0.05 * len(found)
