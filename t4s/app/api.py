@@ -98,18 +98,20 @@ class Endpoints:
         """Writes a mask as text, without any model.
 
         Args:
-            mask: a PNG whose background is black, or an indexed PNG with one colour for each class
-            label: its label; for an indexed PNG one name for each colour, comma-separated
+            mask: an image file of two colours, or a PNG with a number or an exact colour for each class
+            label: its label; for several classes one name for each, comma-separated, in the order of their numbers
             height: rows of the grid, 1 to 64
             width: columns of the grid, 1 to 64
             layout: "rows" (run lengths row by row), "image" (over the whole grid) or "full" (every cell)
 
         Returns:
-            The text; one JSON object with text, labels, rows, and the text's length in characters and tokens.
+            The text; one JSON object with text, labels, rows, sizes (the text's length in characters and tokens) and
+            note (how the file was interpreted).
         """
         _require_file(mask)
         view, grid = views.write_text(self._model.service.tokenizer, mask, label, (int(height), int(width)), layout)
-        return view["text"], export.grid_dict(grid) | {"text": view["text"], "sizes": dict(view["facts"])}
+        sizes = dict(view["facts"])
+        return view["text"], export.grid_dict(grid) | {"text": view["text"], "sizes": sizes, "note": view["message"]}
 
     def decode_text(self, text: str, height: int = 16, width: int = 16, layout: str = "rows") -> Any:
         """Reads a mask that was written as text, without any model; faults are repaired and listed.

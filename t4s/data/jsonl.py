@@ -20,7 +20,7 @@ lines are checked when the file is opened, photos and masks when they are used: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,15 @@ import numpy as np
 from PIL import Image
 
 from t4s.codec import clean_label
+from t4s.data.reading.inspection import Inspection, orientation_notes, rotation_hint
 from t4s.data.reading.names import misspelt_fields, short
 from t4s.data.reading.outlines import stray_faults, usable_mask
 from t4s.data.reading.paths import FileFinder
-from t4s.data.reading.splits import ALL, photos_of
+from t4s.data.reading.splits import ALL, by_photo, photos_of, split_faults
 from t4s.data.reading.text import read_json_lines
 from t4s.errors import DataError, ImageError, QueryError
-from t4s.imaging.loading import open_mask, open_photo
-from t4s.imaging.masks import annotation_mask
+from t4s.imaging.loading import open_photo
+from t4s.imaging.masks import annotation_mask, read_mask
 from t4s.limits import MAX_QUERY
 from t4s.records import Sample
 
@@ -89,7 +90,7 @@ class Line:
         place = f'{self.place}, field "mask"'
         try:
             if isinstance(self.mask, (Path, bytes)):
-                mask = open_mask(self.mask) > 0
+                mask = read_mask(self.mask).classes > 0
             else:
                 mask = annotation_mask(self.mask, height, width)
         except (ImageError, DataError) as error:
@@ -97,7 +98,7 @@ class Line:
         if mask.shape != (height, width):
             raise DataError(
                 f"{place}: the mask is {mask.shape[1]}×{mask.shape[0]} pixels and its upright photo "
-                f"{width}×{height}; a mask is as large as its photo."
+                f"{width}×{height}; a mask is as large as its photo.{rotation_hint(mask.shape, height, width)}"
             )
         if not mask.any():
             faults = usable_mask(self.mask, height, width)[1] if isinstance(self.mask, list) else []
@@ -114,13 +115,29 @@ class JsonlDataset:
     hold_out  whether a file in which no line names a split is divided; otherwise every split has all its lines
     notes     what the user should know about the splits
 
-    Raises DataError at the first faulty line of the file, and if no line belongs to the split.
+    Raises DataError at the first faulty line of the file, and if no line belongs to the split. With `faults`, collects
+    there what is wrong with any line, also what only `t4s check` minds, and opens what is left.
     """
 
-    def __init__(self, path: str | Path, split: str = "train", hold_out: bool = False):
+    def __init__(
+        self, path: str | Path, split: str = "train", hold_out: bool = False, faults: list[DataError] | None = None
+    ):
         self.name = f"jsonl:{path}@{split}"
         self.source = Path(path).stem
-        self.photos, self.notes = photos_of(Path(path), read(Path(path)), split, hold_out)
+        lines: list[Line] = []
+        for line in read(Path(path)):
+            if isinstance(line, Line):
+                lines.append(line)
+            elif faults is None:
+                raise line
+            else:
+                faults.append(line)
+        if faults is not None:
+            faults += map(DataError, [*_repeated(lines), *split_faults(by_photo(lines), split)])
+        self.photos: list[tuple[Line, ...]] = []
+        self.notes: list[str] = []
+        if lines or not faults:
+            self.photos, self.notes = photos_of(Path(path), lines, split, hold_out)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -134,9 +151,44 @@ class JsonlDataset:
         lines = self.photos[index]
         return self._samples([lines[k] for k in rng.choice(len(lines), count, replace=count > len(lines))])
 
+    def inspect(self, index: int) -> Inspection:
+        """Everything about photo `index` that can be used, and what is wrong with the rest."""
+        return inspect_lines(self.photos[index], self.source)
+
     def _samples(self, lines: tuple[Line, ...] | list[Line]) -> tuple[Sample, ...]:
         image = lines[0].photo()
         return tuple(line.sample(image, self.source) for line in lines)
+
+
+def inspect_lines(lines: Sequence[Line], source: str) -> Inspection:
+    """For `t4s check`: lines about one photo."""
+    try:
+        image = lines[0].photo()
+    except DataError as error:
+        return Inspection(problems=[str(error)])
+    photo = lines[0].image
+    found = Inspection(notes=orientation_notes(photo, photo.name if isinstance(photo, Path) else lines[0].place))
+    for line in lines:
+        try:
+            found.samples.append(line.sample(image, source))
+            found.problems += line.remarks(image.height, image.width)
+        except DataError as error:
+            found.problems.append(str(error))
+    return found
+
+
+def _repeated(lines: Sequence[Line]) -> list[str]:
+    """What asks the same of a photo as an earlier line."""
+    first: dict[tuple[Any, str], Line] = {}
+    faults = []
+    for line in lines:
+        image = line.image.resolve() if isinstance(line.image, Path) else line.image
+        earlier = first.setdefault((image, line.query), line)
+        if earlier is not line:
+            faults.append(
+                f'{line.place} asks "{line.query}" of its photo, as line {earlier.number} does; leave one out.'
+            )
+    return faults
 
 
 def read(path: Path) -> Iterator[Line | DataError]:

@@ -54,6 +54,17 @@ def open_photo(source: Source) -> Image.Image:
         return _to_rgb(image, name)
 
 
+@contextmanager
+def open_image(source: str | PathLike[str] | bytes | BinaryIO) -> Iterator[tuple[Image.Image, str]]:
+    """An image file as it is stored, decoded, and a name for messages; whatever is wrong with it is an ImageError."""
+    data, name = _bytes_of(source)
+    with _open(data, name, FORMATS, _READABLE) as image:
+        _check_size(image.size, name)
+        with _broken_as_error(name, _READABLE):
+            image.load()
+            yield image, name
+
+
 def open_mask(source: str | PathLike[str] | bytes | BinaryIO) -> np.ndarray:
     """A mask file as (h, w) int32, its values as stored: grey levels or palette indexes; 0 and 1 for 1 bit.
 

@@ -1,6 +1,6 @@
-"""COCO segmentations to masks and back.
+"""Masks that people and tools made: COCO segmentations, and mask files of any kind.
 
-A segmentation has one of three forms, as in `instances.json`:
+A COCO segmentation has one of three forms, as in `instances.json`:
 
     [[x, y, x, y, x, y, …], …]                       polygons in pixels; several are parts of one object
     {"size": [h, w], "counts": [5, 3, …]}            run lengths, column by column, background first (`iscrowd`)
@@ -13,15 +13,22 @@ that overlap are united. (Adding them up in uint8, as much published code does, 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import ImageOps
 from pycocotools import mask as coco
+from scipy import ndimage
 
-from t4s.errors import DataError
-from t4s.limits import MAX_PIXELS
+from t4s.errors import DataError, ImageError
+from t4s.imaging.loading import open_image
+from t4s.limits import MAX_LABELS, MAX_PIXELS
 
 MAX_OUTLINE = 1_000_000  # pixels along the outline of a polygon: pycocotools keeps every point of it in memory
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
+_WHITE = 0xFFFFFF
 
 
 def annotation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -125,3 +132,165 @@ def _unpack(packed: str | bytes) -> list[int]:
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return numbers.tolist()
+
+
+# ---------------------------------------------------------------- mask files
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask file, interpreted.
+
+    classes  (h, w) int32: 0 is the background, any other number a class
+    values   the numbers of the classes that occur, ascending
+    note     how the file was interpreted, as a sentence; "" for a class map or mask that was taken as it is
+    """
+
+    classes: np.ndarray
+    values: tuple[int, ...]
+    note: str = ""
+
+
+def read_mask(source: str | PathLike[str] | bytes | BinaryIO) -> MaskFile:
+    """What a mask file means, whatever program drew it. `source` is a path, the bytes of a file or an open binary file.
+
+    - An EXIF orientation in the file itself is applied, as for photos: masks belong to the upright photo.
+    - Transparent pixels are background. If the rest has too many colours for classes, it is the mask (a cut-out).
+    - An indexed or grey file with few exact numbers is a class map: 0 is the background, or the index of black if
+      0 has another colour. In an indexed file of several classes 255, VOC's void outline, is background too.
+    - A colour file has a class for each exact colour (its 24 bits): black is the background; without black, white
+      is; without either, the commonest along the border is.
+    - Grey levels that only lead from one area to another (smooth edges), and files in lossy formats, are
+      thresholded half-way between their two colours.
+    - More than `limits.MAX_LABELS` exact numbers are instances, and together one mask.
+
+    Anything else, such as a photo, is an ImageError.
+    """
+    with open_image(source) as (image, name):
+        lossy = image.format in _LOSSY or "jpeg" in str(image.info.get("compression", ""))
+        indexed = image.mode == "P"
+        wide = image.mode.startswith("I")  # 16 or 32 bits
+        if image.mode == "F":
+            raise ImageError(f"{name} has fractions as pixels; save the mask as a PNG of whole numbers.")
+        image = ImageOps.exif_transpose(image)
+        clear = np.zeros(image.size[::-1], bool)
+        if image.has_transparency_data:
+            clear = np.asarray(image.convert("RGBA"))[..., 3] < 128
+        numbers = np.asarray(image if indexed or wide else image.convert("RGB")).astype(np.int32)
+        colours = np.asarray(image.convert("RGB")).astype(np.int32) if indexed else numbers
+    grey = wide or bool((colours == colours[..., :1]).all())
+    if indexed:
+        numbers = _with_black_as_zero(numbers, colours)
+    elif not wide:
+        numbers = colours[..., 0] if grey else colours @ (1 << 16, 1 << 8, 1)
+    numbers = np.where(clear, 0, numbers)
+    if lossy or (not indexed and not clear.any() and _has_soft_edges(colours)):
+        return _thresholded(colours.reshape(*clear.shape, -1), clear, name)
+    values = np.unique(numbers[~clear])
+    if len(values) <= MAX_LABELS + 1:
+        return _class_map(numbers, values, indexed, picture=not indexed and not wide and not clear.any())
+    if clear.any():
+        return MaskFile((~clear).astype(np.int32), (1,), "Everything that is not transparent was read as the mask.")
+    repeated = (numbers[:, 1:] == numbers[:, :-1]).mean() if numbers.shape[1] > 1 else 0.0
+    if (indexed or grey) and repeated > 0.5:
+        note = f"The {len(values) - 1} numbers in the file were read as instances, together one mask."
+        return MaskFile((numbers > 0).astype(np.int32), (1,), note)
+    return _thresholded(colours.reshape(*clear.shape, -1), clear, name)
+
+
+def _class_map(numbers: np.ndarray, values: np.ndarray, indexed: bool, picture: bool) -> MaskFile:
+    """A file of few exact numbers (h, w), `values` ascending. `picture`: opaque grey levels or 24-bit colours."""
+    note = ""
+    if indexed and len(values) > 2 and 255 in values:
+        numbers = np.where(numbers == 255, 0, numbers)
+    elif picture and len(values) > 1 and values[0] and values[-1] > MAX_LABELS:
+        background = int(values[-1])  # white, or the lightest grey
+        if background > 255 and background != _WHITE:
+            border = np.concatenate([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]])
+            background = int(max(values, key=lambda value: (border == value).sum()))
+        numbers = np.where(numbers == background, 0, numbers)
+        name = f"#{background:06x}" if background > 255 else f"grey level {background}"
+        note = f"There is no black in the file; its {name} was read as the background."
+    found = np.unique(numbers)
+    return MaskFile(numbers.astype(np.int32), tuple(int(value) for value in found if value), note)
+
+
+def _with_black_as_zero(indexes: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Indexes (h, w) so that 0 is black, if one index in use is black: programs order their palettes as they like."""
+    black = np.unique(indexes[~colours.any(-1)])
+    if len(black) != 1 or black[0] == 0:
+        return indexes
+    return np.where(indexes == black[0], 0, np.where(indexes == 0, 256, indexes))
+
+
+def _has_soft_edges(colours: np.ndarray) -> bool:
+    """True if levels (h, w) or colours (h, w, 3) in between lead from one area to another, as in smooth edges or noise.
+
+    Where two areas of a class map meet, a pixel is as light as the lightest or the darkest of its neighbours. So is
+    one of a smooth edge, where it is exact; elsewhere its levels never fill a block of 3×3 pixels.
+    """
+    levels = colours if colours.ndim == 2 else colours.sum(-1)
+    if not MAX_LABELS < levels.max() <= 65_535 or min(levels.shape) < 3:
+        return False  # class numbers
+    if np.count_nonzero(np.bincount(levels.ravel())) <= 2:
+        return False  # quickly decided, as it is the most frequent case
+    low, high = ndimage.minimum_filter(levels, 3), ndimage.maximum_filter(levels, 3)
+    between = (low < levels) & (levels < high)
+    edges = low < high
+    if between[edges].sum() > 0.15 * edges.sum():
+        return True
+    solid = np.unique(levels[low == high])
+    soft = ~np.isin(levels, solid)
+    return bool(soft.any() and 0 < len(solid) <= 3 and between[soft].mean() > 0.8)
+
+
+def _thresholded(colours: np.ndarray, clear: np.ndarray, name: str) -> MaskFile:
+    """A picture (h, w, channels) of two colours and what lies between them, thresholded half-way. Raises ImageError."""
+    pixels = colours[~clear].astype(np.float64)
+    step = max(1, len(pixels) // 100_000)
+    some = pixels[::step]
+    axis = some - some.mean(0)
+    _, _, main = np.linalg.svd(axis.T @ axis)  # the direction in which colours differ most
+    along = (colours - some.mean(0)) @ main[0]
+    line = axis @ main[0]
+    spread = np.sqrt(np.maximum((axis**2).sum(1) - line**2, 0))
+    first, last = _two_means(line)
+    gap = last - first
+    valley = ((line > first + gap / 3) & (line < last - gap / 3)).mean()
+    apart = gap > 3 * max(np.abs(np.where(line < first + gap / 2, line - first, line - last)).mean(), 1)
+    straight = np.quantile(spread, 0.99) < max(0.25 * gap, 24)
+    smooth = colours.shape[2] == 1 or np.ptp(colours, axis=2).max() == 0
+    ramp = smooth and _is_ramp(colours[..., 0])
+    if not (ramp or (apart and straight and valley < 0.1)):
+        raise ImageError(
+            f"{name} looks like a photo or has more colours than classes; a mask has two colours, or is a PNG with a "
+            f"number or an exact colour for each class, {MAX_LABELS} at most."
+        )
+    middle = (line.min() + line.max()) / 2 if ramp else (first + last) / 2
+    upper = along > middle
+    light = colours.reshape(-1, colours.shape[2]).sum(1).reshape(clear.shape)
+    inside = upper if light[upper & ~clear].mean() > light[~upper & ~clear].mean() else ~upper
+    inside = inside & ~clear
+    note = "The file has smooth edges or lossy colours; it was read as one mask, thresholded half-way."
+    background = "dark"
+    if light[~inside & ~clear].min() > 0.15 * light.max() and colours.shape[2] == 3:
+        inside = ~inside & ~clear  # nothing is black: the lighter colour is the paper
+        background = "light"
+    return MaskFile(inside.astype(np.int32), (1,), f"{note} Its {background} part is the background.")
+
+
+def _two_means(line: np.ndarray) -> tuple[float, float]:
+    """The means of two groups of numbers (n,), lower first (Lloyd's algorithm from both ends)."""
+    first, last = float(line.min()), float(line.max())
+    for _ in range(20):
+        upper = line > (first + last) / 2
+        if upper.all() or not upper.any():
+            break
+        first, last = float(line[~upper].mean()), float(line[upper].mean())
+    return first, last
+
+
+def _is_ramp(grey: np.ndarray) -> bool:
+    """True for grey levels (h, w) that change steadily, as no photo does: second differences are at most 2."""
+    bends = [np.abs(np.diff(grey, 2, axis=axis)) for axis in (0, 1) if grey.shape[axis] > 2]
+    return bool(bends and max(np.quantile(bend, 0.98) for bend in bends) <= 2 and np.ptp(grey) >= 64)

@@ -18,6 +18,7 @@ from t4s import codec
 from t4s.app import components, examples, explainer, views
 from t4s.imaging import export
 from t4s.imaging.loading import open_photo
+from t4s.imaging.masks import read_mask
 from tests.support import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +50,8 @@ def _mask_files(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
 def test_a_mask_is_read_from_whatever_png_it_is_drawn_in(tmp_path: Path):
     """16 bits were cut to 8, which emptied small indexes; what is transparent was laid on white and became a class."""
     for name, (file, truth) in _mask_files(tmp_path).items():
-        classes, values = views.read_mask(str(file))
-        assert (np.searchsorted([0, *values], classes) == truth).all(), name
+        found = read_mask(file)
+        assert (np.searchsorted([0, *found.values], found.classes) == truth).all(), name
 
 
 def test_an_image_in_the_address_itself_is_taken_to_the_letter(tmp_path: Path):

@@ -13,7 +13,7 @@ HTML: model text is untrusted.
 from t4s.app.views.panels import finished_view, growing_view, photo_view, waiting_view
 from t4s.app.views.pictures import TABLE, captioned, figures, preview, progress, table, thumbnail
 from t4s.app.views.runs import runs
-from t4s.app.views.text import names, read_mask, read_text, sample_view, write_text
+from t4s.app.views.text import names, read_text, sample_view, write_text
 from t4s.app.views.wording import SHOWN_FAULTS, facts, headline
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "photo_view",
     "preview",
     "progress",
-    "read_mask",
     "read_text",
     "runs",
     "sample_view",

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from t4s import codec
 from t4s.app.views.panels import panel_view, with_marks
@@ -15,8 +14,8 @@ from t4s.app.views.wording import fault_lines
 from t4s.codec import OTHERS, DescriptorGrid, Fault
 from t4s.errors import CodecError, QueryError
 from t4s.imaging import export
-from t4s.imaging.loading import open_photo
-from t4s.limits import MAX_LABELS, MAX_TEXT
+from t4s.imaging.masks import read_mask
+from t4s.limits import MAX_TEXT
 
 
 def text_view(
@@ -82,49 +81,19 @@ def write_text(
     `labels`: one name for each class of the file, comma-separated, in the order of their values. The view's facts
     compare the layouts in characters and in the tokens of `tokenizer`.
     """
-    classes, values = read_mask(path)
+    mask = read_mask(path)
     given = names(labels)
-    named = {value: given[i] if i < len(given) else f"class {i + 1}" for i, value in enumerate(values)}
-    grid = codec.grid_from_classes(classes, {0: OTHERS} | named, shape)
+    named = {value: given[i] if i < len(given) else f"class {i + 1}" for i, value in enumerate(mask.values)}
+    grid = codec.grid_from_classes(mask.classes, {0: OTHERS} | named, shape)
     sizes = []
     for name in codec.LAYOUTS:
         body = codec.encode(grid, name)
         tokens = len(tokenizer.encode(body, add_special_tokens=False))
         sizes.append((name, f"{len(body):,} characters, {tokens:,} tokens"))
-    note = f"{shape[0]}×{shape[1]} cells as text, in the {layout} layout."
-    return text_view(grid, codec.encode(grid, layout), layout, (), note, classes.shape) | {"facts": sizes}, grid
+    note = f"{shape[0]}×{shape[1]} cells as text, in the {layout} layout. {mask.note}".strip()
+    return text_view(grid, codec.encode(grid, layout), layout, (), note, mask.classes.shape) | {"facts": sizes}, grid
 
 
 def names(text: str) -> list[str]:
     """A class list as people write it: commas or line breaks between names; repeats and empty names are left out."""
     return list(dict.fromkeys(name.strip() for name in text.replace("\n", ",").split(",") if name.strip()))
-
-
-def read_mask(path: str) -> tuple[np.ndarray, list[int]]:
-    """An image file as a class map: ((h, w) integers with 0 for the background, its other values, ascending).
-
-    The values of an indexed or grey image are its classes; a colour image has one class for each colour. Black and
-    transparent pixels are background. A file with more values than MAX_LABELS is not a class map: it becomes one class,
-    the pixels that are not transparent (a cut-out), or else those lighter than half. In an indexed file of several
-    classes 255 marks VOC's void outlines and becomes background. Raises ImageError.
-    """
-    photo = open_photo(path)  # the limits, and a sentence for what cannot be read
-    clear = np.zeros(photo.size[::-1], bool)
-    with Image.open(path) as file:
-        indexed = file.mode == "P"
-        if indexed or file.mode in ("1", "L") or file.mode.startswith("I"):
-            classes = np.asarray(file).astype(np.int32)
-        else:
-            red, green, blue = np.moveaxis(np.asarray(photo).astype(np.int32), -1, 0)
-            classes = red << 16 | green << 8 | blue
-            if file.has_transparency_data:
-                clear = np.asarray(ImageOps.exif_transpose(file).convert("RGBA"))[..., 3] < 128
-                classes[clear] = 0
-    values = [int(value) for value in np.unique(classes) if value]
-    if indexed and len(values) > 1 and 255 in values:
-        values.remove(255)
-        classes = np.where(classes == 255, 0, classes)
-    if len(values) > MAX_LABELS:
-        inside = ~clear if clear.any() else np.asarray(photo.convert("L")) >= 128
-        return inside.astype(np.int32), [1]
-    return classes, values
