@@ -2,7 +2,7 @@
 
 Masks are (h, w) bool, or {label: mask} if a format has labels; all coordinates are pixels of the photo,
 x to the right, y down, from the upper left corner. Bytes and plain Python are returned; nothing is written
-to disk. Outlines are exact: they follow the edges of pixels, and filling them gives the mask again.
+to disk. Outlines are simplified; `simplify` says how far.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 
 from t4s.codec import DescriptorGrid, encode
 from t4s.imaging.masks import coco_rle
-from t4s.imaging.polygons import keyhole, polygons
+from t4s.imaging.simplify import outlines
 from t4s.records import Prediction, box_of
 
 Masks = Mapping[str, np.ndarray]
@@ -76,7 +76,8 @@ class CocoSet:
     def as_dict(self) -> dict[str, Any]:
         """The data set so far, for JSON."""
         named = [{"id": number, "name": label} for label, number in self._categories.items()]
-        return {"images": self._images, "annotations": self._annotations, "categories": named}
+        info = {"description": "Masks drawn by Text4Seg", "version": "1.0"}  # pycocotools' loadRes needs it
+        return {"info": info, "images": self._images, "annotations": self._annotations, "categories": named}
 
 
 def coco_json(photos: Iterable[tuple[str, tuple[int, int], Masks]]) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def geojson(masks: Masks) -> dict[str, Any]:
     """
     features = []
     for label, mask in masks.items():
-        parts = [[[list(p) for p in [*ring, ring[0]]] for ring in polygon] for polygon in polygons(mask)]
+        parts = [[[list(p) for p in [*ring, ring[0]]] for ring in polygon] for polygon in outlines(mask)]
         if parts:
             shape = {"type": "Polygon", "coordinates": parts[0]}
             if len(parts) > 1:
@@ -109,19 +110,19 @@ def labelme(masks: Masks, image_path: str, size: tuple[int, int]) -> dict[str, A
     """A LabelMe file for the photo `image_path` of `size` (h, w): one polygon for each connected part.
 
     Parts of one label share a `group_id`. LabelMe's polygons have no holes, so each hole is joined to the outline by a
-    cut of zero width. Save the file beside the photo, with the same name and the ending `.json`.
+    narrow slit. Save the file beside the photo, with the same name and the ending `.json`.
     """
     shapes = [
         {
             "label": label,
-            "points": [[float(x), float(y)] for x, y in keyhole(polygon)],
+            "points": [[float(x), float(y)] for x, y in outline],
             "group_id": group,
             "description": "",
             "shape_type": "polygon",
             "flags": {},
         }
         for group, (label, mask) in enumerate(masks.items())
-        for polygon in polygons(mask)
+        for (outline,) in outlines(mask, holes=False)
     ]
     head = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image_path, "imageData": None}
     return head | {"imageHeight": int(size[0]), "imageWidth": int(size[1])}
@@ -137,9 +138,9 @@ def svg(masks: Masks, size: tuple[int, int], colours: Mapping[str, tuple[int, in
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
     ]
     for label, mask in masks.items():
-        rings = [ring for polygon in polygons(mask) for ring in polygon]
+        rings = [ring for polygon in outlines(mask) for ring in polygon]
         if rings:
-            path = "".join("M" + "L".join(f"{x} {y}" for x, y in ring) + "Z" for ring in rings)
+            path = "".join("M" + "L".join(f"{x:.8g} {y:.8g}" for x, y in ring) + "Z" for ring in rings)
             fill = "#{:02x}{:02x}{:02x}".format(*(colours or {}).get(label, (0, 0, 0)))
             name = _NO_XML.sub("\ufffd", label)
             lines.append(

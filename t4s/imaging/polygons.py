@@ -9,6 +9,7 @@ Ring = list[tuple[int, int]]  # corners (x, y), not closed; the inside is on the
 # Directions: 0 right, 1 down, 2 left, 3 up. A top edge of a pixel is walked to the right, its right edge
 # down, and so on: clockwise on the screen around an object, and the other way around a hole.
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+SLIT = (0.3, 0.4)  # the sides of a slit, below the upper edge of a row of pixels
 
 
 def polygons(mask: np.ndarray) -> list[list[Ring]]:
@@ -27,10 +28,11 @@ def polygons(mask: np.ndarray) -> list[list[Ring]]:
     return list(found.values())
 
 
-def keyhole(polygon: list[Ring]) -> Ring:
+def keyhole(polygon: list[Ring]) -> list[tuple[int, float]]:
     """One ring without holes that fills the same pixels, for formats without holes.
 
-    Each hole is joined to the ring by a cut of zero width, which runs to the left from the left side of the hole.
+    Each hole is joined to the ring by a slit, which runs to the left from the left side of the hole. It does not
+    contain the centre of any pixel, and the ring does not touch itself.
     """
     ring = list(polygon[0])
     for hole in sorted(polygon[1:], key=min):
@@ -44,7 +46,9 @@ def keyhole(polygon: list[Ring]) -> Ring:
             if ax == bx and by <= y < ay and ax < x
         ]
         left, i = max(sides)
-        ring[i + 1 : i + 1] = [(left, y), *hole[at:], *hole[:at], (x, y), (left, y)]
+        upper, lower = y + SLIT[0], y + SLIT[1]
+        around = [*hole[at + 1 :], *hole[: at + 1]]
+        ring[i + 1 : i + 1] = [(left, lower), (x, lower), *around, (x, upper), (left, upper)]
     return ring
 
 
@@ -94,8 +98,8 @@ def _split_loops(walk: Ring) -> list[Ring]:
     return [*rings, stack]
 
 
-def _area(ring: Ring) -> int:
-    """Twice the signed area (shoelace formula)."""
+def ring_area(ring: Ring) -> int:
+    """Twice the signed area (shoelace formula); negative for holes."""
     return sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(ring, ring[1:] + ring[:1], strict=True))
 
 
@@ -113,7 +117,7 @@ def _parents(mask: np.ndarray, rings: list[Ring]) -> list[int]:
             if by < ay:
                 ring_at[by:ay, ax] = i
     parent = list(range(len(rings)))
-    holes = [i for i, ring in enumerate(rings) if _area(ring) < 0]
+    holes = [i for i, ring in enumerate(rings) if ring_area(ring) < 0]
     for i in sorted(holes, key=lambda i: min(rings[i])):  # from the left: everything to the left of a hole is assigned
         x, y = rings[i][_left_side(rings[i])]
         start = x - 1  # inside; go left to where this run of pixels begins

@@ -123,7 +123,7 @@ def test_a_batch_reports_the_bad_file_and_does_the_rest(client: Client, tmp_path
     assert [(each["file"], each["query"]) for each in result["results"]] == [
         (photo.name, phrase) for photo in (RIDERS, CATS) for phrase in ("cat", "person")
     ]
-    assert [each["file"] for each in result["failed"]] == ["broken.jpg"] and "no image" in result["failed"][0]["error"]
+    assert [each["file"] for each in result["failed"]] == ["broken.jpg"] and "not a readable image" in result["failed"][0]["error"]
     with zipfile.ZipFile(path) as box:
         assert box.testzip() is None
         rows = list(csv.DictReader(io.StringIO(box.read("results.csv").decode("utf-8-sig"))))

@@ -225,9 +225,9 @@ def test_svg():
     for path in root:
         label = path.find(space + "title").text
         assert label == path.get("data-label") and path.get("fill-rule") == "evenodd"
-        assert re.fullmatch(r"(M\d+ \d+(L\d+ \d+){3,}Z)+", path.get("d"))
+        assert re.fullmatch(r"(M[\d.]+ [\d.]+(L[\d.]+ [\d.]+){3,}Z)+", path.get("d"))
         rings = [
-            [tuple(map(int, p.split())) for p in ring.split("L")] for ring in re.findall("M([^Z]+)Z", path.get("d"))
+            [tuple(map(float, p.split())) for p in ring.split("L")] for ring in re.findall("M([^Z]+)Z", path.get("d"))
         ]
         assert np.array_equal(filled(rings, (10, 15)), SCENE[label])
     assert root[0].get("fill") == "#e69f00" and "<script" not in text
