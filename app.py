@@ -55,7 +55,13 @@ def gpu_model(service: InferenceService) -> Model:
     def refine(path: str, answer: Prediction, refiner: str) -> Prediction:
         return service.refine(path, answer, refiner)
 
-    return Model(service, write, write_all, refine)
+    @spaces.GPU(duration=10)
+    @as_gradio_error
+    def see_names(path: str) -> list[str]:
+        return service.names_seen(path)
+
+    names_seen = see_names if service.known_names else lambda path: []
+    return Model(service, write, write_all, refine, names_seen)
 
 
 # --- the page -----------------------------------------------------------------------------------------

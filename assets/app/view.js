@@ -14,6 +14,8 @@ const make = (tag, className, text) => {
 const headline = $(".t4s-headline"), legend = $(".t4s-legend"), pre = $("pre"), cellsBox = $(".t4s-cells");
 const readout = $(".t4s-readout"), canvas = $(".t4s-paint"), rects = $(".t4s-rects"), divider = $(".t4s-divider");
 const slide = $(".t4s-slide input"), slideName = $(".t4s-slide span");
+const threshold = $(".t4s-threshold input"), thresholdName = $(".t4s-threshold output");
+const partList = $(".t4s-parts"), actions = $(".t4s-actions");
 const settings = { grid: "photo", confidence: false, mask: "overlay", opacity: 55, compare: 50 };
 
 let view = null;      // the value on show
@@ -23,6 +25,10 @@ let spans = [];       // one element a run of the text
 let runOf = [];       // cell → index into view.runs
 let index = null;     // {width, height, ids}: the mask's label of every preview pixel
 let photoData = null; // the preview photo's pixels, for the cut-out
+let removed = new Set(); // parts taken out of the mask: indexes into view.parts
+let chosenPart = -1;  // the part singled out, -1 for none
+let hoveredPart = -1; // the part under the pointer
+let revealed = true;  // false: an answer that the model is not sure of is not drawn yet
 let chosen = 0;       // the label singled out, 0 for none
 let highlighted = -1; // the run under the pointer
 let current = 0;      // the cell that the Tab key comes to
@@ -101,6 +107,7 @@ function drawGrid() {
     const sure = view.confidence ? view.confidence[i] : 1;
     cell.classList.toggle("waiting", waiting);
     cell.classList.toggle("filled", !waiting && label > 0);
+    cell.classList.toggle("unsure", !revealed && !waiting && label > 0);
     cell.classList.toggle("repaired", marks.has(i));
     const alpha = settings.confidence ? 0.08 + 0.84 * sure * sure : settings.grid === "plain" ? 0.9 : 0.62;
     const plain = settings.grid === "plain" || !view.photo;
@@ -154,8 +161,9 @@ async function fetchMask(mine) {
     const image = await load(view.mask);
     const data = pixels(image, image.width, image.height);
     const ids = new Uint8Array(image.width * image.height);
-    for (let i = 0; i < ids.length; i++) ids[i] = data[4 * i];
-    mask = { width: image.width, height: image.height, ids };
+    const parts = new Uint8Array(ids.length);
+    for (let i = 0; i < ids.length; i++) { ids[i] = data[4 * i]; parts[i] = data[4 * i + 1]; }
+    mask = { width: image.width, height: image.height, ids, parts };
     if (view.photo) photo = pixels(await load(view.photo), mask.width, mask.height);
   }
   if (mine !== ticket) return;
@@ -167,7 +175,7 @@ async function fetchMask(mine) {
 
 function paint() {
   if (!view) return;
-  const { width, height, ids } = index || coarse();
+  const { width, height, ids, parts } = index || coarse();
   canvas.width = width;
   canvas.height = height;
   const mode = view.photo ? settings.mask : "overlay", sheet = canvas.getContext("2d"), picture = sheet.createImageData(width, height);
@@ -176,8 +184,10 @@ function paint() {
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {
       const label = ids[i];
-      if (!label) continue;
-      const dim = chosen && label !== chosen ? 0.12 : 1, at = 4 * i, [r, g, b] = table[label] || [128, 128, 128];
+      const part = parts ? parts[i] - 1 : -1;
+      if (!label || !revealed || removed.has(part)) continue;
+      const single = hoveredPart >= 0 ? hoveredPart : chosenPart;
+      const dim = (chosen && label !== chosen) || (single >= 0 && part !== single) ? 0.12 : 1, at = 4 * i, [r, g, b] = table[label] || [128, 128, 128];
       let alpha = opacity;
       if (mode === "outline" || mode === "overlay") {
         const edge = index && view.photo && (x < thick || y < thick || x >= width - thick || y >= height - thick
@@ -260,6 +270,51 @@ function drawLegend() {
   legend.replaceChildren(...chips);
 }
 
+// --- parts, doubt -------------------------------------------------------------------------------------
+
+function drawParts() {
+  partList.replaceChildren(...(revealed ? view.parts : []).map((part, i) => {
+    const item = make("li", removed.has(i) ? "removed" : ""), name = make("button", "t4s-part"), keep = make("input");
+    const label = view.labels[part.label];
+    name.type = "button";
+    name.style.setProperty("--line", css(part.label, 1));
+    name.setAttribute("aria-pressed", i === chosenPart);
+    name.title = `box ${part.box.join(", ")}`;
+    name.append(make("i"), make("span", "", `${label} ${i + 1}`), make("small", "", `${part.score} % sure, ${part.area}`));
+    name.addEventListener("click", () => { chosenPart = chosenPart === i ? -1 : i; drawParts(); paint(); });
+    item.addEventListener("pointerenter", () => { hoveredPart = i; paint(); });
+    item.addEventListener("pointerleave", () => { hoveredPart = -1; paint(); });
+    keep.type = "checkbox";
+    keep.checked = !removed.has(i);
+    keep.setAttribute("aria-label", `Keep ${label} ${i + 1}`);
+    keep.addEventListener("change", () => {
+      if (keep.checked) removed.delete(i); else removed.add(i);
+      item.classList.toggle("removed", !keep.checked);
+      paint();
+      trigger("select", { removed: [...removed] });
+    });
+    item.append(keep, name);
+    return item;
+  }));
+}
+
+function drawActions() {
+  const buttons = view.suggestions.map((word) => {
+    const button = make("button", "t4s-action", word);
+    button.type = "button";
+    button.addEventListener("click", () => trigger("submit", { text: word }));
+    return button;
+  });
+  if (buttons.length) buttons.unshift(make("span", "", "Did you mean"));
+  if (!revealed) {
+    const button = make("button", "t4s-action t4s-anyway", "Show anyway");
+    button.type = "button";
+    button.addEventListener("click", () => { revealed = true; drawActions(); drawParts(); drawGrid(); paint(); });
+    buttons.push(button);
+  }
+  actions.replaceChildren(...buttons);
+}
+
 // --- everything ---------------------------------------------------------------------------------------
 
 function show() {
@@ -276,7 +331,7 @@ function show() {
   root.dataset.state = view.sample ? "empty" : view.running ? "running" : view.text ? "done" : "ready";
   root.dataset.photo = view.photo ? "yes" : "no";
   root.style.setProperty("--written", view.written / (view.shape[0] * view.shape[1]));
-  root.style.setProperty("--ratio", Math.min(3, Math.max(0.45, view.size[0] / view.size[1])));
+  root.style.setProperty("--ratio", view.size[0] / view.size[1]);
   ["Raw text", "Descriptor grid", "Refined mask"].forEach((title, i) => {
     all("h3")[i].textContent = view.photo || view.sample ? title : ["Text", "Grid", "Mask"][i];
   });
@@ -287,6 +342,14 @@ function show() {
     if (view.photo && image.src !== view.photo) image.src = view.photo;
     image.hidden = !view.photo;
   }
+  removed = new Set();
+  chosenPart = hoveredPart = -1;
+  revealed = !view.hidden;
+  threshold.value = Math.round(100 * view.threshold);
+  thresholdName.textContent = `${threshold.value} %`;
+  threshold.disabled = !view.facts.length || !view.photo;
+  drawActions();
+  drawParts();
   drawLegend();
   drawText();
   drawGrid();
@@ -376,6 +439,12 @@ cellsBox.addEventListener("focusin", (event) => {
   current = Number(cell.dataset.cell);
   highlight(runOf[current] ?? -1, current);
 });
+threshold.addEventListener("input", () => {
+  thresholdName.textContent = `${threshold.value} %`;
+  const least = Number(threshold.value) / 100;
+  cells.forEach((cell, i) => cell.classList.toggle("dim", view?.confidence != null && view.confidence[i] < least));
+});
+threshold.addEventListener("change", () => trigger("release", { threshold: Number(threshold.value) / 100 }));
 slide.addEventListener("input", () => {
   settings[settings.mask === "compare" ? "compare" : "opacity"] = Number(slide.value);
   if (view) paint();

@@ -4,6 +4,7 @@
     views        predictions, photos and texts as what the panels show (no gradio)
     downloads    download formats and the ZIP of a batch (no gradio)
     examples     what the page offers: photos, lists of names, a text to try (no gradio)
+    suggestions  the names that a photo shows (no gradio)
     explainer    the five pictures of the tab About (no gradio)
     components   theme, photo field, panels, buttons, options; errors as toasts
     controller   the handlers of a tab's events

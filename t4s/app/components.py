@@ -136,6 +136,27 @@ class Panels(gr.HTML):
         return json.loads(payload)
 
 
+class Choices(gr.HTML):
+    """A row of buttons; its `select` event has the index and the text of the one clicked. See assets/app/choices.js."""
+
+    is_template = True
+
+    def __init__(self, value: dict[str, Any] | None = None, *, elem_id: str | None = None):
+        super().__init__(
+            value,
+            elem_id=elem_id,
+            html_template='<div class="t4s-choices" role="group"></div>',
+            js_on_load=(APP_ASSETS / "choices.js").read_text("utf-8"),
+            apply_default_css=False,
+        )
+
+    def postprocess(self, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        return value
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": "the choices"}
+
+
 def plain_html(content: str, elem_id: str | None = None) -> gr.HTML:
     """HTML without Gradio's own style and script."""
     return gr.HTML(content, elem_id=elem_id, apply_default_css=False, js_on_load=None)
@@ -154,7 +175,7 @@ def photo_field(elem_id: str) -> Photo:
         sources=["upload", "clipboard"],
         height=220,
         elem_id=elem_id,
-        placeholder="# Drop a photo here\nor click to choose one",
+        placeholder="# Choose a photo\nor drop one here",
     )
 
 

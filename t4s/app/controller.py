@@ -7,7 +7,7 @@ data for the components; `tabs` connects them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,21 @@ from t4s.limits import MAX_LABELS, MAX_QUERY
 from t4s.records import Prediction
 from t4s.refine import sam
 
-Answered = tuple[str, Prediction]  # a photo's path and the answer about it
+HISTORY = 12  # answers that can be gone back to
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """The answer on show: the photo's path, what the model answered, what is drawn of it, and the parts taken out.
+
+    `shown` is `answer` after the confidence slider and the refiner; `removed` are indexes of `shown.parts`.
+    """
+
+    path: str
+    answer: Prediction
+    shown: Prediction
+    removed: frozenset[int] = frozenset()
+    threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class Model:
     write: Callable[..., Iterator[Prediction]]
     write_all: Callable[..., tuple[list[Prediction], str]]
     refine_on_gpu: Callable[..., Prediction]
+    names_seen: Callable[[str], list[str]]
 
     def refine(self, path: str, answer: Prediction, refiner: str) -> Prediction:
         """The answer with other pixels. Only SAM is worth a GPU."""
@@ -84,7 +99,7 @@ class TabController:
         if kept is None:
             for shown in self.ask(path, query, refiner, sam_id, decoding, stop_file):
                 yield shown
-            _, answer = shown[1]
+            answer = shown[1].answer
             if answer.stats["ended"] == "complete":
                 self.example_answers.keep(key, answer)
             return
@@ -98,24 +113,78 @@ class TabController:
         url, _ = _preview(path)
         for answer in answers:
             if answer.stats["ended"]:
-                yield views.finished_view(answer, url, self.model.service.layout, refiner), (path, answer)
+                view = views.finished_view(answer, url, self.model.service.layout, refiner)
+                yield view, Answered(path, answer, answer)
             else:
                 yield views.growing_view(answer, url, self.model.service.layout), gr.skip()
 
     @as_gradio_error
     def refine(self, photo: str | None, answered: Answered | None, refiner: str, sam_id: str) -> tuple[Any, Any]:
         """The answer on show with another refiner; nothing where no answer, or one about another photo, is kept."""
-        if answered is None or answered[0] != photo:
+        if answered is None or answered.path != photo:
             return gr.skip(), gr.skip()
-        path, answer = answered
         refiner = full_refiner_name(refiner, sam_id)
-        answer = self.model.refine(path, answer, refiner)
-        return views.finished_view(answer, _preview(path)[0], self.model.service.layout, refiner), (path, answer)
+        shown = self.model.refine(answered.path, answered.shown, refiner)
+        return self._redrawn(answered, shown, refiner, answered.threshold)
+
+    @as_gradio_error
+    def keep_above(self, answered: Answered | None, event: gr.EventData) -> tuple[Any, Any]:
+        """The answer without the cells below the slider's confidence, refined again; the model does not run."""
+        if answered is None:
+            return gr.skip(), gr.skip()
+        threshold = min(1.0, max(0.0, float(event.threshold)))
+        refiner = answered.shown.stats.get("refiner") or self.model.service.refiner
+        if sam_source(refiner):
+            refiner = "smooth"  # a SAM belongs on the GPU, and not behind a slider
+        shown = as_gradio_error(self.model.service.keep_above)(answered.path, answered.answer, threshold, refiner)
+        return self._redrawn(answered, shown, refiner, threshold)
+
+    def _redrawn(self, answered: Answered, shown: Prediction, refiner: str, threshold: float) -> tuple[Any, Any]:
+        url, _ = _preview(answered.path)
+        view = views.finished_view(shown, url, self.model.service.layout, refiner, threshold)
+        return view, Answered(answered.path, answered.answer, shown, threshold=threshold)
+
+    @as_gradio_error
+    def suggest(self, path: str | None) -> dict[str, Any]:
+        """The names that the photo shows, as choices; none for a photo that cannot be read."""
+        words = sorted(self.model.service.known_names)
+        try:
+            names = [] if path is None else self.model.names_seen(path)
+        except (T4SError, gr.Error):  # the panels say what is wrong with the photo
+            names = []
+        return {"title": "What can I ask?", "items": [{"text": name} for name in names], "words": words}
+
+    def remember(self, answered: Answered | None, history: list[Answered]) -> tuple[list[Answered], dict[str, Any]]:
+        """The history with the answer on show, newest first, and its thumbnails as choices."""
+        if answered is not None and not (history and history[0].answer is answered.answer):
+            history = [answered, *history][:HISTORY]
+        items = [
+            {"text": views.query_text(old.answer), "image": views.small_picture(old.path, old.answer)}
+            for old in history
+        ]
+        return history, {"title": "Answers", "items": items}
+
+    def go_back(self, history: list[Answered], event: gr.EventData) -> tuple[Any, ...]:
+        """(photo, phrase, view, answer) of an answer of the history."""
+        if not 0 <= int(event.index) < len(history):
+            return (gr.skip(),) * 4
+        old = history[int(event.index)]
+        refiner = old.answer.stats.get("refiner", "")
+        view, answered = self._redrawn(old, old.answer, refiner, 0.0)
+        return old.path, views.query_text(old.answer), view, answered
 
 
 def full_refiner_name(refiner: str, sam_id: str) -> str:
     """The chosen refiner as the service takes it: "sam" becomes "sam:ID"."""
     return f"sam:{sam_id.strip() or sam.DEFAULT_SAM}" if refiner == "sam" else refiner
+
+
+def remove_parts(answered: Answered | None, event: gr.EventData) -> Answered | None:
+    """The parts that were taken out on the page are left out of downloads too."""
+    if answered is None:
+        return None
+    removed = frozenset(int(index) for index in event.removed)
+    return replace(answered, removed=removed)
 
 
 def request_stop(stop_file: str | None) -> None:
@@ -129,8 +198,8 @@ def save(kind: str, answered: Answered | None) -> str:
     """The path of a new file with the answer, in one of the formats of `downloads.FILES`."""
     if answered is None:
         raise QueryError("There is nothing to save yet: segment a photo first.")
-    path, answer = answered
-    name, data = downloads.make(kind, answer, path)
+    answer = views.without_parts(answered.shown, answered.removed)
+    name, data = downloads.make(kind, answer, answered.path)
     file = downloads.scratch_file(name)
     file.write_bytes(data)
     return str(file)

@@ -18,7 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from t4s.app.downloads import ResultsZip
+from t4s.app.suggestions import names_in_photo
+from t4s.codec import DescriptorGrid
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
 from t4s.limits import MAX_BATCH
@@ -29,6 +33,7 @@ from t4s.segmenter.queries import check_query
 from t4s.segmenter.segmenter import Segmenter
 
 ENCODED_BYTES = 256_000_000  # photos that stay encoded
+SUGGESTED_NAMES = 8  # names offered for a photo
 KEPT_ANSWERS = 48  # answers to examples: eight photos on two tabs, three decodings
 UPDATE_SECONDS = 0.08  # between two updates of a growing answer
 REPLAY_SECONDS = 0.035  # a row, when a kept answer is shown again
@@ -45,6 +50,7 @@ class InferenceService:
         config = segmenter.vlm.config
         self.segmenter, self.tokenizer = segmenter, segmenter.vlm.tokenizer
         self.layout, self.shape, self.metrics = "rows", tuple(config.grid), config.metrics
+        self.known_names = tuple(getattr(config, "names", ()))
         self.refiner = refiner or config.refiner
         check_refiner(self.refiner)
         if source := sam_source(self.refiner):
@@ -86,6 +92,18 @@ class InferenceService:
         """The same answer with other masks; the language model does not run."""
         self.check(refiner)
         return self.segmenter.refine(prediction, open_photo(path), refiner)
+
+    def names_seen(self, path: str, count: int = SUGGESTED_NAMES) -> list[str]:
+        """The names that the photo shows, the surest first; [] for a checkpoint that was taught no names."""
+        if not self.known_names:
+            return []
+        return names_in_photo(self.segmenter.vlm, self.encode(path))[:count]
+
+    def keep_above(self, path: str, prediction: Prediction, threshold: float, refiner: str) -> Prediction:
+        """The answer without the cells whose confidence is below `threshold` in [0, 1], refined again."""
+        ids = np.where(prediction.confidence < threshold, 0, prediction.grid.ids)
+        grid = DescriptorGrid(ids, prediction.grid.labels)
+        return replace(self.refine(path, replace(prediction, grid=grid), refiner), status=prediction.status)
 
     def encode(self, path: str) -> Any:
         """The encoded photo, from memory if it is among the last ENCODED_BYTES."""

@@ -11,13 +11,14 @@ import gradio as gr
 
 from t4s import codec
 from t4s.app import components, downloads, examples, explainer, views
-from t4s.app.components import APP_ASSETS, ASSETS, MODEL_QUEUE, PRIVATE, QUICK_QUEUE, QUIET, Panels, Photo
+from t4s.app.components import APP_ASSETS, ASSETS, MODEL_QUEUE, PRIVATE, QUICK_QUEUE, QUIET, Choices, Panels, Photo
 from t4s.app.controller import (
     Model,
     TabController,
     check_names,
     check_phrase,
     full_refiner_name,
+    remove_parts,
     request_stop,
     save,
 )
@@ -44,6 +45,8 @@ class Fields:
     decoding: gr.Radio
     panels: Panels
     answer: gr.State
+    chips: Choices | None = None
+    history: Choices | None = None
 
 
 # --- a phrase -----------------------------------------------------------------------------------------
@@ -57,12 +60,17 @@ def segment_tab(model: Model) -> None:
             phrase = gr.Textbox(
                 label="What to find", placeholder="the dog on the left", max_length=MAX_QUERY, elem_id="phrase", lines=1
             )
+            chips = Choices(
+                {"title": "What can I ask?", "items": [], "words": sorted(model.service.known_names)}, elem_id="chips"
+            )
             start, stop = components.start_and_stop("Segment", "go")
             gallery = components.example_gallery("examples")
             options = components.model_options(model.service.refiner, "refiner")
         with gr.Column(scale=9, min_width=300):
             panels, answer = _answer_area("panels", "save")
-    fields = Fields(photo, phrase, start, stop, gallery, *options, panels, answer)
+            history = Choices({"title": "Answers", "items": []}, elem_id="history")
+            gr.DeepLinkButton("Copy a link to this answer", size="sm", elem_classes="t4s-link")
+    fields = Fields(photo, phrase, start, stop, gallery, *options, panels, answer, chips, history)
     picked = gallery.click(partial(examples.example, ASSETS), gallery, [photo, phrase], queue=False, **QUIET)
     _connect(fields, TabController(model, str), [start.click, phrase.submit], picked, check_phrase)
 
@@ -129,6 +137,10 @@ def _connect(
         typed.success(controller.ask, [*asked, stop_file], shown, **MODEL_QUEUE, **QUIET),
         clicked.success(controller.ask_example, [fields.examples, *asked, stop_file], shown, **MODEL_QUEUE, **QUIET),
     ]
+    if fields.chips is not None and fields.history is not None:
+        answers += _connect_chips_and_history(fields, controller, asked, shown, stop_file)
+    fields.panels.release(controller.keep_above, fields.answer, shown, **QUICK_QUEUE, **QUIET)
+    fields.panels.select(remove_parts, fields.answer, fields.answer, **QUICK_QUEUE, **QUIET)
     for answered in answers:  # a toast says what went wrong; the panels go back to the photo
         answered.failure(controller.show_photo, fields.photo, fields.panels, **QUICK_QUEUE, **QUIET)
     fields.stop.click(request_stop, stop_file, queue=False, **QUIET)
@@ -140,6 +152,27 @@ def _connect(
         **MODEL_QUEUE,
         **QUIET,
     )
+
+
+def _connect_chips_and_history(
+    fields: Fields, controller: TabController, asked: list[Any], shown: list[Any], stop_file: gr.State
+) -> list[Any]:
+    """Names to click, words that were meant, and answers to go back to → the events that ask the model."""
+    past = gr.State([], time_to_live=components.ANSWER_SECONDS)
+    fields.photo.change(controller.suggest, fields.photo, fields.chips, **MODEL_QUEUE, **QUIET)
+    fields.answer.change(controller.remember, [fields.answer, past], [past, fields.history], **QUICK_QUEUE, **QUIET)
+    back = [fields.photo, fields.query, fields.panels, fields.answer]
+    fields.history.select(controller.go_back, past, back, **QUICK_QUEUE, **QUIET)
+    answers = []
+    for clicked in (fields.chips.select, fields.panels.submit):
+        named = clicked(_chosen_text, None, fields.query, queue=False, **QUIET)
+        started = named.then(controller.start, asked, [*shown, stop_file], **QUICK_QUEUE, **QUIET)
+        answers.append(started.success(controller.ask, [*asked, stop_file], shown, **MODEL_QUEUE, **QUIET))
+    return answers
+
+
+def _chosen_text(event: gr.EventData) -> str:
+    return str(event.text)
 
 
 # --- text and mask, without a model -------------------------------------------------------------------

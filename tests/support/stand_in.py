@@ -26,6 +26,7 @@ from t4s.limits import MAX_QUERY
 from t4s.models.checkpoint import CheckpointConfig
 from t4s.records import Prediction
 from t4s.refine.refiner import refine as refine_grid
+from t4s.segmenter.results import refine_again
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 
@@ -58,6 +59,10 @@ class StandIn:
         self, image: Any, names: Sequence[str], refine: str | None = None, decoding: str = "fast"
     ) -> Prediction:
         return list(self.stream(image, tuple(names), refine, decoding))[-1]
+
+    def refine(self, prediction: Prediction, image: Any, refiner: str | None = None) -> Prediction:
+        photo = image.photo if isinstance(image, EncodedImage) else np.asarray(open_photo(image))
+        return refine_again(prediction, photo, refiner or "smooth")
 
     def stream(self, image: Any, query: str | Sequence[str], refine: str | None = None, decoding: str = "fast",
                stop: Any = None) -> Iterator[Prediction]:  # fmt: skip

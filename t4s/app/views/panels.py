@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from t4s.app.views.parts import LISTED_PARTS, part_map
 from t4s.app.views.pictures import index_picture
 from t4s.app.views.runs import runs
-from t4s.app.views.wording import SHOWN_FAULTS, facts, fault_lines, headline, share, written_rows
+from t4s.app.views.wording import SHOWN_FAULTS, facts, fault_lines, headline, percent, share, suggestions, written_rows
 from t4s.codec import OTHERS, DescriptorGrid, Fault
 from t4s.imaging import drawing
 from t4s.records import Prediction
@@ -43,12 +44,23 @@ def growing_view(prediction: Prediction, url: str, layout: str) -> dict[str, Any
     }
 
 
-def finished_view(prediction: Prediction, url: str, layout: str, refiner: str) -> dict[str, Any]:
-    """A whole answer: text, grid, mask, and what it cost."""
+def finished_view(
+    prediction: Prediction, url: str, layout: str, refiner: str, threshold: float = 0.0
+) -> dict[str, Any]:
+    """A whole answer: text, grid, mask, parts, and what it cost. `threshold`: the confidence below which cells went."""
     kind, message = headline(prediction)
     size, stopped = prediction.mask.shape, kind == "stopped"
     faults = () if stopped else prediction.faults  # the missing rows of a stopped answer are not faults
-    view = panel_view(prediction.grid, prediction.text, size, url, layout, prediction.confidence, prediction.masks)
+    view = panel_view(
+        prediction.grid,
+        prediction.text,
+        size,
+        url,
+        layout,
+        prediction.confidence,
+        prediction.masks,
+        part_map(prediction),
+    )
     return with_marks(view, faults) | {
         "written": written_rows(prediction.text, prediction.grid.shape) * prediction.grid.shape[1]
         if stopped
@@ -58,7 +70,26 @@ def finished_view(prediction: Prediction, url: str, layout: str, refiner: str) -
         "facts": facts(prediction, refiner),
         "count": f"{len(prediction.text)} characters, {prediction.stats.get('tokens', 0)} tokens",
         "faults": fault_lines(faults),
+        "parts": _part_list(prediction),
+        "suggestions": suggestions(prediction),
+        "threshold": threshold,
+        "hidden": kind in ("unsure", "unknown") and prediction.present,
     }
+
+
+def _part_list(prediction: Prediction) -> list[dict[str, Any]]:
+    """The largest parts for the list: index of the label, score in percent, box, share of the photo."""
+    labels = prediction.grid.labels
+    pixels = prediction.mask.size
+    return [
+        {
+            "label": labels.index(part.label),
+            "score": round(100 * part.score),
+            "box": list(part.box),
+            "area": percent(part.area / pixels),
+        }
+        for part in prediction.parts[:LISTED_PARTS]
+    ]
 
 
 def panel_view(
@@ -69,8 +100,9 @@ def panel_view(
     layout: str = "rows",
     confidence: np.ndarray | None = None,
     masks: Mapping[str, np.ndarray] | None = None,
+    parts: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Every key that the script reads; `size` (h, w): of the photo, whose data URL is `url`."""
+    """Every key that the script reads; `size` (h, w): of the photo, whose data URL is `url`; `parts`: `part_map`."""
     height, width = size
     areas = masks or {label: grid.label_mask(label) for label in grid.labels[1:]}
     present = [int(label) for label in np.unique(grid.ids) if label and areas[grid.labels[label]].any()]
@@ -87,7 +119,7 @@ def panel_view(
         "runs": runs(text[:SHOWN_CHARACTERS], grid.labels, grid.shape, layout),
         "written": grid.ids.size,
         "running": False,
-        "mask": None if masks is None else index_picture(masks, grid.labels, size),
+        "mask": None if masks is None else index_picture(masks, grid.labels, size, parts),
         "legend": [{"label": label, "area": share(areas[grid.labels[label]])} for label in present],
         "kind": "",
         "message": "",
@@ -96,6 +128,10 @@ def panel_view(
         "facts": [],
         "count": "",
         "faults": [],
+        "parts": [],
+        "suggestions": [],
+        "threshold": 0.0,
+        "hidden": False,
     }
 
 

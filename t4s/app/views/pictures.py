@@ -17,6 +17,7 @@ from t4s.imaging.loading import open_photo
 from t4s.records import Prediction
 
 PREVIEW_SIDE = 768  # pixels of the longest side of what the browser gets
+STATUS_WORDS = {"found": "found", "unsure": "not sure", "absent": "not there", "unknown word": "unknown word"}
 TABLE = ("file", "phrase", "found", "score", "pixels", "faults", "error")  # columns of a batch's table
 
 
@@ -36,17 +37,24 @@ def thumbnail(photo: Image.Image, answer: Prediction, side: int = 384) -> Image.
     return drawing.overlay(small, masks, colours=drawing.label_colours(answer.grid.labels))
 
 
-def index_picture(masks: Mapping[str, np.ndarray], labels: Sequence[str], size: tuple[int, int]) -> str:
-    """{label: (h, w) bool} as a data URL of a grey PNG whose values are indexes into `labels`.
+def index_picture(
+    masks: Mapping[str, np.ndarray],
+    labels: Sequence[str],
+    size: tuple[int, int],
+    parts: np.ndarray | None = None,
+) -> str:
+    """{label: (h, w) bool} as a data URL of a PNG: red is the index into `labels`, green the number in `parts` (h, w).
 
     It has at most PREVIEW_SIDE pixels a side. `size` (h, w): the photo's, in case there is no mask.
     """
     shape = next(iter(masks.values())).shape if masks else size
     scale = min(1.0, PREVIEW_SIDE / max(shape))
     rows, columns = (sampled(side, max(1, round(side * scale))) for side in shape)
-    picture = np.zeros((len(rows), len(columns)), np.uint8)
+    picture = np.zeros((len(rows), len(columns), 3), np.uint8)
     for label, mask in masks.items():
-        picture[mask[rows][:, columns]] = labels.index(label)
+        picture[mask[rows][:, columns], 0] = labels.index(label)
+    if parts is not None:
+        picture[..., 1] = parts[rows][:, columns]
     return data_url(Image.fromarray(picture), "PNG")
 
 
@@ -77,7 +85,21 @@ def figures(pictures: Sequence[tuple[Image.Image, str]]) -> str:
 
 def captioned(path: str, answers: Sequence[Prediction]) -> list[tuple[Image.Image, str]]:
     """(thumbnail, caption) of every answer to the photo at `path`, for a gallery."""
-    return [(thumbnail(open_photo(path), answer), f"{Path(path).name}: {answer.query}") for answer in answers]
+    return [(thumbnail(open_photo(path), answer), f"{Path(path).name}: {_caption(answer)}") for answer in answers]
+
+
+def query_text(answer: Prediction) -> str:
+    """What was asked, as it was typed."""
+    return answer.query if isinstance(answer.query, str) else ", ".join(answer.query)
+
+
+def small_picture(path: str, answer: Prediction) -> str:
+    """A thumbnail of the answer, 96 pixels a side at most, as a data URL."""
+    return data_url(thumbnail(open_photo(path), answer, 96), "JPEG", quality=80)
+
+
+def _caption(answer: Prediction) -> str:
+    return f"{answer.query}" if answer.status == "found" else f"{answer.query} ({STATUS_WORDS[answer.status]})"
 
 
 def progress(done: int, total: int) -> str:
@@ -88,12 +110,11 @@ def progress(done: int, total: int) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """The rows of `downloads.ResultsZip` for people, in the columns TABLE."""
-    found = {True: "yes", False: "no", None: ""}
     return [
         [
             row["file"],
             row["phrase"],
-            found[row["present"]],
+            STATUS_WORDS.get(row["status"], ""),
             row["score"] and f"{row['score']:.2f}",
             row["area"],
             row["faults"],

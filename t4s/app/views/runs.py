@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-_RUN = re.compile(r"\s*(?P<label>[^|*\n]*?) ?\*(?P<count>[0-9]{1,4})", re.ASCII)
 _PIECES = re.compile(r"\n|\||[^\n|]+")
 
 
@@ -48,5 +47,7 @@ def _label_and_count(piece: str, layout: str) -> tuple[str, int]:
     """(label, count) of a run; a count of 0 for what is not a run."""
     if layout == "full":
         return piece.strip(), 1
-    run = _RUN.fullmatch(piece)
-    return (run["label"], int(run["count"])) if run else (piece, 0)
+    label, _, digits = piece.partition("*")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 4):
+        return piece, 0
+    return label.lstrip(" \t\r\v\f").removesuffix(" "), int(digits)

@@ -22,20 +22,37 @@ def headline(prediction: Prediction) -> tuple[str, str]:
         return "fault", "The text broke off; the rows that were written are shown."
     sure = f"{round(100 * prediction.score)} % sure"
     if isinstance(prediction.query, str):
+        if prediction.status == "unknown word":
+            return "unknown", f"“{prediction.query}” is not a word that this model was taught."
+        if prediction.status == "unsure":
+            return "unsure", f"“{prediction.query}” may be here, but the model is not sure ({sure})."
         if prediction.present:
             return "found", f"Found “{prediction.query}”: {share(prediction.mask)} of the photo, {sure}."
         return "absent", f"“{prediction.query}” is not in this photo ({sure})."
+    if prediction.status == "unknown word":
+        return "unknown", "None of these names is a word that this model was taught."
     asked = len(prediction.query)
+    if prediction.status == "unsure":
+        return "unsure", f"Some of the {asked} names may be here, but the model is not sure ({sure})."
     if prediction.present:
         found = sum(bool(mask.any()) for mask in prediction.masks.values())
         return "found", f"Found {found} of {asked} names, {sure}."
     return "absent", f"None of the {asked} names is in this photo ({sure})."
 
 
+def suggestions(prediction: Prediction) -> list[str]:
+    """The words that an unknown one may have meant."""
+    return list(prediction.stats.get("nearest", ())) if prediction.status == "unknown word" else []
+
+
 def share(mask: np.ndarray) -> str:
     """The part of the photo that a mask covers, for people: "12 %", "0.4 %"."""
-    percent = 100 * float(mask.mean())
-    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.1f} %"
+    return percent(float(mask.mean()))
+
+
+def percent(value: float) -> str:
+    """A share in [0, 1] for people."""
+    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.1f} %"
 
 
 def facts(prediction: Prediction, refiner: str) -> list[tuple[str, str]]:
@@ -50,7 +67,7 @@ def facts(prediction: Prediction, refiner: str) -> list[tuple[str, str]]:
     return [
         ("tokens", str(tokens)),
         ("model passes", str(forwards)),
-        ("passes saved", str(max(0, tokens - forwards))),
+        ("passes saved by drafting", str(max(0, tokens - forwards))),
         *((name, f"{value:.2f} s") for name, value in seconds.items() if value is not None),
         ("score", f"{prediction.score:.2f}"),
     ]
