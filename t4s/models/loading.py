@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
@@ -44,7 +45,20 @@ def load(
     folder = converted(source, revision) or find(source, revision)
     config = CheckpointConfig.read(folder)
     model = load_model(folder, config, number_type, place, quantize)
-    return VLM(model.eval().requires_grad_(False), load_processor(folder), config)
+    vlm = VLM(model.eval().requires_grad_(False), load_processor(folder), config)
+    _check_template(folder, vlm)
+    return vlm
+
+
+def _check_template(folder: Path, vlm: VLM) -> None:
+    """Put one question into the chat template. Raises CheckpointError if it fails or leaves no place for the photo."""
+    try:
+        vlm.suffix(vlm.question("others"))
+    except (TemplateError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"The chat template of {folder} does not take a photo and a question ({_short(error)}); it is in "
+            "chat_template.jinja or tokenizer_config.json: download or save it again."
+        ) from error
 
 
 def resolve_device(device: Device | None) -> torch.device:

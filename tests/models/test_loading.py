@@ -110,6 +110,19 @@ def test_broken_configurations_are_sentences(folder, file, content, says):
         loading.load(folder, device="cpu")
 
 
+@pytest.mark.parametrize("template", [
+    "{% for message in messages %}",  # never closed
+    "{{ messages[0].missing.attribute }}",
+    "{{ raise_exception('no') }}",
+    "{{ messages[0]['content'] + 1 }}",
+    "a template without a place for the photo",
+])  # fmt: skip
+def test_a_chat_template_that_fails(folder, template):
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(CheckpointError, match="chat template of .* does not take a photo and a question"):
+        loading.load(folder, device="cpu")
+
+
 def test_a_body_that_does_not_exist(folder):
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["body"] = "lite9"
