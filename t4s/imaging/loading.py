@@ -7,9 +7,11 @@ The rules for photos:
 - an animation, a multi-page file or a burst gives its first frame (a PIL image: its current one);
 - transparent areas are put on white;
 - 16-bit grey keeps its upper 8 bits; CMYK, palette, grey and black-and-white become RGB;
-- floating-point images are refused: their range is unknown.
+- floating-point images are refused: their range is unknown; so are PBM, PGM and PPM files with their pixels as
+  text, which take 11 CPU seconds per megabyte.
 
-A mask file holds numbers, not colours: it is read as stored, from lossless formats only.
+`open_mask` is for the masks of data sets, which hold exact numbers: it reads lossless formats only. (`masks.read_mask`
+interprets any mask file.) A mask belongs to the upright photo; an EXIF orientation in the mask file itself is applied.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from t4s.limits import MAX_BYTES, MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")  # none that runs programs, as EPS does
 MASK_FORMATS = ("PNG", "GIF", "BMP", "TIFF", "PPM")
+_PLAIN_PNM = (b"P1", b"P2", b"P3")
 _READABLE = "JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM"
 
 # What Pillow raises for a file that is cut off or broken, depending on the format.
@@ -75,7 +78,7 @@ def open_mask(source: str | PathLike[str] | bytes | BinaryIO) -> np.ndarray:
     with _open(data, name, MASK_FORMATS, "a PNG with one channel") as image:
         _check_size(image.size, name)
         with _broken_as_error(name, "a PNG with one channel"):
-            values = np.asarray(image)
+            values = np.asarray(ImageOps.exif_transpose(image))
             alpha = image.mode in ("LA", "RGBA")
     grey = values if values.ndim == 2 else values[..., : values.shape[2] - alpha]
     plain = values.ndim == 2 or (grey == grey[..., :1]).all() and not (alpha and (values[..., -1] != 255).any())
@@ -126,6 +129,11 @@ def _open(data: bytes, name: str, formats: tuple[str, ...], readable: str) -> Im
         raise ImageError(f"{name} is empty; give an image file ({readable}).")
     if len(data) > MAX_BYTES:
         raise ImageError(f"{name} is larger than {MAX_BYTES // 10**6} MB; save it smaller or with more compression.")
+    if data[:2] in _PLAIN_PNM:
+        raise ImageError(
+            f"{name} is a PBM, PGM or PPM file with its pixels as decimal text ({data[:2].decode()}), which is slow to "
+            "read; save it as PNG or in a binary format (P4, P5, P6)."
+        )
     Image.init()
     with _broken_as_error(name, readable):
         return Image.open(BytesIO(data), formats=[kind for kind in formats if kind in Image.OPEN])

@@ -12,6 +12,7 @@ from PIL import Image, features
 
 from t4s import ImageError
 from t4s.imaging.loading import open_mask, open_photo
+from t4s.imaging.masks import read_mask
 from t4s.limits import MAX_BYTES, MAX_PIXELS
 
 
@@ -107,6 +108,14 @@ REFUSED = [
     ("4 terapixels", png(2_000_000, 2_000_000), "scale it down"),
     ("200 MB of text in a small PNG", text_bomb(), "broken|cut off"),
     ("over 20 MB", bytes(MAX_BYTES + 1), "20 MB"),
+    ("PBM as text", b"P1 2 2 0 1 1 0", "decimal text"),
+    ("PGM as text", b"P2 2 2 255 0 1 1 0", "decimal text"),
+    ("PPM as text", b"P3\n# by hand\n1 1 255 9 9 9", "decimal text"),
+    ("PPM of width 0", b"P6 0 4 255\n", "cut off or broken|no pixels|not a readable"),
+    ("PPM of a negative width", b"P6 -3 4 255\n" + bytes(36), "cut off or broken|no pixels|not a readable"),
+    ("PPM of 50 megapixels", b"P6 10000 5000 255\n", "10000×5000"),
+    ("PNG of width 0", png(0, 5), "cut off or broken|no pixels|not a readable"),
+    ("BMP of height 0", saved(RED, "BMP")[:22] + bytes(4) + saved(RED, "BMP")[26:], "cut off|no pixels|not a readable"),
     ("float TIFF", saved(Image.new("F", (3, 3), 0.5), "TIFF"), "range"),
     ("float array", np.zeros((4, 4, 3)), "uint8"),
     ("RGBA array", np.zeros((4, 4, 4), np.uint8), "uint8"),
@@ -124,6 +133,34 @@ def test_refused_with_a_sentence(source, sentence):
     with pytest.raises(ImageError, match=sentence) as caught:
         open_photo(source)
     assert str(caught.value).endswith(".") and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("open_file", [open_photo, open_mask, read_mask])
+def test_pixels_as_text_are_refused_before_they_are_read(open_file, monkeypatch):
+    """4 MB of P3 took 44 CPU seconds."""
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    for kind in (b"P1", b"P2", b"P3"):
+        with pytest.raises(ImageError, match=f"decimal text .{kind.decode()}."):
+            open_file(kind + b" 1000 1000 255\n" + b"1 " * 3_000_000)
+
+
+class Endless:
+    """A file that never ends, and counts what is asked of it."""
+
+    asked = 0
+
+    def read(self, size: int = -1) -> bytes:
+        assert 0 <= size <= MAX_BYTES + 1, "read without a limit"
+        self.asked += size
+        return bytes(size)
+
+
+@pytest.mark.parametrize("open_file", [open_photo, open_mask, read_mask])
+def test_a_file_is_read_up_to_the_limit_and_no_further(open_file):
+    source = Endless()
+    with pytest.raises(ImageError, match="20 MB"):
+        open_file(source)
+    assert source.asked == MAX_BYTES + 1
 
 
 def test_limits_come_before_decoding(monkeypatch):
@@ -274,6 +311,14 @@ def test_masks_are_read_as_stored(mask, kind, values, tmp_path):
     for source in (data, BytesIO(data), tmp_path / "mask"):
         mask = open_mask(source)
         assert np.array_equal(mask, values) and mask.dtype == np.int32
+
+
+def test_an_orientation_in_a_mask_file_is_applied():
+    """The same rule as for photos; it was ignored, and the mask lay upside down on its upright photo."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for mask in (Image.fromarray(IDS), INDEXED):
+        assert np.array_equal(open_mask(saved(mask, "PNG", exif=exif)), IDS[::-1, ::-1])
 
 
 @pytest.mark.parametrize(
