@@ -107,7 +107,10 @@ def main() -> None:
         demo = build(segmenter, os.environ.get("T4S_REFINER", ""))
     except T4SError as problem:
         sys.exit(str(problem))
-    demo.queue(max_size=QUEUE_SIZE).launch(mcp_server=True, **LAUNCH)
+    try:
+        demo.queue(max_size=QUEUE_SIZE).launch(mcp_server=True, **LAUNCH)
+    except OSError as problem:
+        sys.exit(f"The app cannot listen ({problem}): free the port, or name another with GRADIO_SERVER_PORT.")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from PIL import Image
 
 from t4s import codec
 from t4s.app import downloads, views
-from t4s.app.components import MODEL_QUEUE, QUICK_QUEUE, Photo, as_gradio_error
+from t4s.app.components import MODEL_QUEUE, QUICK_QUEUE, Photo, TextOrList, as_gradio_error
 from t4s.app.controller import Model
 from t4s.app.service import run_batch
 from t4s.decoding.generate import MODES
@@ -51,13 +51,13 @@ class Endpoints:
         yield from self._answers(image, phrase, refiner, decoding)
 
     def segment_classes(
-        self, image: str, names: str, refiner: str = "", decoding: str = "fast"
+        self, image: str, names: str | list[str], refiner: str = "", decoding: str = "fast"
     ) -> Iterator[tuple[Any, ...]]:
         """Segments a whole photo into named classes; pixels of none of them are "others".
 
         Args:
             image: the photo, a file or a web address
-            names: 1 to 64 class names, comma-separated, such as "dog, grass, sky"
+            names: 1 to 64 class names, a list or comma-separated, such as "dog, grass, sky"
             refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none" or "sam:ID"
             decoding: "fast", "constrained" or "free"
 
@@ -65,17 +65,17 @@ class Endpoints:
             The text that the model wrote; the grid over the photo; the label map, a grey PNG whose values are indexes
             into "labels"; one JSON object like that of segment, with a mask for each label under "masks".
         """
-        wanted = views.names(names)
+        wanted = views.names(names if isinstance(names, str) else "\n".join(names))
         if len(wanted) > MAX_LABELS:
             raise QueryError(f"The list has {len(wanted)} names; at most {MAX_LABELS} can be asked at once: split it.")
         yield from self._answers(image, wanted, refiner, decoding)
 
-    def batch(self, images: list[str], phrases: str, refiner: str = "") -> Iterator[tuple[Any, ...]]:
+    def batch(self, images: list[str], phrases: str | list[str], refiner: str = "") -> Iterator[tuple[Any, ...]]:
         """Segments many photos, each with every phrase. A photo that cannot be read is reported and skipped.
 
         Args:
             images: the photos, files or web addresses
-            phrases: what to find, one phrase a line
+            phrases: what to find, a list or one phrase a line
             refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none" or "sam:ID"
 
         Returns:
@@ -83,6 +83,7 @@ class Endpoints:
             those of segment) and "failed" (file and error).
         """
         results: list[dict[str, Any]] = []
+        phrases = phrases if isinstance(phrases, str) else "\n".join(phrases)
         packed = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"))
         refiner = refiner or self._model.service.refiner
         for done, total, path, answers in run_batch(self._model.write_all, images, phrases, refiner, packed):
@@ -161,9 +162,9 @@ def add_endpoints(model: Model) -> None:
     with gr.Row(visible=False):
         image = Photo(type="filepath", label="image")
         phrase = gr.Textbox(label="phrase")
-        names = gr.Textbox(label="names")
+        names = TextOrList(label="names")
         files = gr.File(label="images", file_count="multiple", type="filepath")
-        phrases = gr.Textbox(label="phrases")
+        phrases = TextOrList(label="phrases")
         refiner = gr.Textbox("", label="refiner")
         decoding = gr.Radio(list(MODES), value="fast", label="decoding")
         text = gr.Textbox(label="text")

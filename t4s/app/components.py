@@ -157,6 +157,18 @@ class Choices(gr.HTML):
         return {"type": "object", "description": "the choices"}
 
 
+class TextOrList(gr.Textbox):
+    """A text, or a list of texts as scripts send it."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | list[str]:
+        return [str(item) for item in payload] if isinstance(payload, list) else super().preprocess(payload) or ""
+
+    def api_info(self) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+
+
 def plain_html(content: str, elem_id: str | None = None) -> gr.HTML:
     """HTML without Gradio's own style and script."""
     return gr.HTML(content, elem_id=elem_id, apply_default_css=False, js_on_load=None)

@@ -17,6 +17,7 @@ PRESETS = {
     "street": "person, car, bus, motorcycle, bicycle, road, sidewalk, building, tree, sky",
     "clothes": "hair, skin, shirt, pants, dress, shoes, bag",
 }
+STREET_PHOTOS = ("motorcycle.jpg", "buses.jpg", "car_and_man.jpg")  # whose class list is PRESETS["street"]
 LEAST_SCORE, LEAST_NAMES = 0.25, 2  # a name is offered from this IoU on, a list with at least so many names
 GOOD_SCORE, TOLD_NAMES = 0.6, 24  # from this IoU on a name is drawn well; so many names are listed, others counted
 DRAWING = (
@@ -33,6 +34,12 @@ def example(assets: Path, index: int) -> tuple[str, str]:
     """(path, phrase) of one of EXAMPLES; `assets` is the folder of that name."""
     name, phrase = EXAMPLES[index]
     return str(assets / "examples" / name), phrase
+
+
+def class_list(index: int, lists: Mapping[str, str]) -> str:
+    """The class list, of those that the checkpoint can serve, that suits one of EXAMPLES."""
+    title = "street" if EXAMPLES[index][0] in STREET_PHOTOS else "animals"
+    return lists.get(title) or next(iter(lists.values()), "")
 
 
 def presets(metrics: Mapping[str, Any]) -> dict[str, str]:

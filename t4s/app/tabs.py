@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -29,6 +30,12 @@ from t4s.limits import MAX_LABELS, MAX_QUERY
 
 FETCH_FILE = """(file) => { const link = document.createElement("a"); link.href = file.url;
 link.download = file.orig_name; document.body.append(link); link.click(); link.remove(); }"""
+
+
+LAYOUT_HINT = (
+    "rows: counted runs, row by row, as models write. image: counted runs over the whole grid. full: every cell."
+)
+TEXT_HINT = "Without <seg> and </seg>."
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def everything_tab(model: Model) -> None:
             names = gr.Textbox(
                 next(iter(lists.values()), ""),
                 label="Names",
-                info=f"Up to {MAX_LABELS}, comma-separated.",
+                info=f"Up to {MAX_LABELS}, comma-separated or one a line.",
                 lines=2,
                 placeholder="cat, dog, grass",
                 elem_id="names",
@@ -103,7 +110,13 @@ def everything_tab(model: Model) -> None:
         with gr.Column(scale=9, min_width=300):
             panels, answer = _answer_area("panels-all", "save-all")
     fields = Fields(photo, names, start, stop, gallery, *options, panels, answer)
-    picked = gallery.click(lambda index: examples.example(ASSETS, index)[0], gallery, photo, queue=False, **QUIET)
+    picked = gallery.click(
+        lambda index: (examples.example(ASSETS, index)[0], examples.class_list(index, lists)),
+        gallery,
+        [photo, names],
+        queue=False,
+        **QUIET,
+    )
     _connect(fields, TabController(model, views.names), [start.click], picked, check_names)
 
 
@@ -192,11 +205,13 @@ def text_tab(model: Model) -> None:
                         max_lines=18,
                         elem_id="rle",
                         elem_classes="t4s-mono",
-                        info="Without <seg> and </seg>. One row of this example is a cell short.",
+                        info=f"{TEXT_HINT} One row of this example is a cell short.",
                     )
                     decode = gr.Button("Draw the mask", variant="primary", elem_id="decode")
                     text_size = components.grid_size(shape, "rows", "columns")
-                    text_layout = gr.Radio(list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout")
+                    text_layout = gr.Radio(
+                        list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout", info=LAYOUT_HINT
+                    )
                 with gr.Tab("Mask → text", id="write"):
                     mask = Photo(
                         type="filepath",
@@ -209,7 +224,9 @@ def text_tab(model: Model) -> None:
                     labels = gr.Textbox("cat", label="Label, or one for each colour", elem_id="labels", max_length=2000)
                     encode = gr.Button("Write the text", variant="primary", elem_id="encode")
                     mask_size = components.grid_size(shape, "rows-to", "columns-to")
-                    mask_layout = gr.Radio(list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout-to")
+                    mask_layout = gr.Radio(
+                        list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout-to", info=LAYOUT_HINT
+                    )
         with gr.Column(scale=9, min_width=300):
             panels = Panels(views.read_text(examples.FAULTY, shape, "rows")[0], elem_id="panels-text")
 
@@ -228,6 +245,7 @@ def text_tab(model: Model) -> None:
     def write_again(path: str | None, *others: Any) -> tuple[Any, ...]:
         return write(path, *others) if path else (gr.skip(),) * 5
 
+    text.input(lambda: gr.update(info=TEXT_HINT), None, text, queue=False, **QUIET)
     text_inputs = [text, *text_size, text_layout]
     changes = [*(side.release for side in text_size), text_layout.input]
     gr.on([decode.click, *changes], read, text_inputs, panels, **QUICK_QUEUE, **QUIET)
@@ -255,7 +273,7 @@ def batch_tab(model: Model) -> None:
             )
             with gr.Row():
                 start = gr.Button("Segment all", variant="primary", elem_id="go-batch", min_width=80, scale=2)
-                stop = gr.Button("Stop", elem_id="stop-go-batch", min_width=60)
+                stop = gr.Button("Stop", elem_id="stop-go-batch", min_width=60, visible=False)
             zip_button = gr.DownloadButton("Download all as a ZIP", interactive=False, elem_id="batch-zip")
             with gr.Accordion("Options", open=False):
                 refiner, sam_id = components.refiner_options(model.service.refiner, "refiner-batch")
@@ -272,7 +290,7 @@ def batch_tab(model: Model) -> None:
             )
 
     @components.as_gradio_error
-    def run(paths: list[str] | None, phrases: str, refiner: str, sam_id: str) -> Iterator[Any]:
+    def run(paths: list[str] | None, phrases: str, refiner: str, sam_id: str, stop_file: str) -> Iterator[Any]:
         pictures: list[tuple[str, str]] = []
         results = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"))
         steps = run_batch(model.write_all, paths, phrases, full_refiner_name(refiner, sam_id), results)
@@ -281,13 +299,23 @@ def batch_tab(model: Model) -> None:
                 file = downloads.scratch_file("masks.jpg")  # as a file: what is shown already is not encoded again
                 picture.save(file)
                 pictures.append((str(file), caption))
-            packed = str(results.close()) if done == total else None
-            download = gr.update(value=packed, interactive=done == total)
-            yield views.progress(done, total), pictures, views.table(results.rows), download
+            stopped = done < total and Path(stop_file).exists()
+            last = stopped or done == total
+            download = gr.update(value=str(results.close()) if last else None, interactive=last)
+            yield views.progress(done, total, stopped), pictures, views.table(results.rows), download
+            if stopped:
+                return
 
-    inputs, outputs = [files, phrases, refiner, sam_id], [progress, gallery, table, zip_button]
-    running = start.click(run, inputs, outputs, **MODEL_QUEUE, **QUIET)
-    stop.click(None, cancels=[running], **PRIVATE)
+    def begin() -> tuple[str, Any]:
+        return str(downloads.scratch_file("stop")), gr.update(visible=True)
+
+    stop_file = gr.State("")
+    inputs, outputs = [files, phrases, refiner, sam_id, stop_file], [progress, gallery, table, zip_button]
+    running = start.click(begin, None, [stop_file, stop], queue=False, **QUIET).then(
+        run, inputs, outputs, **MODEL_QUEUE, **QUIET
+    )
+    running.then(lambda: gr.update(visible=False), None, stop, queue=False, **QUIET)
+    stop.click(request_stop, stop_file, queue=False, **QUIET)
 
 
 # --- how it works -------------------------------------------------------------------------------------

@@ -123,7 +123,9 @@ def test_a_batch_reports_the_bad_file_and_does_the_rest(client: Client, tmp_path
     assert [(each["file"], each["query"]) for each in result["results"]] == [
         (photo.name, phrase) for photo in (RIDERS, CATS) for phrase in ("cat", "person")
     ]
-    assert [each["file"] for each in result["failed"]] == ["broken.jpg"] and "not a readable image" in result["failed"][0]["error"]
+    assert [each["file"] for each in result["failed"]] == ["broken.jpg"] and "not a readable image" in result["failed"][
+        0
+    ]["error"]
     with zipfile.ZipFile(path) as box:
         assert box.testzip() is None
         rows = list(csv.DictReader(io.StringIO(box.read("results.csv").decode("utf-8-sig"))))
@@ -254,6 +256,13 @@ def test_phrases_that_cannot_be_asked(client: Client, phrase: str, says: str):
         client.predict(handle_file(CATS), phrase, api_name="/segment")
 
 
+def test_names_and_phrases_may_be_lists(client: Client):
+    *_, result = client.predict(handle_file(RIDERS), ["horse", "person"], api_name="/segment_classes")
+    assert result["query"] == ["horse", "person"]
+    _, result = client.predict([handle_file(CATS)], ["cat", "person"], api_name="/batch")
+    assert [each["query"] for each in result["results"]] == ["cat", "person"]
+
+
 def test_a_list_of_too_many_names_and_an_empty_batch(client: Client):
     with pytest.raises(AppError, match="at most 64"):
         client.predict(handle_file(CATS), ", ".join(f"thing {i}" for i in range(65)), api_name="/segment_classes")
@@ -289,8 +298,8 @@ def test_visitors_name_a_sam_by_its_hub_id_and_are_told_what_is_wrong(client: Cl
         (f"sam:{tiny_sam}", "not a Hub id"),  # a folder of the server is for its owner to name
         ("sam:assets/examples", "not a Hub id"),
         ("sam:../..", "not a Hub id"),
-        ("sam", "'facebook/sam-vit-base' cannot be found"),  # nothing is fetched in these tests
-        ("sam:nobody/nothing", "'nobody/nothing' cannot be found"),
+        ("sam", "'facebook/sam-vit-base' is not in the cache"),  # nothing is fetched in these tests
+        ("sam:nobody/nothing", "'nobody/nothing' is not in the cache"),
     ):
         with pytest.raises(AppError, match=says):
             client.predict(handle_file(CATS), "cat", refiner, api_name="/segment")

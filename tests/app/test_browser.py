@@ -66,7 +66,7 @@ def test_a_photo_and_a_phrase_fill_three_panels_as_the_text_streams(visit: Visit
     )
     assert abs(painted - (grid.ids > 0).mean()) < 0.05
     expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”")
-    expect(page.locator("#panels .t4s-facts")).to_contain_text("passes saved")
+    expect(page.locator("#panels .t4s-facts")).to_contain_text("passes saved by drafting")
     assert visit.wrong == []
 
 
@@ -185,7 +185,7 @@ def test_sam_is_a_refiner_with_an_id_and_says_when_it_cannot_be_had(visit: Visit
     expect(page.locator("#refiner-sam")).to_be_hidden()
     page.locator("#refiner").get_by_label("sam").check()
     expect(page.locator("#refiner-sam :is(input, textarea)")).to_have_value(sam.DEFAULT_SAM)
-    expect(page.get_by_test_id("toast-body")).to_contain_text("cannot be found", timeout=PATIENCE)
+    expect(page.get_by_test_id("toast-body")).to_contain_text("not in the cache", timeout=PATIENCE)
     page.get_by_test_id("toast-close").first.click()
     page.fill("#refiner-sam :is(input, textarea)", "../../etc")
     page.press("#refiner-sam :is(input, textarea)", "Enter")
@@ -397,7 +397,11 @@ def test_hostile_files_are_refused_in_words_and_the_app_lives(browser: Browser, 
     (tmp_path / "text.jpg").write_text("this is no picture")
     (tmp_path / "cut.jpg").write_bytes(CATS.read_bytes()[:9000])
     Image.new("1", (8000, 6400)).save(tmp_path / "51_megapixels.png")
-    told = {"text.jpg": "is not a readable image file", "cut.jpg": "cut off or broken", "51_megapixels.png": "40 megapixels"}
+    told = {
+        "text.jpg": "is not a readable image file",
+        "cut.jpg": "cut off or broken",
+        "51_megapixels.png": "40 megapixels",
+    }
     for name, says in told.items():
         visit.hand_in(tmp_path / name)
         expect(page.locator("#panels .t4s-headline")).to_contain_text(says, timeout=PATIENCE)

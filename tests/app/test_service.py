@@ -74,9 +74,9 @@ def test_an_example_asks_the_model_once_and_grows_again_for_the_next_visitor():
     growing = [view["written"] for view, _ in again[:-1]]
     assert len(growing) > 10 and growing == sorted(growing) and all(view["running"] for view, _ in again[:-1])
     assert again[-1][0] == first[-1][0]  # the same page in the end
-    *_, (view, (path, answer)) = talk.ask_example(0, str(CATS), "cat", "none", "", "fast", "")
-    assert segmenter.asked == 1 and "refine (none)" in dict(view["facts"]) and path == str(CATS)
-    assert (answer.mask != first[-1][1][1].mask).any()
+    *_, (view, answered) = talk.ask_example(0, str(CATS), "cat", "none", "", "fast", "")
+    assert segmenter.asked == 1 and "refine (none)" in dict(view["facts"]) and answered.path == str(CATS)
+    assert (answered.shown.mask != first[-1][1].shown.mask).any()
     list(talk.ask_example(0, str(CATS), "dog", "smooth", "", "fast", ""))
     assert segmenter.asked == 2  # another question
 
@@ -91,8 +91,12 @@ def test_an_answer_is_refined_on_its_own_photo_alone():
     assert talk.refine(str(RIDERS), answered, "none", "") == talk.refine(None, answered, "none", "")
     assert talk.refine(str(RIDERS), answered, "none", "") == talk.refine(str(CATS), None, "none", "")
     assert talk.refine(str(RIDERS), answered, "none", "") == (gr.skip(), gr.skip())
-    view, (path, answer) = talk.refine(str(CATS), answered, "none", "")
-    assert path == str(CATS) and (answer.mask != answered[1].mask).any() and dict(view["facts"])["refine (none)"]
+    view, again = talk.refine(str(CATS), answered, "none", "")
+    assert (
+        again.path == str(CATS)
+        and (again.shown.mask != answered.shown.mask).any()
+        and dict(view["facts"])["refine (none)"]
+    )
     assert segmenter.asked == 1
 
 
@@ -163,7 +167,7 @@ def test_gpu_functions_work_in_a_process_of_their_own(tiny_sam: str, monkeypatch
     assert segmenter.encoded == 0  # here, where the next fork would find it: each call encodes for itself
     with pytest.raises(gr.Error, match="reserved"):
         list(model.write(str(CATS), "others", "smooth", "fast"))
-    with pytest.raises(gr.Error, match="cannot be found"):
+    with pytest.raises(gr.Error, match="not in the cache"):
         model.refine(str(CATS), answer, "sam:nobody/nothing")
     answers, problem = model.write_all(str(CATS), ["cat", "toilet"], "smooth")
     assert [each.query for each in answers] == ["cat", "toilet"] and problem == ""
@@ -190,7 +194,7 @@ def test_sam_encodes_each_photo_once(tiny_sam: str, monkeypatch: pytest.MonkeyPa
 def test_a_wrong_refiner_of_the_owner_stops_the_start():
     with pytest.raises(QueryError, match="no refiner 'egde'"):
         service.InferenceService(stand_in.StandIn(), "egde")
-    with pytest.raises(CheckpointError, match="cannot be found"):
+    with pytest.raises(CheckpointError, match="not in the cache"):
         service.InferenceService(stand_in.StandIn(), "sam:nobody/nothing")
 
 

@@ -2,7 +2,8 @@
 
 It has the front door's shape (`stream`, `encode`, calls, `vlm.config`), counts its calls, and can be told to
 be slow, so the tests of the app can watch what the app asks of a model and when. On any other photo everything but
-the word "nothing" is a block in the middle; its width comes from the phrase, so answers can be told apart.
+the word "nothing" is a block in the middle; its width comes from the phrase, so answers can be told apart. It is not
+sure of "maybe cat", and does not know the word UNKNOWN.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from t4s.records import Prediction
 from t4s.refine.refiner import refine as refine_grid
 from t4s.segmenter.results import refine_again
 
+KNOWN = ("bird", "bus", "car", "cat", "dog", "horse", "person", "toilet")
+UNKNOWN = "hrose"  # a word that it was never taught
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 
 
@@ -43,7 +46,10 @@ class StandIn:
     def __init__(self, pause: float = 0.0):
         self.pause, self.encoded, self.asked = pause, 0, 0
         tokenizer = SimpleNamespace(encode=lambda text, add_special_tokens=False: text.split())
-        self.vlm = SimpleNamespace(config=CheckpointConfig(refiner="smooth"), tokenizer=tokenizer)
+        self.vlm = SimpleNamespace(
+            config=CheckpointConfig(refiner="smooth", names=KNOWN, positions="cells", bidirectional_prefix=True),
+            tokenizer=tokenizer,
+        )
         self.truth = _truth()
 
     def encode(self, image: Any) -> EncodedImage:
@@ -101,7 +107,13 @@ class StandIn:
         stats = {"tokens": len(text.split()), "forwards": passes, "prefill_seconds": 0.21, "decode_seconds": 0.4,
                  "refine_seconds": 0.02, "ended": ended, "refiner": refiner}  # fmt: skip
         faults = faults if ended else ()
-        return Prediction(query, text, grid, mask, masks, confidence, bool(mask.any()), score, box, faults, stats)
+        status = ""
+        if query == UNKNOWN:
+            status, stats["nearest"] = "unknown word", ["horse"]
+        elif isinstance(query, str) and query.startswith("maybe "):
+            status = "unsure"
+        present = bool(mask.any())
+        return Prediction(query, text, grid, mask, masks, confidence, present, score, box, faults, stats, status)
 
     def grid(self, photo: np.ndarray, labels: list[str]) -> codec.DescriptorGrid:
         known = self.truth.get(_key(photo))
@@ -109,7 +121,7 @@ class StandIn:
         classes = np.zeros(photo.shape[:2], np.int32)
         for index, label in enumerate(labels, 1):
             if known is not None:
-                classes[known.get(label, np.zeros(photo.shape[:2], bool))] = index
+                classes[known.get(label.removeprefix("maybe "), np.zeros(photo.shape[:2], bool))] = index
             elif label != "nothing":
                 height, width = photo.shape[:2]
                 classes[height // 4 : height, width // 8 : width // 8 + max(1, width * (1 + len(label) % 6) // 8)] = (

@@ -40,8 +40,16 @@ def growing_view(prediction: Prediction, url: str, layout: str) -> dict[str, Any
         "running": True,
         "written": rows * grid.shape[1],
         "kind": "running",
-        "message": f"Writing row {min(rows + 1, grid.shape[0])} of {grid.shape[0]} …",
+        "message": _progress(prediction, rows),
     }
+
+
+def _progress(prediction: Prediction, rows: int) -> str:
+    """What a growing answer is at: the row; of a class list also the name, if its names are asked one by one."""
+    height = prediction.grid.shape[0]
+    if isinstance(prediction.query, str):
+        return f"Writing row {min(rows + 1, height)} of {height} …"
+    return f"Name {len(prediction.query)}: “{prediction.query[-1]}” …"
 
 
 def finished_view(

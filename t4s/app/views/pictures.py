@@ -102,8 +102,10 @@ def _caption(answer: Prediction) -> str:
     return f"{answer.query}" if answer.status == "found" else f"{answer.query} ({STATUS_WORDS[answer.status]})"
 
 
-def progress(done: int, total: int) -> str:
+def progress(done: int, total: int, stopped: bool = False) -> str:
     """A bar as HTML, for a batch."""
+    if stopped:
+        return f'<p class="t4s-progress">Stopped after {done} of {total} photos; the ZIP has the results so far.</p>'
     bar = f'<progress value="{done}" max="{total}"></progress>'
     return f'<label class="t4s-progress">{bar}{done} of {total} photos</label>'
 

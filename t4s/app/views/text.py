@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +17,8 @@ from t4s.errors import CodecError, QueryError
 from t4s.imaging import export
 from t4s.imaging.masks import read_mask
 from t4s.limits import MAX_TEXT
+
+_SEPARATOR = re.compile(r"[,;|\n\t，、；]")
 
 
 def text_view(
@@ -46,8 +49,10 @@ def read_text(text: str, shape: tuple[int, int], layout: str) -> tuple[dict[str,
     if len(text) > MAX_TEXT:
         raise QueryError(f"The text has {len(text):,} characters; at most {MAX_TEXT:,} are read, so paste less.")
     outcome = "repaired as listed below"
+    text, unindented = _with_leading_spaces(text) if layout == "rows" else (text, ())
     if layout == "rows":
         grid, faults = codec.repair(text, shape)
+        faults = (*unindented, *faults)
     else:
         outcome = f"and the {layout} layout is not repaired"
         try:
@@ -60,6 +65,16 @@ def read_text(text: str, shape: tuple[int, int], layout: str) -> tuple[dict[str,
     note = f"{len(faults)} {'fault' if len(faults) == 1 else 'faults'}, {outcome}." if faults else "Valid."
     answer = export.grid_dict(grid) | {"valid": not faults, "faults": [asdict(fault) for fault in faults]}
     return text_view(grid, text, layout, faults, note), answer
+
+
+def _with_leading_spaces(text: str) -> tuple[str, tuple[Fault, ...]]:
+    """Every row after the first with the one space that it begins with; one fault if rows lacked it."""
+    first, *rest = text.replace("\r\n", "\n").split("\n")
+    rows = [f" {row}" if row and row[0] != " " else row for row in rest]
+    if rows == rest:
+        return text, ()
+    fault = Fault(1, 0, "rows after the first begin with a space; the spaces were added")
+    return "\n".join([first, *rows]), (fault,)
 
 
 def sample_view(text: str) -> dict[str, Any]:
@@ -95,5 +110,5 @@ def write_text(
 
 
 def names(text: str) -> list[str]:
-    """A class list as people write it: commas or line breaks between names; repeats and empty names are left out."""
-    return list(dict.fromkeys(name.strip() for name in text.replace("\n", ",").split(",") if name.strip()))
+    """A class list as people write it, between commas, semicolons, bars or line breaks; each name once."""
+    return list(dict.fromkeys(name.strip() for name in _SEPARATOR.split(text) if name.strip()))

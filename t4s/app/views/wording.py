@@ -16,6 +16,8 @@ def headline(prediction: Prediction) -> tuple[str, str]:
     """(kind, sentence): the answer in words. "Not there" is an answer and not an error."""
     ended = prediction.stats.get("ended")
     if ended == "stopped":
+        if not isinstance(prediction.query, str):
+            return "stopped", f"Stopped after {len(prediction.query)} names; what was found so far is shown."
         rows = written_rows(prediction.text, prediction.grid.shape)
         return "stopped", f"Stopped after {rows} of {prediction.grid.shape[0]} rows."
     if ended == "truncated":
