@@ -166,44 +166,75 @@ def read_mask(source: str | PathLike[str] | bytes | BinaryIO) -> MaskFile:
 
     Anything else, such as a photo, is an ImageError.
     """
+    stored = _stored_mask(source)
+    levels = stored.kind != "indexed" or bool((stored.colours == stored.colours[..., :1]).all())
+    if stored.lossy or (levels and not stored.clear.any() and _has_soft_edges(stored.colours)):
+        return _thresholded(stored)
+    numbers = stored.numbers
+    values = np.unique(numbers[~stored.clear])
+    if len(values) <= MAX_LABELS + 1:
+        return _class_map(stored, values)
+    if stored.clear.any():
+        inside, note = ~stored.clear, "Everything that is not transparent was read as the mask."
+        return MaskFile(inside.astype(np.int32), (1,), note)
+    repeated = numbers.shape[1] > 1 and (numbers[:, 1:] == numbers[:, :-1]).mean() > 0.5
+    if repeated and (stored.kind != "picture" or values[-1] <= 255):
+        note = f"The {len(values) - 1} numbers in the file were read as instances, together one mask."
+        return MaskFile((numbers > 0).astype(np.int32), (1,), note)
+    return _thresholded(stored)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The pixels of a mask file, upright.
+
+    kind     "indexed", "numbers" (16 bits and more) or "picture"
+    numbers  (h, w) int32: indexes, numbers, grey levels, or 24-bit colours; 0 where it is `clear`
+    colours  (h, w, 3) int32, or `numbers` again
+    clear    (h, w) bool: transparent
+    """
+
+    name: str
+    kind: str
+    lossy: bool
+    numbers: np.ndarray
+    colours: np.ndarray
+    clear: np.ndarray
+
+
+def _stored_mask(source: str | PathLike[str] | bytes | BinaryIO) -> _Stored:
     with open_image(source) as (image, name):
-        lossy = image.format in _LOSSY or "jpeg" in str(image.info.get("compression", ""))
-        indexed = image.mode == "P"
-        wide = image.mode.startswith("I")  # 16 or 32 bits
         if image.mode == "F":
             raise ImageError(f"{name} has fractions as pixels; save the mask as a PNG of whole numbers.")
+        lossy = image.format in _LOSSY or "jpeg" in str(image.info.get("compression", ""))
         image = ImageOps.exif_transpose(image)
         clear = np.zeros(image.size[::-1], bool)
         if image.has_transparency_data:
             clear = np.asarray(image.convert("RGBA"))[..., 3] < 128
-        numbers = np.asarray(image if indexed or wide else image.convert("RGB")).astype(np.int32)
-        colours = np.asarray(image.convert("RGB")).astype(np.int32) if indexed else numbers
-    grey = wide or bool((colours == colours[..., :1]).all())
-    if indexed:
-        numbers = _with_black_as_zero(numbers, colours)
-    elif not wide:
-        numbers = colours[..., 0] if grey else colours @ (1 << 16, 1 << 8, 1)
-    numbers = np.where(clear, 0, numbers)
-    if lossy or (not indexed and not clear.any() and _has_soft_edges(colours)):
-        return _thresholded(colours.reshape(*clear.shape, -1), clear, name)
-    values = np.unique(numbers[~clear])
-    if len(values) <= MAX_LABELS + 1:
-        return _class_map(numbers, values, indexed, picture=not indexed and not wide and not clear.any())
-    if clear.any():
-        return MaskFile((~clear).astype(np.int32), (1,), "Everything that is not transparent was read as the mask.")
-    repeated = (numbers[:, 1:] == numbers[:, :-1]).mean() if numbers.shape[1] > 1 else 0.0
-    if (indexed or grey) and repeated > 0.5:
-        note = f"The {len(values) - 1} numbers in the file were read as instances, together one mask."
-        return MaskFile((numbers > 0).astype(np.int32), (1,), note)
-    return _thresholded(colours.reshape(*clear.shape, -1), clear, name)
+        if image.mode.startswith("I"):
+            kind = "numbers"
+            numbers = colours = np.asarray(image).astype(np.int32)
+        else:
+            kind = "indexed" if image.mode == "P" else "picture"
+            colours = np.asarray(image.convert("RGB")).astype(np.int32)
+            numbers = _with_black_as_zero(np.asarray(image), colours) if kind == "indexed" else _as_numbers(colours)
+    return _Stored(name, kind, lossy, np.where(clear, 0, numbers), colours, clear)
 
 
-def _class_map(numbers: np.ndarray, values: np.ndarray, indexed: bool, picture: bool) -> MaskFile:
-    """A file of few exact numbers (h, w), `values` ascending. `picture`: opaque grey levels or 24-bit colours."""
-    note = ""
-    if indexed and len(values) > 2 and 255 in values:
+def _as_numbers(colours: np.ndarray) -> np.ndarray:
+    """(h, w): grey levels, if all of the colours (h, w, 3) are grey, or else 24-bit colours."""
+    if (colours == colours[..., :1]).all():
+        return colours[..., 0]
+    return colours @ (1 << 16, 1 << 8, 1)
+
+
+def _class_map(stored: _Stored, values: np.ndarray) -> MaskFile:
+    """A file of few exact numbers, `values`, ascending."""
+    numbers, note = stored.numbers, ""
+    opaque = stored.kind == "picture" and not stored.clear.any()
+    if stored.kind == "indexed" and len(values) > 2 and 255 in values:
         numbers = np.where(numbers == 255, 0, numbers)
-    elif picture and len(values) > 1 and values[0] and values[-1] > MAX_LABELS:
+    elif opaque and len(values) > 1 and values[0] and values[-1] > MAX_LABELS:
         background = int(values[-1])  # white, or the lightest grey
         if background > 255 and background != _WHITE:
             border = np.concatenate([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]])
@@ -220,7 +251,7 @@ def _with_black_as_zero(indexes: np.ndarray, colours: np.ndarray) -> np.ndarray:
     black = np.unique(indexes[~colours.any(-1)])
     if len(black) != 1 or black[0] == 0:
         return indexes
-    return np.where(indexes == black[0], 0, np.where(indexes == 0, 256, indexes))
+    return np.where(indexes == black[0], 0, np.where(indexes == 0, 256, indexes.astype(np.int32)))
 
 
 def _has_soft_edges(colours: np.ndarray) -> bool:
@@ -244,8 +275,10 @@ def _has_soft_edges(colours: np.ndarray) -> bool:
     return bool(soft.any() and 0 < len(solid) <= 3 and between[soft].mean() > 0.8)
 
 
-def _thresholded(colours: np.ndarray, clear: np.ndarray, name: str) -> MaskFile:
-    """A picture (h, w, channels) of two colours and what lies between them, thresholded half-way. Raises ImageError."""
+def _thresholded(stored: _Stored) -> MaskFile:
+    """A picture of two colours and what lies between them, thresholded half-way. Raises ImageError."""
+    clear = stored.clear
+    colours = stored.colours.reshape(*clear.shape, -1)
     pixels = colours[~clear].astype(np.float64)
     step = max(1, len(pixels) // 100_000)
     some = pixels[::step]
@@ -263,8 +296,8 @@ def _thresholded(colours: np.ndarray, clear: np.ndarray, name: str) -> MaskFile:
     ramp = smooth and _is_ramp(colours[..., 0])
     if not (ramp or (apart and straight and valley < 0.1)):
         raise ImageError(
-            f"{name} looks like a photo or has more colours than classes; a mask has two colours, or is a PNG with a "
-            f"number or an exact colour for each class, {MAX_LABELS} at most."
+            f"{stored.name} looks like a photo or has more colours than classes; a mask has two colours, or is a PNG "
+            f"with a number or an exact colour for each class, {MAX_LABELS} at most."
         )
     middle = (line.min() + line.max()) / 2 if ramp else (first + last) / 2
     upper = along > middle

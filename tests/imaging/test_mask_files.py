@@ -80,6 +80,15 @@ def test_smooth_edges_are_thresholded(colours):
         assert (found.classes != truth).sum() <= 8  # of 4,800: levels at the threshold itself
 
 
+def test_smooth_edges_of_every_depth_are_thresholded():
+    picture, truth = disc(WHITE, BLACK)
+    grey = np.asarray(picture.convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    for data in (saved(Image.fromarray(grey)), saved(deep), saved(Image.fromarray(grey), "GIF")):
+        found = read_mask(data)
+        assert found.values == (1,) and (found.classes != truth).sum() <= 8
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 @pytest.mark.parametrize("colours", [(WHITE, BLACK), (RED, WHITE)])
 def test_lossy_formats_are_thresholded(kind, colours):
