@@ -18,8 +18,8 @@ from pycocotools.coco import COCO
 from t4s import codec
 from t4s.app import controller, downloads, views
 from t4s.errors import QueryError
-from tests.imaging.test_export import filled, strict_geojson
 from tests.support import stand_in
+from tests.support.outlines import filled, strict_geojson
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "assets" / "examples"
