@@ -1,12 +1,12 @@
-"""A checkpoint's way to the Hub: the repository, the model card, one commit.
+"""Publishes a checkpoint on the Hugging Face Hub: the repository, the model card, one commit.
 
-    repo_id = create("me/t4s-cells")                  # before training: no login, no right, no network end it here
+    repo_id = create("me/t4s-cells")                  # before training: a missing login or right ends the run here
     write_card(folder, repo_id, datasets=["folder:PHOTOS"], settings={...}, figures=[Figure("cIoU", 0.71, ...)])
-    push(folder, repo_id)                             # everything in one commit; a failed one leaves all on disk
+    push(folder, repo_id)                             # everything in one commit; if it fails, nothing is lost
 
-    python -m t4s.hub FOLDER ID                       # push again what could not be pushed
+    python -m t4s.hub FOLDER ID                       # push again after a failed upload
 
-Knows files and not models: what it says about the checkpoint it reads from the folder's `t4s.json`.
+Knows files and not models: what the card says about a checkpoint comes from the folder's `t4s.json`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,26 @@ from t4s.errors import CheckpointError
 from t4s.models.checkpoint import ADAPTER, EMBEDDED, FORMAT_FILE, CheckpointConfig
 
 CARD = "README.md"
-SENT = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md", ".png", ".jpg")  # of the folder's own files
-KEPT = ("trainer_state.json", "results.json", "sample.png")  # what concerns nobody else
-REPLACED = (".safetensors", ".json", ".jinja", ".model")  # of an earlier push: they go, or both would load
+UPLOADED = (
+    ".safetensors",
+    ".json",
+    ".jinja",
+    ".model",
+    ".txt",
+    ".md",
+    ".png",
+    ".jpg",
+)  # of the files directly in the folder
+NOT_UPLOADED = ("trainer_state.json", "results.json", "sample.png")  # of no use to others
+REPLACED = (
+    ".safetensors",
+    ".json",
+    ".jinja",
+    ".model",
+)  # deleted if an earlier push left them: otherwise both would load
 PATH_FIELDS = ("base_model", "base_model_name_or_path", "_name_or_path", "name_or_path", "tokenizer_file")
-# What huggingface_hub raises: HTTPError for lost connections too, RuntimeError around what stopped a file's upload.
-REFUSED = (HTTPError, OSError, HFValidationError, RuntimeError)
+# What huggingface_hub raises: HTTPError also for lost connections, RuntimeError around the failure of a file's upload.
+HUB_ERRORS = (HTTPError, OSError, HFValidationError, RuntimeError)
 FIGURES = "<!-- figures -->", "<!-- end of figures -->"
 
 
@@ -53,17 +67,17 @@ class Figure:
 
 
 def create(repo_id: str, private: bool = False) -> str:
-    """Make the model repository, or find that it is there and ours to write → its full id, "user/name".
+    """Create the model repository, or check that it exists and may be written to → its full id, "user/name".
 
-    CheckpointError if there is no login, no right, no network, or the repository holds something else than a t4s
-    checkpoint: asked before training starts, so that nothing is lost.
+    CheckpointError without login, right or network, or if the repository holds something other than a t4s checkpoint.
+    Called before training starts, so that no training is wasted.
     """
     api = HfApi()
     try:
         full = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        api.auth_check(full, write=True)  # create_repo is content with a repository that others own
+        api.auth_check(full, write=True)  # create_repo accepts a repository that others own
         files = api.list_repo_files(full)
-    except REFUSED as error:
+    except HUB_ERRORS as error:
         raise CheckpointError(f"The repository {repo_id} cannot be used: {_why(error, api)}") from error
     if FORMAT_FILE not in files and any(name.endswith(".safetensors") for name in files):
         raise CheckpointError(
@@ -73,44 +87,44 @@ def create(repo_id: str, private: bool = False) -> str:
 
 
 def push(folder: str | Path, repo_id: str, message: str = "Upload a Text4Seg checkpoint") -> str:
-    """Send the checkpoint in `folder` (its own files, not its subfolders) in one commit → the commit's address.
+    """Upload the checkpoint in `folder` (its files, not its subfolders) in one commit → the commit's URL.
 
-    Weights, JSON and templates that an earlier push left and this folder lacks are deleted in the same commit.
-    CheckpointError if the folder is no complete checkpoint, if a file names a path of this machine, or if the upload
-    fails: the folder stays as it is, and the message holds the command that tries again.
+    Weights, JSON and templates of an earlier push that this folder lacks are deleted in the same commit.
+    CheckpointError if the folder is not a complete checkpoint, if a file names a path of this machine, or if the upload
+    fails: the folder stays unchanged, and the message contains the command that tries again.
     """
     folder, api = Path(folder), HfApi()
     files = checkpoint_files(folder)
     refuse_machine_paths(files)
-    sent: list[Any] = [CommitOperationAdd(file.name, file) for file in files]
+    added: list[Any] = [CommitOperationAdd(file.name, file) for file in files]
     try:
         old = [name for name in api.list_repo_files(repo_id) if name.endswith(REPLACED)]
         stale = [CommitOperationDelete(name) for name in old if name not in {file.name for file in files}]
-        commit = api.create_commit(repo_id, [*sent, *stale], commit_message=message)
-    except REFUSED as error:
+        commit = api.create_commit(repo_id, [*added, *stale], commit_message=message)
+    except HUB_ERRORS as error:
         again = shlex.join(["python", "-m", "t4s.hub", str(folder.resolve()), repo_id])
         raise CheckpointError(
-            f"The upload to {repo_id} failed: {_why(error, api)} Nothing is lost, the checkpoint is "
-            f"in {folder}; to try again, run: {again}"
+            f"The upload to {repo_id} failed: {_why(error, api)} Nothing is lost, the checkpoint is in {folder}; "
+            f"to try again, run: {again}"
         ) from error
     return commit.commit_url
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """What is pushed. CheckpointError if the folder is not a complete checkpoint with a card."""
+    """The files to upload. CheckpointError if the folder is not a complete checkpoint with a card."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give the one that training wrote.")
-    own = [file for file in sorted(folder.iterdir()) if file.is_file()]
-    files = [file for file in own if file.suffix in SENT and file.name not in KEPT]
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    files = [file for file in files if file.suffix in UPLOADED and file.name not in NOT_UPLOADED]
     names = {file.name for file in files}
-    for need, what in ((FORMAT_FILE, "its format"), (CARD, "its model card"), (".safetensors", "weights")):
-        if not any(name.endswith(need) for name in names):
-            raise CheckpointError(f"{folder} has no {need} ({what}); give a folder that t4s/train.py has finished.")
+    for ending, what in ((FORMAT_FILE, "its format"), (CARD, "its model card"), (".safetensors", "weights")):
+        if not any(name.endswith(ending) for name in names):
+            raise CheckpointError(f"{folder} has no {ending} ({what}); give a folder that t4s/train.py has finished.")
     return files
 
 
 def refuse_machine_paths(files: Iterable[Path]) -> None:
-    """CheckpointError if a JSON file names its base by a path: elsewhere it means nothing, and it tells of this one."""
+    """CheckpointError if a JSON file names its base by a path: it is useless elsewhere and reveals this machine."""
     for file in files:
         if file.suffix == ".json":
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -118,20 +132,20 @@ def refuse_machine_paths(files: Iterable[Path]) -> None:
                 value = content.get(key)
                 if isinstance(value, str) and value != EMBEDDED and is_machine_path(value):
                     raise CheckpointError(
-                        f"{file} names {key} by a path of this machine, {value!r}; push the model "
-                        "merged, or name its base by a Hub id with --base-id."
+                        f"{file} names {key} by a path of this machine, {value!r}; push the model merged, or give "
+                        "its base a Hub id with --base-id."
                     )
 
 
 def is_machine_path(text: str) -> bool:
-    """True for what can only be a path here: absolute, relative with dots, a home, Windows, or a folder that exists."""
+    """True for what can only be a path: absolute, starting with a dot or tilde, Windows, or an existing folder."""
     return bool(text) and (
         text.startswith(("/", ".", "~")) or "\\" in text or PureWindowsPath(text).is_absolute() or Path(text).is_dir()
     )
 
 
 def _why(error: BaseException, api: HfApi) -> str:
-    """A sentence on what the Hub, or the way to it, objected to and what to do."""
+    """A sentence: what the Hub or the connection refused, and what to do."""
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         return _why(error.__cause__, api)
     status, detail = None, " ".join(str(error).split())[:200]
@@ -163,11 +177,11 @@ def write_card(
     license: str | None = None,
     notes: str = "",
 ) -> Path:
-    """Write `README.md` over whatever is there (PEFT writes one that does not fit) → its path.
+    """Write `README.md`, replacing any other (PEFT writes one of its own) → its path.
 
-    `datasets`: the specs trained on; `settings`: what a reader needs to train it again; `picture`: the name of a file in
-    `folder`; `license`: a Hub licence id, or None to say that it follows from the base and the data. Paths are cut to
-    their last part: a machine's folders are nobody's business.
+    datasets: the specs it was trained on; settings: what a reader needs to repeat the training; picture: the name of a
+    file in `folder`; license: a Hub licence id, or None to say that it follows from the base and the data. Paths are
+    cut to their last part.
     """
     folder = Path(folder)
     config = CheckpointConfig.read(folder)
@@ -182,7 +196,7 @@ def write_card(
 
 
 def add_figures(folder: str | Path, figures: Sequence[Figure]) -> Path:
-    """Put figures into the card that is there, each in the place of an older one of its metric and data → its path."""
+    """Add figures to the card, replacing older ones of the same metric and data → its path."""
     path = Path(folder) / CARD
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {CARD} to put figures into; it is written when training ends.")
@@ -206,33 +220,33 @@ def add_figures(folder: str | Path, figures: Sequence[Figure]) -> Path:
 
 
 def add_names(folder: str | Path, names: Mapping[str, float]) -> None:
-    """Put {class name: IoU in [0, 1]} into the folder's `t4s.json`: the app offers the names that are drawn."""
+    """Add {class name: IoU in [0, 1]} to the folder's `t4s.json`: the app offers the classes that are drawn well."""
     config = CheckpointConfig.read(Path(folder))
     known = config.metrics.get("names", {})
     replace(config, metrics=config.metrics | {"names": known | names}).write(Path(folder))
 
 
 def public(text: str) -> str:
-    """A dataset spec or any word without this machine's folders: "folder:/home/x/CELLS@val" → "folder:CELLS@val".
+    """A data set's spec, or any word, without this machine's folders: "folder:/home/x/CELLS@val" → "folder:CELLS@val".
 
     Words may follow the spec: "folder:/home/x/CELLS*3, 32 photos".
     """
     name = re.split("[:@*]", text)[0]
     if name not in NAMES or name in PATHLESS:
         return PureWindowsPath(text).name if is_machine_path(text) else text
-    weighed = re.fullmatch(r"(.*\*[\d.]+)([, ].*)", text)  # else they would be read as its weight
-    written, words = weighed.groups() if weighed else (text, "")
+    weighted = re.fullmatch(r"(.*\*[\d.]+)([, ].*)", text)  # the words must not be read as its weight
+    written, words = weighted.groups() if weighted else (text, "")
     spec = DatasetSpec.parse(written)
     if name == "hub" and not is_machine_path(spec.path):
         return text
     folders = r"[^,=]+" if name == "scenes" else ".+"  # scenes take options: PHOTOS,-dog,scenes=60
-    place = re.sub(folders, lambda folder: PureWindowsPath(folder[0]).name, spec.path)
+    path = re.sub(folders, lambda folder: PureWindowsPath(folder[0]).name, spec.path)
     weight = f"*{spec.weight:g}" if spec.weight != 1 else ""
-    return f"{name}:{place}" + (f"@{spec.split}" if spec.split else "") + weight + words
+    return f"{name}:{path}" + (f"@{spec.split}" if spec.split else "") + weight + words
 
 
 def _result(figure: Figure) -> EvalResult:
-    """`dataset_config` keeps the figures of one source from being filed under another's name."""
+    """A figure in the card's metadata; `dataset_config` keeps those of different sources apart."""
     return EvalResult(
         task_type="image-segmentation",
         dataset_type="t4s",
@@ -262,6 +276,7 @@ def _metadata(
 ) -> ModelCardData:
     base = config.base_model
     on_hub = bool(base) and base != EMBEDDED
+    relation = "adapter" if (folder / ADAPTER).is_file() else "finetune"
     hub_data = [
         spec.path for spec in map(DatasetSpec.parse, datasets) if spec.name == "hub" and not is_machine_path(spec.path)
     ]
@@ -273,7 +288,7 @@ def _metadata(
         base_model=base if on_hub else None,
         datasets=hub_data or None,
         model_name=repo_id.rpartition("/")[2],
-        base_model_relation=("adapter" if (folder / ADAPTER).is_file() else "finetune") if on_hub else None,
+        base_model_relation=relation if on_hub else None,
         eval_results=[_result(Figure(f.metric, f.value, public(f.data), f.count)) for f in figures] or None,
     )
 
@@ -302,8 +317,8 @@ def _text(
         [
             f"# {repo_id.rpartition('/')[2]}",
             "",
-            f"{kind}{of}{revision} that segments a photo by writing text: a {rows}×{columns} grid of labels, run-length "
-            "encoded row by row (Text4Seg, arXiv 2410.09855), which a refiner turns into a pixel mask.",
+            f"{kind}{of}{revision} that segments a photo by writing text: a {rows}×{columns} grid of labels, "
+            "run-length encoded row by row (Text4Seg, arXiv 2410.09855), which a refiner turns into a pixel mask.",
             "",
             *([f"![What it predicts, beside the truth]({picture})", ""] if picture else []),
             *([notes, ""] if notes else []),
@@ -342,11 +357,11 @@ def _text(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m t4s.hub FOLDER ID [--private]`: create the repository if need be, push, print the commit's address."""
+    """`python -m t4s.hub FOLDER ID [--private]`: create the repository if needed, push, print the commit's URL."""
     parser = argparse.ArgumentParser(prog="python -m t4s.hub", description="Push a finished checkpoint to the Hub.")
     parser.add_argument("folder", type=Path, help="the folder that training wrote")
     parser.add_argument("id", help="the repository on the Hub, such as user/name")
-    parser.add_argument("--private", action="store_true", help="if the repository is new: only you can see it")
+    parser.add_argument("--private", action="store_true", help="create the repository private")
     options = parser.parse_args(argv)
     try:
         checkpoint_files(options.folder)
