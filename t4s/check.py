@@ -1,12 +1,13 @@
-"""Look over a dataset before hours of training: every photo and mask is opened, and everything wrong is listed.
+"""Check a data set before training on it: open every photo and mask, and report everything that is wrong.
 
     python t4s/check.py data.jsonl                          # or: t4s check data.jsonl
-    python t4s/check.py PHOTOS --sheet seen.png             # a folder with an index.jsonl
+    python t4s/check.py PHOTOS --sheet check.png            # a folder with an index.jsonl
+    python t4s/check.py annotations/instances.json          # a COCO file
     python t4s/check.py refcoco:PATH@val --limit 500
 
-Prints counts and every problem with its file and line (a file that is missing or broken, an empty mask, a mask of
-another size, a line written twice, a photo in two splits), and writes a picture sheet. Exit code 0 if all is well,
-1 if there are problems, 2 if there is nothing to look at.
+Prints counts and every problem with its file and line (a missing or damaged file, an empty mask, a mask of another
+size, a misspelt field, a duplicate line, a photo in two splits), and writes a contact sheet. Exit code 0 if there is no
+problem, 1 if there are problems, 2 if there is nothing to check.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,42 +23,47 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-    from t4s.data.jsonl import Line
+    from t4s.data.reading.inspection import Inspection
+    from t4s.data.spec import Dataset
+    from t4s.errors import DataError
     from t4s.records import Sample
 
 SHEET = "check.png"
-TILES, COLUMNS = 24, 6  # of the picture sheet
-SHOWN = 50  # problems that are printed
+TILES = 24  # of the contact sheet
+COLUMNS = 6
+SHOWN = 50  # problems that are printed, and notes
 CELL = 1 / 256  # of a photo: one cell of a 16×16 grid
-
-# One photo: its samples, and what is wrong with it.
-Seen = tuple[list["Sample"], list[str]]
 
 
 @dataclass
 class Report:
-    """What was seen so far. `covers` holds the share of the photo that each target covers, 0 to 1."""
+    """What was found so far.
+
+    covers  the share of the photo that each target covers, 0 to 1
+    sizes   (w, h) of the smallest and the largest photo
+    """
 
     photos: int = 0
     absent: int = 0
     lists: int = 0
     queries: Counter[str] = field(default_factory=Counter)
     covers: list[float] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # (w, h) of the smallest and the largest photo
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def add(self, seen: Seen) -> None:
-        samples, problems = seen
+    def add(self, found: Inspection) -> None:
         self.photos += 1
-        self.problems += problems
-        for sample in samples:
+        self.problems += found.problems
+        self.notes += found.notes
+        for sample in found.samples:
             self.lists += not isinstance(sample.query, str)
             self.absent += sample.absent
             self.queries.update([sample.query] if isinstance(sample.query, str) else sample.query)
             if not sample.absent:
                 self.covers.append(float((sample.class_map > 0).mean()))
-        if samples:
-            sizes = sorted([*self.sizes, samples[0].image.size], key=lambda size: size[0] * size[1])
+        if found.samples:
+            sizes = sorted([*self.sizes, found.samples[0].image.size], key=lambda size: size[0] * size[1])
             self.sizes = [sizes[0], sizes[-1]]
 
     def __str__(self) -> str:
@@ -69,35 +75,42 @@ class Report:
         if self.covers:
             covers = sorted(self.covers)
             small = sum(cover < CELL for cover in covers)
-            least, middle, most = (f"{covers[at]:.2%}" for at in (0, len(covers) // 2, -1))
-            lines.append(f"targets   cover {least} to {most} of their photo, half of them less than {middle}")
+            least, median, most = (f"{covers[at]:.2%}" for at in (0, len(covers) // 2, -1))
+            lines.append(f"targets   cover {least} to {most} of their photo, half of them less than {median}")
             lines.append(f"          {small} are smaller than a cell of a 16×16 grid")
         if self.queries:
             often = ", ".join(f'"{query}" {count}' for query, count in self.queries.most_common(5))
             lines.append(f"phrases   {len(self.queries)} different, most often {often}")
-        lines.append(f"problems  {len(self.problems) or 'none'}")
-        lines += [f"  {problem}" for problem in self.problems[:SHOWN]]
-        if len(self.problems) > SHOWN:
-            lines.append(f"  … and {len(self.problems) - SHOWN} more")
+        if self.notes:
+            lines += [f"notes     {len(self.notes)}", *_shown(self.notes)]
+        lines += [f"problems  {len(self.problems) or 'none'}", *_shown(self.problems)]
         return "\n".join(lines)
 
 
+def _shown(messages: Sequence[str]) -> list[str]:
+    lines = [f"  {message}" for message in messages[:SHOWN]]
+    if len(messages) > SHOWN:
+        lines.append(f"  … and {len(messages) - SHOWN} more")
+    return lines
+
+
 def arguments() -> argparse.ArgumentParser:
-    config = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("t4s check", description=__doc__, formatter_class=config)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("t4s check", description=__doc__, formatter_class=formatter)
     add = parser.add_argument
     add(
         "data",
         metavar="DATA",
-        help="a .jsonl file, a folder with an index.jsonl, or NAME[:PATH][@SPLIT] as in train.py",
+        help="a .jsonl file, a COCO .json file, a folder with an index.jsonl, or NAME[:PATH][@SPLIT] as in train.py",
     )
-    add("--split", help='the split to look at (default: all lines; "train" for data sets with fixed splits)')
+    add("--split", help='the split to check (default: all lines; "train" for data sets with fixed splits)')
     add("--limit", type=int, metavar="N", help="only the first N photos")
-    add("--sheet", type=Path, default=Path(SHEET), metavar="FILE", help=f"the picture sheet, a PNG (default: {SHEET})")
+    add("--sheet", type=Path, default=Path(SHEET), metavar="FILE", help=f"the contact sheet, a PNG (default: {SHEET})")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     from t4s.errors import DataError, T4SError
 
     options = arguments().parse_args(argv)
@@ -113,105 +126,75 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(data: str, split: str | None, limit: int | None, sheet: Path) -> int:
-    """Look at everything, print the report and write the sheet. Returns the exit code."""
-    total, photos, problems = look(data, split)
-    total = min(total, limit or total)
-    report = Report(problems=problems)
+    """Check everything, print the report and write the contact sheet. Returns the exit code."""
+    dataset, faults = open_leniently(data, split)
+    total = min(len(dataset), limit or len(dataset))
+    report = Report(problems=[str(fault) for fault in faults], notes=list(getattr(dataset, "notes", ())))
     shown = {round(k * (total - 1) / max(min(TILES, total) - 1, 1)) for k in range(min(TILES, total))}
     tiles = []
-    for number, seen in zip(range(total), photos, strict=False):
-        report.add(seen)
-        if number in shown and seen[0]:
-            tiles.append(_tile(seen[0]))
-        if number % 1000 == 999:
-            print(f"{number + 1} of {total} photos", file=sys.stderr)
+    for index in range(total):
+        found = inspect(dataset, index)
+        report.add(found)
+        if index in shown and found.samples:
+            tiles.append(_tile(found.samples))
+        if index % 1000 == 999:
+            print(f"{index + 1} of {total} photos", file=sys.stderr)
     print(report)
     if tiles:
         _write(tiles, sheet, f"{data}: {report.photos} photos, {len(report.problems)} problems")
     return 1 if report.problems else 0
 
 
-def look(data: str, split: str | None) -> tuple[int, Iterator[Seen], list[str]]:
-    """The number of photos, each photo (opened as it is asked for), and what is wrong with the index itself."""
+def open_leniently(data: str, split: str | None) -> tuple[Dataset, list[DataError]]:
+    """The data set, opened past its faulty lines and entries, and what is wrong with those."""
+    from t4s.data.coco import CocoDataset
     from t4s.data.folder import INDEX, FolderDataset
+    from t4s.data.jsonl import JsonlDataset
     from t4s.data.spec import DatasetSpec, open_dataset
     from t4s.errors import DataError
 
-    if Path(data).is_file():
-        spec = DatasetSpec("jsonl", data)
-    elif (Path(data) / INDEX).is_file():
+    path = Path(data)
+    if path.is_file():
+        spec = DatasetSpec("coco" if path.suffix.lower() == ".json" else "jsonl", data)
+    elif (path / INDEX).is_file():
         spec = DatasetSpec("folder", data)
-    elif Path(data).is_dir():
-        raise DataError(f"The folder {data!r} holds no {INDEX}; name a .jsonl file, or a folder that has one.")
+    elif path.is_dir():
+        raise DataError(
+            f"The folder {data!r} holds no {INDEX}; name a .jsonl or COCO .json file, or a folder that has one."
+        )
     else:
         spec = DatasetSpec.parse(data)
     split = split or spec.split or ("all" if spec.name in ("jsonl", "folder") else "train")
-    if spec.name == "jsonl":
-        return _lines(Path(spec.path), split)
     faults: list[DataError] = []
-    if spec.name == "folder":
-        dataset = FolderDataset(spec.path, split, faults)
-    else:
-        dataset = open_dataset(DatasetSpec(spec.name, spec.path, split))
-    return len(dataset), (_photo(dataset, index) for index in range(len(dataset))), [str(fault) for fault in faults]
+    match spec.name:
+        case "jsonl":
+            dataset = JsonlDataset(spec.path, split, hold_out=True, faults=faults)
+        case "folder":
+            dataset = FolderDataset(spec.path, split, faults)
+        case "coco":
+            dataset = CocoDataset(spec.path, split, faults)
+        case _:
+            dataset = open_dataset(DatasetSpec(spec.name, spec.path, split))
+    if not len(dataset) and not faults:
+        raise DataError(f"{data} has no photo with a usable mask in the split {split!r}; name another with --split.")
+    return dataset, faults
 
 
-def _photo(dataset, index: int) -> Seen:
+def inspect(dataset: Dataset, index: int) -> Inspection:
+    """Photo `index` of any data set: its samples, and what is wrong."""
+    from t4s.data.reading.inspection import Inspection
     from t4s.errors import DataError, ImageError
 
+    if hasattr(dataset, "inspect"):
+        return dataset.inspect(index)
     try:
-        return list(dataset[index]), []
+        return Inspection(list(dataset[index]))
     except (DataError, ImageError) as error:
-        return [], [str(error)]
+        return Inspection(problems=[str(error)])
 
 
-def _lines(path: Path, split: str) -> tuple[int, Iterator[Seen], list[str]]:
-    """A jsonl file, past its faulty lines."""
-    from t4s.data.jsonl import ALL, read
-    from t4s.errors import DataError
-
-    problems: list[str] = []
-    asked: dict[tuple[Path, str], Line] = {}
-    photos: dict[Path, list[Line]] = {}
-    for line in read(path):
-        if isinstance(line, DataError):
-            problems.append(str(line))
-            continue
-        first = asked.setdefault((line.image.resolve(), line.query), line)
-        if first is not line:
-            problems.append(
-                f'{line.place} asks "{line.query}" of its photo, as line {first.number} does; leave one out.'
-            )
-        photos.setdefault(line.image.resolve(), []).append(line)
-    for image, lines in photos.items():
-        splits = sorted({line.split for line in lines if line.split})
-        if len(splits) > 1:
-            problems.append(f"{path}: {image.name} is in the splits {' and '.join(splits)}; a photo belongs to one.")
-    chosen = [[line for line in lines if split == ALL or line.split in (None, split)] for lines in photos.values()]
-    chosen = [lines for lines in chosen if lines]
-    if not chosen and not problems:
-        raise DataError(f"{path} has no line of the split {split!r}; name another one with --split.")
-    return len(chosen), map(_samples, chosen), problems
-
-
-def _samples(lines: list[Line]) -> Seen:
-    from t4s.errors import DataError
-
-    samples, problems = [], []
-    try:
-        image = lines[0].photo()
-    except DataError as error:
-        return [], [str(error)]
-    for line in lines:
-        try:
-            samples.append(line.sample(image, Path(line.place).stem))
-        except DataError as error:
-            problems.append(str(error))
-    return samples, problems
-
-
-def _tile(samples: list[Sample]) -> tuple[str, Image.Image]:
-    """One question of a photo, if possible one whose target is there: (caption, picture)."""
+def _tile(samples: Sequence[Sample]) -> tuple[str, Image.Image]:
+    """One question about a photo, a present target if there is one: (caption, picture)."""
     from t4s.imaging.drawing import overlay
 
     sample = next((sample for sample in samples if not sample.absent), samples[0])
@@ -222,7 +205,7 @@ def _tile(samples: list[Sample]) -> tuple[str, Image.Image]:
     return (f"absent: {query}" if sample.absent else query), picture
 
 
-def _write(tiles: list[tuple[str, Image.Image]], file: Path, title: str) -> None:
+def _write(tiles: Sequence[tuple[str, Image.Image]], file: Path, title: str) -> None:
     from t4s.errors import DataError
     from t4s.imaging.drawing import sheet
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from t4s import lexicon
 from t4s.data.folder import ABSENT_PER_PHOTO, ABSENT_SHARE
+from t4s.data.reading.inspection import Inspection, orientation_notes, rotation_hint
 from t4s.data.reading.names import class_name, name_faults, short
 from t4s.data.reading.outlines import stray_faults, surely_draws, usable_mask
 from t4s.data.reading.paths import FileFinder, file_name
@@ -73,6 +74,8 @@ class CocoDataset:
         self._refuse_boxes(tables["annotations"])
         self.names = sorted(set(self._categories.values()))
         self.photos = [photo for photo in self._photos.values() if self._has_usable(photo)]
+        if faults is not None:
+            faults += map(DataError, self._unused())
         self._finder = FileFinder(_photo_folders(self.path))
         self._subfolders = [FileFinder([folder]) for folder in _subfolders(self.path)]
         self._named = Counter(file_name(photo.file) for photo in self._photos.values())
@@ -182,22 +185,23 @@ class CocoDataset:
             samples.append(self._sample(index, image, masks.get(name), lexicon.vary(name, rng)))
         return tuple(samples)
 
-    def inspect(self, index: int) -> tuple[tuple[Sample, ...], list[str]]:
-        """For `t4s check`: the evaluation samples of photo `index`, and what is wrong with its annotations."""
+    def inspect(self, index: int) -> Inspection:
+        """For `t4s check`: photo `index`, and what is wrong with its annotations."""
         photo = self.photos[index]
-        image, _, _, faults = self._open(photo)
+        try:
+            image, _, _, problems = self._open(photo)
+        except DataError as error:
+            return Inspection(problems=[str(error)])
         for row in photo.annotations:
             for fault in stray_faults(row.get("segmentation"), image.height, image.width):
-                faults.append(f"{self.path}, annotation {short(row.get('id'))} on {photo.file}: {fault}")
-        return self[index], list(dict.fromkeys(faults))
+                problems.append(f"{self.path}, annotation {short(row.get('id'))} on {photo.file}: {fault}")
+        return Inspection(list(self[index]), problems, orientation_notes(self._find(photo), photo.file))
 
-    def unused(self) -> list[str]:
-        """For `t4s check`: annotations of photos that have no usable one."""
-        faults = []
-        for photo in self._photos.values():
-            if photo.annotations and not self._has_usable(photo):
-                faults += self._masks(photo, *photo.size)[1]
-        return faults
+    def _unused(self) -> list[str]:
+        """What is wrong with the annotations of photos that have no usable one, and so are left out."""
+        opened = {id(photo) for photo in self.photos}
+        left_out = [photo for photo in self._photos.values() if photo.annotations and id(photo) not in opened]
+        return [fault for photo in left_out for fault in self._masks(photo, *photo.size)[1]]
 
     def _open(self, photo: Photo) -> tuple[Image.Image, dict[str, np.ndarray], list[str], list[str]]:
         """The photo, {name: mask (h, w) bool}, the absent names, and what is wrong with its annotations."""
@@ -208,10 +212,9 @@ class CocoDataset:
             raise DataError(f"{self.path}, image {short(photo.id)}: {error}") from error
         height, width = image.height, image.width
         if photo.size not in (None, (height, width)):
-            turned = " (the photo is stored rotated, see its EXIF tag)" if photo.size == (width, height) else ""
             raise DataError(
-                f"{photo.file} is {width}×{height} pixels and {self.path.name} says "
-                f"{photo.size[1]}×{photo.size[0]}{turned}; photo and annotations do not match."
+                f"{photo.file} is {width}×{height} pixels and {self.path.name} says {photo.size[1]}×{photo.size[0]}; "
+                f"photo and annotations do not match.{rotation_hint(photo.size, height, width)}"
             )
         masks, faults = self._masks(photo, height, width)
         annotated = {self._categories[row["category_id"]] for row in photo.annotations}

@@ -28,6 +28,7 @@ from PIL import Image
 
 from t4s import lexicon
 from t4s.data.augment import MOSAIC_LAYOUTS, Tile, mosaic
+from t4s.data.reading.inspection import Inspection, orientation_notes, rotation_hint
 from t4s.data.reading.names import class_name, misspelt_fields, name_faults, short
 from t4s.data.reading.paths import FileFinder
 from t4s.data.reading.splits import ALL
@@ -142,6 +143,7 @@ class FolderDataset:
             raise DataError(
                 f"{photo.mask} is {ids.shape[1]}×{ids.shape[0]} pixels, its photo {photo.image.name} "
                 f"{image.size[0]}×{image.size[1]}: a mask is as large as its photo."
+                f"{rotation_hint(ids.shape, image.height, image.width)}"
             )
         return image, ids
 
@@ -185,6 +187,21 @@ class FolderDataset:
         chosen = rng.choice(len(absent), min(ABSENT_PER_PHOTO, len(absent)), replace=False) if absent else []
         asked = [*present.items(), *((absent[k], []) for k in sorted(chosen))]
         return tuple(self._sample(photo, image, ids, name, [(name, values)], photo.ignore) for name, values in asked)
+
+    def inspect(self, index: int) -> Inspection:
+        """For `t4s check`: photo `index`, and what is wrong with it."""
+        photo = self.photos[index]
+        try:
+            image, ids = self.open(index)
+        except DataError as error:
+            return Inspection(problems=[str(error)])
+        found = Inspection(list(self[index]), notes=orientation_notes(photo.image, photo.image.name))
+        present = self._present(photo, ids)
+        for value, name in photo.classes.items():
+            if name not in present:
+                held = ", ".join(map(str, np.unique(ids)[:8].tolist()))
+                found.problems.append(f'{photo.mask} has no pixel of {value} ("{name}"); it holds {held}.')
+        return found
 
     # --- training
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from t4s.data.jsonl import Line, parse_line
+from t4s.data.jsonl import Line, inspect_lines, parse_line
+from t4s.data.reading.inspection import Inspection
 from t4s.data.reading.paths import FileFinder
 from t4s.errors import DataError
 from t4s.records import Sample
@@ -42,14 +43,21 @@ class HubDataset:
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         """The one question of row `index`. Raises DataError naming data set, row and column."""
-        line = self.line(index)
+        line = self._line(index)
         return (line.sample(line.photo(), self.source),)
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
         """Row `index`, `count` times: it has only one question."""
         return self[index] * count
 
-    def line(self, index: int) -> Line:
+    def inspect(self, index: int) -> Inspection:
+        """For `t4s check`: row `index`, and what is wrong with it."""
+        try:
+            return inspect_lines([self._line(index)], self.source)
+        except DataError as error:
+            return Inspection(problems=[str(error)])
+
+    def _line(self, index: int) -> Line:
         """Row `index`, checked. Raises DataError naming data set, row and column, IndexError past the end."""
         if not 0 <= index < len(self):
             raise IndexError(index)

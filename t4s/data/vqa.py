@@ -65,7 +65,7 @@ class VqaDataset:
     def __init__(self, path: str | Path, split: str = "val"):
         self.name = f"vqa:{path}@{split}"
         self.source = Path(path).stem
-        self.photos, self.notes = photos_of(Path(path), _read(Path(path)), split, hold_out=False)
+        self.photos, self.notes = photos_of(Path(path), list(_read(Path(path))), split, hold_out=False)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -82,12 +82,14 @@ class VqaDataset:
         )
 
 
-def _read(path: Path) -> Iterator[_Line | DataError]:
+def _read(path: Path) -> Iterator[_Line]:
     if not path.is_file():
         raise DataError(f"There is no file {path}; a vqa dataset is a text file with one JSON object a line.")
     finder = FileFinder([path.parent])
     for place, number, row in read_json_lines(path, EXAMPLE):
-        yield row if isinstance(row, DataError) else _parse_line(row, place, number, finder)
+        if isinstance(row, DataError):
+            raise row
+        yield _parse_line(row, place, number, finder)
 
 
 def _parse_line(row: Any, place: str, number: int, finder: FileFinder) -> _Line:

@@ -92,11 +92,14 @@ def figures(records: Iterable[Record]) -> dict[str, Any]:
     "words" compares rewordings with the very names they stand for, and nothing else counts them. The order of the
     records does not matter, except for that of "invalid".
     """
-    everything = list(records)
-    phrases = [record for record in everything if isinstance(record, PhraseRecord) and record.rewording is None]
-    rewordings = [record for record in everything if isinstance(record, PhraseRecord) and record.rewording]
-    lists = [record for record in everything if isinstance(record, ListRecord)]
-    answers = [record for record in everything if isinstance(record, AnswerRecord)]
+    phrases, rewordings, lists, answers = [], [], [], []
+    for record in records:
+        if isinstance(record, ListRecord):
+            lists.append(record)
+        elif isinstance(record, AnswerRecord):
+            answers.append(record)
+        else:
+            (phrases if record.rewording is None else rewordings).append(record)
     result: dict[str, Any] = {}
     if phrases:
         result["phrases"] = _phrase_figures(phrases)
@@ -105,14 +108,7 @@ def figures(records: Iterable[Record]) -> dict[str, Any]:
     if lists:
         result["lists"] = _list_figures(lists)
     if rewordings:
-        originals = {record.id: record for record in phrases}
-        result["words"] = {
-            kind: {
-                "asked": _phrase_figures(part),
-                "names": _phrase_figures([originals[record.rewording.original] for record in part]),
-            }
-            for kind, part in _grouped(rewordings, lambda record: record.rewording.kind)
-        }
+        result["words"] = _rewording_figures(phrases, rewordings)
     if answers:
         result["vqa"] = _answer_figures(answers)
     result["cost"] = _cost([*phrases, *lists, *answers])
@@ -135,6 +131,16 @@ def _phrase_figures(records: Iterable[PhraseRecord]) -> dict[str, Any]:
     for record in records:
         scores.add(record)
     return scores.figures()
+
+
+def _rewording_figures(phrases: Sequence[PhraseRecord], rewordings: Sequence[PhraseRecord]) -> dict[str, Any]:
+    """{kind: {"asked": the rewordings' figures, "names": those of the phrases they stand for}}."""
+    originals = {record.id: record for record in phrases}
+    result = {}
+    for kind, part in _grouped(rewordings, lambda record: record.rewording.kind):
+        names = [originals[record.rewording.original] for record in part]
+        result[kind] = {"asked": _phrase_figures(part), "names": _phrase_figures(names)}
+    return result
 
 
 def _source_figures(records: Sequence[PhraseRecord]) -> dict[str, Any]:

@@ -221,23 +221,26 @@ def _revisions(
     stale = 0
     checked = tqdm(photos, desc="checking what is on disk", unit="photo", disable=quiet or not entries, leave=False)
     for photo in checked:
-        entry = entries.get(photo)
-        differing: list[str] = []
-        if entry is not None:
-            key = shared
-            if all(entry.key.get(name) == value for name, value in shared.items()):
-                key = shared | {"data": data_digest(dataset[photo])}
-            differing = sorted(name for name in {*key, *entry.key} if name in key and entry.key.get(name) != key[name])
+        if photo in entries:
+            differing = _differing(entries[photo].key, shared, dataset, photo)
             if not differing:
                 continue
             stale += 1
-            changed.update(differing)
+            changed |= differing
         revisions[photo] = newest[photo].revision + 1 if photo in newest else 0
     if stale:
         causes = " and ".join(DEPENDENCIES[name] for name in sorted(changed))
         message = f"{stale} of {len(photos)} photos in {log.folder} were measured before {causes} changed"
         print(f"{message}; measuring them again.", file=sys.stderr)
     return revisions
+
+
+def _differing(key: Key, shared: Key, dataset: Dataset | VqaDataset, photo: int) -> set[str]:
+    """The parts of a record's key that have changed; the photo is only read if the others have not."""
+    differing = {name for name, value in shared.items() if key.get(name) != value}
+    if not differing and key.get("data") != data_digest(dataset[photo]):
+        return {"data"}
+    return differing
 
 
 def selected(config: EvalConfig, samples: Sequence[Any]) -> Sequence[Any]:

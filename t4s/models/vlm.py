@@ -4,49 +4,31 @@ The one place that knows processors, chat templates, position ids and model fami
 
 A prompt is cut in two: the *prefix* (everything up to and including the photo) and the *suffix* (the question and
 the generation prompt). The prefix's key-value cache is computed once per photo and copied for every phrase, so
-two photos or two phrases never share state. Where the photo sees the question too ("bidirectional_prefix"), the photo's features
-are kept instead. The answer is tokenised in three parts (before, inside and after the body), here and nowhere else.
+two photos or two phrases never share state. Where photo and question attend to each other ("bidirectional_prefix"),
+the photo's features are kept instead. The answer is tokenised in three parts (before, inside and after the body),
+here and nowhere else.
 
-Position ids are "sequence" (0, 1, 2, …, or what the family computes for its images) or "cells" (of the
-embedded model: every answer token has a constant distance from the image token of the next cell to be written).
+Position ids are "sequence" (0, 1, 2, …, or what the family computes for its images) or "cells" (the embedded model's,
+see `tiny.cell_positions`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from transformers import DynamicCache
 
 from t4s import lexicon, prompts
 from t4s.errors import CheckpointError
 from t4s.models.checkpoint import CheckpointConfig
-
-SUREST = 4  # cells whose cell_similarity to a name is looked at
-
-
-def cells_written(pieces: Iterable[str], cells: int) -> list[int]:
-    """For each piece of an answer, the cells that the text up to and including it has written, at most `cells`.
-
-    A count is the number behind a `*`; digits read so far count as it, so a number may span pieces.
-    """
-    written, closed, count, counting = [], 0, 0, False
-    for piece in pieces:
-        for character in piece:
-            if character == "*":
-                closed, count, counting = closed + count, 0, True
-            elif counting and character.isascii() and character.isdigit():
-                count = min(count * 10 + int(character), cells)
-            elif counting and not (character == " " and count == 0):
-                closed, count, counting = closed + count, 0, False
-        written.append(min(closed + count, cells))
-    return written
+from t4s.models.tiny import cell_positions
+from t4s.models.tiny.cell_scores import cell_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +39,7 @@ class EncodedImage:
     ids: tuple[int, ...]
     cache: DynamicCache
     next_position: int
-    features: dict[str, Any] | None = None  # of a photo that sees the question too, in place of the cache
+    features: dict[str, Any] | None = None  # in place of the cache, where photo and question attend to each other
 
     @property
     def nbytes(self) -> int:
@@ -76,12 +58,10 @@ class VLM:
         self.tokenizer = processor.tokenizer
         self.image_token = model.config.image_token_id
         self.bare = model.config.model_type == "paligemma"  # no chat template: its processor adds what is needed
-        self.bidirectional_prefix = (
-            self.bare or config.bidirectional_prefix
-        )  # photo and question see each other: no prefix to keep
+        self.bidirectional_prefix = self.bare or config.bidirectional_prefix  # then there is no prefix cache to keep
         tiles = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
         self.one_tile = {name: False for name in tiles if hasattr(processor.image_processor, name)}
-        self.known = frozenset(word for name in config.names for word in lexicon.words_for(name))
+        self.known_words = frozenset(word for name in config.names for word in lexicon.words_for(name))
         self._pieces: dict[int, str] = {}
 
     @property
@@ -96,7 +76,7 @@ class VLM:
 
     def question(self, query: str | tuple[str, ...]) -> str:
         template = self.config.question if isinstance(query, str) else self.config.class_question
-        return prompts.question(template, query)
+        return prompts.question(template, query, self.config.class_separator)
 
     def chat(self, question: str) -> str:
         """The prompt as text: one photo, the question, and the turn handed to the model."""
@@ -113,10 +93,10 @@ class VLM:
         ids = self.tokenizer(self.chat(question), add_special_tokens=False)["input_ids"]
         return ids[len(ids) - ids[::-1].index(self.image_token) :]
 
-    def look(self, image: Image.Image) -> tuple[dict[str, torch.Tensor], list[int]]:
+    def preprocess(self, image: Image.Image) -> tuple[dict[str, torch.Tensor], list[int]]:
         """A photo → (the processor's tensors, the prefix's tokens). The photo is squashed to the model's square."""
         size = self.config.image_size
-        square = image.resize((size, size), Image.Resampling.BICUBIC)
+        square = image.resize((size, size), Image.Resampling[self.config.resampling.upper()])
         question = self.question("others")
         text = self.processor.image_token + question if self.bare else self.chat(question)
         inputs = dict(self.processor(images=[square], text=[text], return_tensors="pt", **self.one_tile))
@@ -128,9 +108,16 @@ class VLM:
             raise CheckpointError("This model's chat template puts text that depends on the photo behind it.")
         return inputs, ids[: -len(suffix)]
 
-    def answer_ids(self, body: str = "", template: str | None = None) -> tuple[list[int], list[int], list[int]]:
-        """The answer's tokens before, inside and after the body, each tokenised on its own; the end token closes it."""
-        before, after = prompts.split_answer(template or self.config.answer)
+    def answer_ids(
+        self, body: str = "", template: str | None = None, query: str | tuple[str, ...] = ""
+    ) -> tuple[list[int], list[int], list[int]]:
+        """The answer's tokens before, inside and after the body, each tokenised on its own; the end token closes it.
+
+        `template` None: the checkpoint's own for such a query. `query` is filled in where the template asks for it.
+        """
+        if template is None:
+            template = self.config.answer if isinstance(query, str) else self.config.class_answer or self.config.answer
+        before, after = prompts.split_answer(template, query)
         return self.text_ids(before), self.text_ids(body), [*self.text_ids(after), self.tokenizer.eos_token_id]
 
     # Positions
@@ -141,43 +128,38 @@ class VLM:
         return self._pieces[token]
 
     def prefix_positions(self, ids: Sequence[int]) -> list[int]:
-        """ "cells": image token k has position k, anything else of the prefix lies out of the way."""
-        if self.config.positions == "sequence":
-            return list(range(len(ids)))
-        image, other, positions = 0, 4 * self.cells, []
-        for token in ids:
-            positions.append(image if token == self.image_token else other)
-            image, other = image + (token == self.image_token), other + (token != self.image_token)
-        return positions
+        """Of the tokens up to and including the photo."""
+        if self.config.positions == "cells":
+            return cell_positions.prefix_positions(ids, self.image_token, self.cells)
+        return list(range(len(ids)))
 
     def suffix_positions(self, length: int, start: int) -> list[int]:
-        """`start`: the position after the prefix, in "sequence" order."""
-        first = start if self.config.positions == "sequence" else 5 * self.cells
-        return list(range(first, first + length))
+        """Of the question. `start`: the position after the prefix, in "sequence" order."""
+        if self.config.positions == "cells":
+            return cell_positions.question_positions(length, self.cells)
+        return list(range(start, start + length))
 
     def answer_positions(self, ids: Sequence[int], start: int) -> list[int]:
-        """`ids`: the whole answer so far. "cells": a constant plus the cells written."""
-        if self.config.positions == "sequence":
-            return list(range(start, start + len(ids)))
-        return [self.cells + n for n in cells_written(map(self.piece, ids), self.cells)]
+        """Of the whole answer so far. `start`: the position after the question, in "sequence" order."""
+        if self.config.positions == "cells":
+            return cell_positions.answer_positions(map(self.piece, ids), self.cells)
+        return list(range(start, start + len(ids)))
 
     # Running
 
     @torch.inference_mode()
     def encode(self, image: Image.Image) -> EncodedImage:
         """Runs the prefix through the model once."""
-        inputs, ids = self.look(image)
+        inputs, ids = self.preprocess(image)
         cache = DynamicCache()
         inputs = {
             name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
-        if self.bidirectional_prefix:
-            seen = self.model.get_image_features(inputs["pixel_values"])
-            return EncodedImage(
-                np.asarray(image), tuple(ids), cache, self.position_ids(ids, inputs)[1], {"image": seen}
-            )
         positions, after = self.position_ids(ids, inputs)
+        if self.bidirectional_prefix:
+            features = {"image": self.model.get_image_features(inputs["pixel_values"])}
+            return EncodedImage(np.asarray(image), tuple(ids), cache, after, features)
         positions = positions[..., None, :].to(self.device)
         self.model(
             input_ids=torch.tensor([ids], device=self.device),
@@ -190,35 +172,9 @@ class VLM:
         )
         return EncodedImage(np.asarray(image), tuple(ids), cache, after)
 
-    @torch.inference_mode()
-    def cell_similarity(self, encoded: EncodedImage, query: str | tuple[str, ...]) -> float:
-        """How much the photo's surest cells look like the name asked for, of several names the likest: in [-1, 1], the
-        mean cosine of the SUREST likest cells and the mean embedding of the word's tokens.
-
-        0 where that says nothing: for names that this checkpoint's cells were not taught (`CheckpointConfig.names`), and for
-        phrases that say more than a name.
-        """
-        words = [lexicon.bare(one) for one in ([query] if isinstance(query, str) else query)]
-        if not encoded.features or not self.known.issuperset(words):
-            return 0.0
-        embeddings = self.model.get_input_embeddings().weight
-        vectors = torch.stack([embeddings[self.text_ids(f" {word}")].float().mean(0) for word in words])
-        cells = F.normalize(encoded.features["image"].pooler_output[0].float().reshape(self.cells, -1), dim=1)
-        alike = cells @ F.normalize(vectors, dim=1).T
-        return float(alike.topk(min(SUREST, self.cells), dim=0).values.mean(0).max())
-
     def first_token_ids(self, labels: Sequence[str]) -> list[int]:
         """The first token of each label: what an answer says where a run of it begins."""
         return [self.text_ids(label)[0] for label in labels]
-
-    def cell_logits(self, hidden_states: Sequence[torch.Tensor], cells: int) -> torch.Tensor:
-        """(B, cells, V) logits: what each of the photo's cells, which come first, would say if a run began there.
-
-        Read where the last layer looks when it writes the answer, at its input. hidden_states: (B, T, width) of every
-        layer.
-        """
-        read = self.model.get_decoder().norm(hidden_states[-2][:, :cells])
-        return self.model.get_output_embeddings()(read)
 
     def position_ids(self, ids: Sequence[int], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """The prefix's position ids (n,), or (3, n) where a family has time, row and column; and the next one."""
@@ -234,12 +190,15 @@ class VLM:
 
     def begin(self, encoded: EncodedImage, query: str | tuple[str, ...]) -> DecoderState:
         """The question and the answer's opening go in with one pass; the body comes next."""
-        return DecoderState(self, encoded, self.suffix(self.question(query)), self.answer_ids()[0])
+        return DecoderState(self, encoded, self.suffix(self.question(query)), self.answer_ids(query=query)[0])
 
 
 class DecoderState:
-    """One answer under way: a `CausalDecoder` for the loops of `decoding.py`. `fed` are the body's tokens; `said`
-    (cells, V) the logits of the photo's cells, where the checkpoint lets them count (`CheckpointConfig.cell_fusion_weight`), else None.
+    """One answer under way: a `CausalDecoder` for the loops of `decoding.generate`.
+
+    fed          the body's tokens in the cache
+    cell_logits  (cells, V) float32 logits of the photo's cells, where the checkpoint lets them count
+                 (`CheckpointConfig.cell_fusion_weight`), else None
     """
 
     def __init__(self, vlm: VLM, encoded: EncodedImage, suffix: list[int], opening: list[int]):
@@ -263,10 +222,11 @@ class DecoderState:
             more = {"mm_encoder_outputs": encoded.features, "attention_mask": sees[None, None]}
             more["output_hidden_states"] = vlm.config.cell_fusion_weight is not None
         output = self._pass(ids, positions, past, keep=1, **more)
-        self.last, self.said = output.logits[0, -1].float(), None
+        self.last = output.logits[0, -1].float()
+        self.cell_logits: torch.Tensor | None = None
         if output.hidden_states is not None:
             with torch.inference_mode():
-                self.said = vlm.cell_logits(output.hidden_states, vlm.cells)[0].float()
+                self.cell_logits = cell_logits(vlm.model, output.hidden_states, vlm.cells)[0].float()
 
     @torch.inference_mode()
     def _pass(self, ids: Sequence[int], positions: Sequence[int], past: int, keep: int, **more: Any) -> Any:

@@ -7,4 +7,5 @@ crf          `crf`: a dense CRF, with the optional package pydensecrf2
 edge         `edge`: the small learned network, the default
 edge_net     that network: its layers, loading and saving
 sam          `sam`: SAM, SAM-HQ or SAM 2 through transformers, prompted with the grid
+sam_model    where a SAM comes from: cache, Hub or folder, checked before it is downloaded and built
 """

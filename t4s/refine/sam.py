@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,15 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from t4s.errors import CheckpointError
 from t4s.refine.guided import enlarge
 from t4s.refine.interpolate import Painter, bicubic
+from t4s.refine.sam_model import DEFAULT_SAM, load
 
-DEFAULT_SAM = "facebook/sam-vit-base"  # 94 M parameters, 375 MB: the smallest SAM that its authors published
 PASSES, POINTS = 3, 3
 LOGIT = 8.0  # a mask prompt's logit where the grid is certain
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all SAM models
-_CLASSES = {"sam": "SamModel", "sam_hq": "SamHQModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}
 CACHE_BYTES = 64_000_000  # of cached embeddings: some fifteen photos (about 4 MB each)
-_cache: OrderedDict[str, dict[str, Any]] = (
-    OrderedDict()
-)  # {key: image arguments of the model}, the last used at the end
+_cache: OrderedDict[str, dict[str, Any]] = OrderedDict()  # {key: image arguments}, the last used at the end
 
 
 @dataclass(frozen=True)
@@ -78,31 +73,6 @@ def paint_sam(photo: np.ndarray, soft: np.ndarray, source: str = DEFAULT_SAM) ->
         return (soft_masks / soft_masks.sum(0)).numpy()
 
     return paint
-
-
-@lru_cache(maxsize=1)
-def load(source: str) -> tuple[Any, str]:
-    """(model in evaluation mode, its kind) from a Hub id or folder; on the GPU if there is one. CheckpointError."""
-    import transformers
-
-    try:
-        kind = transformers.PreTrainedConfig.get_config_dict(source)[0].get("model_type", "")
-    except OSError as error:
-        raise CheckpointError(
-            f"The SAM {source!r} cannot be found: give a folder or a Hub id of a SAM, SAM-HQ or SAM 2 model, such as "
-            f"{DEFAULT_SAM!r}. ({error})"
-        ) from error
-    if kind not in _CLASSES:
-        raise CheckpointError(
-            f"{source!r} is a model of type {kind or 'unknown'!r} and not a SAM; give a folder or a "
-            f"Hub id whose type is one of {', '.join(_CLASSES)}."
-        )
-    try:
-        model = getattr(transformers, _CLASSES[kind]).from_pretrained(source, use_safetensors=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"The SAM {source!r} cannot be loaded: {error}") from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.float().eval().requires_grad_(False).to(device), kind
 
 
 def points_inside(cells: np.ndarray, count: int = POINTS) -> list[tuple[int, int]]:

@@ -1,4 +1,14 @@
-"""The front door."""
+"""The front door: a photo and a phrase, a class list or a question in; a `Prediction` or an `Answer` out.
+
+    segmenter    `Segmenter`: loads a checkpoint, encodes photos, answers, streams, refines again
+    queries      what may be asked: phrases and class lists, checked and cleaned
+    results      from the text of a grid to masks, box and score
+    status       found, absent, unsure or unknown word: decided here only
+    class_lists  lists longer than a checkpoint answers at once: asked in parts, merged by confidence
+    chat         free answers of a model that chats, and the grids in them
+
+Everything about one answer is checked before the photo and the question run through the model.
+"""
 
 from t4s.segmenter.segmenter import Segmenter
 

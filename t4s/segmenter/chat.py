@@ -2,9 +2,9 @@
 
     It is <seg>others *16\\n … </seg>, and that is <seg>others *4| cat *12\\n … </seg>.
 
-Plain greedy, and nothing is forced: which labels come, how many grids and whether any is the model's affair. Inside
-an open `<seg>` the next rows are drafted as copies of the last one and verified in one pass, as `decoding.fast` does
-it: the same text in fewer passes. Knows models only through `CausalDecoder`.
+Plain greedy, and nothing is forced: the model decides which labels come, how many grids, and whether any. Inside an
+open `<seg>` the next rows are drafted as copies of the last one and verified in one pass, as in `generate.fast`: the
+same text in fewer passes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import numpy as np
 from t4s import codec
 from t4s.decoding.constraint import Constraint, Vocabulary, vocabulary
 from t4s.decoding.drafting import draft_text
-from t4s.decoding.generate import CLOSING, DRAFT_ROWS, DRAFT_ROWS_ELSEWHERE, CausalDecoder, Ending
+from t4s.decoding.generate import DRAFT_ROWS, DRAFT_ROWS_ELSEWHERE, Ending
+from t4s.decoding.hypothesis import CLOSING
+from t4s.decoding.protocols import CausalDecoder
 from t4s.errors import CheckpointError, CodecError, QueryError
 from t4s.limits import MAX_QUESTION
 from t4s.models.checkpoint import FORMAT_FILE
 from t4s.models.vlm import VLM
-from t4s.records import Span, box_of, union
-from t4s.refine.refiner import disagreement_faults, refine
-from t4s.segmenter.reading import read
+from t4s.records import Span
+from t4s.segmenter.results import refined_prediction
 
 OPENING = "<seg>"
-UNNAMED = "object"  # stands for a label where only "others" is written so far; drafts are verified, so it does no harm
+UNNAMED = "object"  # a second label for grids of "others" alone, since a grammar needs one; it is never drafted
 
 
 class Reply(NamedTuple):
@@ -69,7 +70,7 @@ def places(text: str) -> tuple[Place, ...]:
 
 
 def write(
-    continuation: CausalDecoder,
+    decoder: CausalDecoder,
     words: Vocabulary,
     shape: tuple[int, int],
     *,
@@ -85,22 +86,22 @@ def write(
     draft_rows  rows drafted ahead at most; 0: one token a pass; None: what pays on the device
     """
     if draft_rows is None:
-        draft_rows = DRAFT_ROWS.get(continuation.last.device.type, DRAFT_ROWS_ELSEWHERE)
+        draft_rows = DRAFT_ROWS.get(decoder.last.device.type, DRAFT_ROWS_ELSEWHERE)
     ids: list[int] = []
-    data, logits, draft = "", continuation.last[None], []  # data: latin-1, as the vocabulary spells
+    data, logits, draft = "", decoder.last[None], []  # data: latin-1, as the vocabulary spells
     while True:
         for at, token in enumerate(logits.argmax(-1).tolist()):
             if token in eos or len(ids) == limit:
                 ended = "complete" if token in eos else "truncated"
-                return Reply(tuple(ids), words.as_text(data), continuation.forwards, ended)
+                return Reply(tuple(ids), words.as_text(data), decoder.forwards, ended)
             ids.append(token)
             data += "" if token in hidden else words.latin1([token])
             if at == len(draft) or token != draft[at]:
                 break
         if draft:
-            continuation.crop(len(ids) - 1)  # all but the model's own last token has been fed
+            decoder.crop(len(ids) - 1)  # all but the model's own last token has been fed
         draft = propose(words, data, shape, draft_rows)[: limit - len(ids)]
-        logits = continuation.feed([ids[-1], *draft])
+        logits = decoder.feed([ids[-1], *draft])
 
 
 def propose(words: Vocabulary, data: str, shape: tuple[int, int], rows: int) -> list[int]:
@@ -124,32 +125,23 @@ def propose(words: Vocabulary, data: str, shape: tuple[int, int], rows: int) -> 
 
 
 def span(photo: np.ndarray, text: str, place: Place, vlm: VLM, refiner: str) -> Span:
-    """A span of `text` read as a grid and refined on the photo (h, w, 3) uint8; what had to be mended is a fault."""
+    """A span of `text` read as a grid and refined on the photo (h, w, 3) uint8; what was repaired is a fault."""
     # The space that a Llama-like tokenizer puts before a text of its own, as the body and `</seg>` are in training.
     lead = vocabulary(vlm.tokenizer).lead
     body = text[place.body : place.closing].removeprefix(lead).removesuffix(lead)
-    grid, faults = read(body, vlm.config)
+    grid, faults = codec.repair(body, vlm.config.grid)
     if not place.closed:
         row, column = (side - 1 for side in grid.shape)
         faults += (codec.Fault(row, column, "there is no </seg>: what is written so far was taken"),)
-    masks = refine(refiner, photo, grid)
-    mask = union(masks, photo.shape[:2])
-    return Span(
-        place.start,
-        place.end,
-        body,
-        grid,
-        mask,
-        masks,
-        box_of(mask),
-        faults + disagreement_faults(refiner, grid, masks),
-    )
+    sure = np.ones(grid.shape, np.float32)
+    found = refined_prediction("", body, grid, sure, photo, refiner, faults, trust_confidence=False)
+    return Span(place.start, place.end, body, grid, found.mask, found.masks, found.box, found.faults)
 
 
 def check_chats(vlm: VLM) -> None:
     """CheckpointError for a checkpoint that writes one grid and nothing else.
 
-    Its positions tell: where an answer token stands for the cells written so far, a sentence's words have no order.
+    With cell-aligned positions, an answer token's position is the number of cells written, so words have no order.
     """
     if vlm.config.positions == "cells":
         raise CheckpointError(
@@ -160,7 +152,7 @@ def check_chats(vlm: VLM) -> None:
 
 
 def check_question(question: str, vlm: VLM) -> str:
-    """A question in free words, trimmed. Raises QueryError for one that is empty, too long, or holds model marks."""
+    """A question in free words, trimmed. Raises QueryError for one that is empty, too long, or holds special tokens."""
     if not isinstance(question, str) or not 1 <= len(question.strip()) <= MAX_QUESTION:
         given = f"{len(question.strip())} characters" if isinstance(question, str) else type(question).__name__
         raise QueryError(f"A question has 1 to {MAX_QUESTION} characters; this one has {given}.")
@@ -168,13 +160,13 @@ def check_question(question: str, vlm: VLM) -> str:
     marks = special_tokens(vlm) & set(vlm.text_ids(asked))
     if marks:
         raise QueryError(
-            f"The question holds {vlm.piece(min(marks))!r}, a mark of this model's own and not text: leave it out."
+            f"The question holds {vlm.piece(min(marks))!r}, a special token of this model and not text: leave it out."
         )
     return asked
 
 
 def special_tokens(vlm: VLM) -> frozenset[int]:
-    """Tokens that mark turns, photos and ends and are no text; the one for unknown characters is none of them."""
+    """Tokens that mark turns, photos and ends and are no text; the one for unknown characters is not among them."""
     tokenizer = vlm.tokenizer
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     return frozenset(special | {vlm.image_token}) - {tokenizer.unk_token_id}

@@ -1,14 +1,13 @@
-"""Class lists longer than a model takes at once: asked in parts, and the parts' answers put together.
+"""Class lists longer than a model takes at once: asked in parts, and merged by confidence.
 
-The rule, cell by cell: of all parts that give a cell a name, the one that is the surest of it wins (its confidence is
-the highest; of equals the first), whatever the confidence of those that call it "others", for they were not asked for
-that name. A cell is "others" only if every part says so, and then as sure as the least sure of them. A part answered
-alone is that answer, and names of different parts never share a cell.
+Cell by cell: of all parts that give a cell a name, the most confident one wins (the first of equals), whatever the
+confidence of parts that call it "others", since they were not asked for that name. A cell is "others" only if every
+part says so, with the lowest of their confidences. A single part stays as it is, and names of different parts never
+share a cell.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,8 +15,8 @@ import numpy as np
 
 from t4s import codec
 from t4s.codec import OTHERS, DescriptorGrid
-from t4s.records import Prediction, build_prediction
-from t4s.refine.refiner import disagreement_faults, refine
+from t4s.records import Prediction
+from t4s.segmenter.results import refined_prediction
 
 # A label map has far fewer runs than the longest text there could be, in which every cell is one: the 417 photos that
 # the embedded checkpoint is measured on have at most a third as many, with all their classes. Room is kept for half.
@@ -48,33 +47,37 @@ def merge(grids: Sequence[DescriptorGrid], confidences: Sequence[np.ndarray]) ->
     return DescriptorGrid(cells, labels), np.where(some, np.take_along_axis(sure, winner, 0)[0], least)
 
 
-def merge_predictions(photo: np.ndarray, answers: Sequence[Prediction], refiner: str, spent: float) -> Prediction:
-    """The answers to the parts of a class list as one, refined once. `spent`: seconds that the photo took.
+def merge_predictions(photo: np.ndarray, answers: Sequence[Prediction], refiner: str, seconds: float) -> Prediction:
+    """The answers to the parts of a class list as one, refined once. `seconds`: what the photo took.
 
-    A fault names its part; `stats` has the sums, `parts`, and `invalid_parts`: whose own text was not valid.
+    A fault names its part; `stats` has the sums, `parts`, and `invalid_parts`: those whose own text was not valid.
     """
-    grid, confidence = merge([one.grid for one in answers], [one.confidence for one in answers])
-    started = time.perf_counter()
-    ended = [one.stats["ended"] for one in answers]
-    masks = refine(refiner, photo, grid, confidence if all(ended) else None)
-    wrong = [one.faults or not set(one.grid.labels[1:]) <= set(one.query) for one in answers]
+    grid, confidence = merge([answer.grid for answer in answers], [answer.confidence for answer in answers])
+    endings = [answer.stats["ended"] for answer in answers]
+    invalid = [answer.faults or not set(answer.grid.labels[1:]) <= set(answer.query) for answer in answers]
     faults = tuple(
         replace(fault, message=f"part {number} of the list: {fault.message}")
-        for number, one in enumerate(answers, 1)
-        for fault in one.faults
+        for number, answer in enumerate(answers, 1)
+        for fault in answer.faults
     )
-    summed = {
-        name: sum(one.stats[name] for one in answers)
+    stats = {
+        name: sum(answer.stats[name] for answer in answers)
         for name in ("tokens", "forwards", "prefill_seconds", "decode_seconds")
     }
-    stats = summed | {
-        "prefill_seconds": summed["prefill_seconds"] + spent,
-        "refine_seconds": time.perf_counter() - started,
-        "ended": next((one for one in ended if one != "complete"), "complete"),
-        "refiner": refiner,
+    stats |= {
+        "prefill_seconds": stats["prefill_seconds"] + seconds,
+        "ended": next((ending for ending in endings if ending != "complete"), "complete"),
         "parts": len(answers),
-        "invalid_parts": sum(map(bool, wrong)),
+        "invalid_parts": sum(map(bool, invalid)),
     }
-    query = tuple(name for one in answers for name in one.query)
-    faults += disagreement_faults(refiner, grid, masks)
-    return build_prediction(query, codec.encode(grid), grid, masks, confidence, photo.shape[:2], faults, stats)
+    return refined_prediction(
+        tuple(name for answer in answers for name in answer.query),
+        codec.encode(grid),
+        grid,
+        confidence,
+        photo,
+        refiner,
+        faults,
+        stats,
+        trust_confidence=all(endings),
+    )

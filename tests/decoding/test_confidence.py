@@ -113,7 +113,7 @@ def test_exact_where_a_run_is_two_tokens(seed):
     """The embedded checkpoint's spelling: a label is a token, a count with what follows it is a token."""
     constraint = Constraint(WORDS, (2, 6), ("others", "dog", "cat"))
     step = write(Random(counts_in_one_token(6), seed), constraint)
-    lower, upper = confidence.bounds(constraint, step._path.picks)
+    lower, upper = confidence.bounds(constraint, step._hypothesis.picks)
     expected = exact(Random(counts_in_one_token(6), seed), constraint, step.ids)
     np.testing.assert_allclose(lower, expected, atol=1e-12)
     np.testing.assert_allclose(upper, expected, atol=1e-12)
@@ -129,7 +129,7 @@ def test_exact_where_a_run_is_two_tokens(seed):
 def test_between_its_bounds_where_tokens_leave_branches_unentered(shape, tokens, seed):
     constraint = Constraint(WORDS, shape, ("others", "dog"))
     step = write(Random(tokens, seed), constraint)
-    lower, upper = confidence.bounds(constraint, step._path.picks)
+    lower, upper = confidence.bounds(constraint, step._hypothesis.picks)
     expected = exact(Random(tokens, seed), constraint, step.ids)
     assert (lower <= expected + 1e-12).all() and (expected <= upper + 1e-12).all()
     np.testing.assert_allclose(step.confidence(), (lower + upper) / 2, atol=1e-6)
@@ -142,7 +142,7 @@ def test_counts_of_one_digit_leave_nothing_open():
     constraint = Constraint(WORDS, (1, 4), ("others", "dog"))
     for seed in range(8):
         step = write(Random(COUNTS_IN_PARTS, seed), constraint)
-        lower, upper = confidence.bounds(constraint, step._path.picks)
+        lower, upper = confidence.bounds(constraint, step._hypothesis.picks)
         np.testing.assert_allclose(lower, upper, atol=1e-12)
         np.testing.assert_allclose(lower, exact(Random(COUNTS_IN_PARTS, seed), constraint, step.ids), atol=1e-12)
 

@@ -8,7 +8,7 @@ import torch
 
 from t4s import codec
 from t4s.decoding.constraint import Constraint, vocabulary
-from t4s.decoding.generate import Step, constrained, decode, fast
+from t4s.decoding.generate import Step, constrained, decode, fast, last_step
 from t4s.errors import QueryError
 from t4s.imaging.loading import open_photo
 
@@ -18,14 +18,10 @@ PHRASES = ["dog", "cat", "person", "horse", "car", "grass", "sky", "road", "tree
 TIE = 1e-3  # between two logits in float32
 
 
-def end(steps) -> Step:
-    *_, last = steps
-    return last
-
-
 def write(segmenter, encoded, phrase: str, mode: str) -> Step:
     model = segmenter.vlm
-    return end(decode(mode, model.begin(encoded, phrase), model.tokenizer, model.config.grid, ("others", phrase)))
+    constraint = Constraint(vocabulary(model.tokenizer), model.config.grid, ("others", phrase))
+    return last_step(decode(mode, model.begin(encoded, phrase), constraint))
 
 
 def compare(segmenter, photos, phrases) -> tuple[int, int, int, int]:
@@ -41,7 +37,7 @@ def compare(segmenter, photos, phrases) -> tuple[int, int, int, int]:
             if quick.ids != slow.ids:
                 different += 1
                 at = next(i for i, (a, b) in enumerate(zip(slow.ids, quick.ids, strict=False)) if a != b)
-                best, second = np.sort(slow._path.picks[at].logits)[::-1][:2]
+                best, second = np.sort(slow._hypothesis.picks[at].logits)[::-1][:2]
                 assert best - second < TIE, f"{photo.name}, {phrase!r}: {best} against {second} at token {at}"
             else:
                 np.testing.assert_allclose(quick.confidence(), slow.confidence(), atol=1e-3)
@@ -73,7 +69,7 @@ def test_in_half_precision_every_token_is_allowed_and_nearly_the_best(segmenter,
     tolerance = 16 * torch.finfo(getattr(torch, dtype)).eps  # of the logits' own size, after all the layers' roundings
     for name in ("two_cats.jpg", "riders.jpg"):
         encoded = model.encode(open_photo(examples / name))
-        step = end(fast(model.begin(encoded, "cat"), constraint, draft_rows=4))
+        step = last_step(fast(model.begin(encoded, "cat"), constraint, draft_rows=4))
         codec.decode(step.text, model.config.grid)
         replay, state = model.begin(encoded, "cat"), constraint.start
         logits = replay.last
@@ -91,9 +87,9 @@ def test_a_stop_request_leaves_a_valid_beginning(segmenter, examples):
     encoded = segmenter.encode(sorted(examples.glob("*.jpg"))[0])
     asked = iter([False, True])
     constraint = Constraint(vocabulary(model.tokenizer), model.config.grid, ("others", "dog"))
-    step = end(fast(model.begin(encoded, "dog"), constraint, draft_rows=4, stop=lambda: next(asked)))
+    step = last_step(fast(model.begin(encoded, "dog"), constraint, draft_rows=4, stop=lambda: next(asked)))
     assert step.ended == "stopped" and step.forwards == 1
-    whole = end(constrained(model.begin(encoded, "dog"), constraint))
+    whole = last_step(constrained(model.begin(encoded, "dog"), constraint))
     assert whole.text.startswith(step.text) and len(step.text) < len(whole.text)
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from t4s import codec
-from t4s.decoding.generate import Step, decode
+from t4s.decoding.generate import Step, check, decode, last_step
 from t4s.models import loading
 from t4s.models.checkpoint import CheckpointConfig
 from t4s.models.vlm import VLM
@@ -31,25 +31,26 @@ def photo(seed: int) -> Image.Image:
 
 
 def begin(model: VLM, encoded, mode: str, query: str = "dog"):
-    return decode(mode, model.begin(encoded, query), model.tokenizer, GRID, ("others", query), draft_rows=3)
-
-
-def end(steps) -> Step:
-    *_, last = steps
-    return last
+    return decode(
+        mode, model.begin(encoded, query), check(mode, model.tokenizer, GRID, ("others", query)), draft_rows=3
+    )
 
 
 def gap(model: VLM, encoded, ids: list[int], query: str = "dog") -> float:
     """How far apart the two best allowed logits are behind some ids."""
-    step = end(decode("constrained", model.begin(encoded, query), model.tokenizer, GRID, ("others", query)))
-    first, second = np.sort(step._path.picks[len(ids)].logits)[::-1][:2]
+    step = last_step(
+        decode(
+            "constrained", model.begin(encoded, query), check("constrained", model.tokenizer, GRID, ("others", query))
+        )
+    )
+    first, second = np.sort(step._hypothesis.picks[len(ids)].logits)[::-1][:2]
     return float(first - second)
 
 
 def test_fast_writes_what_constrained_writes_and_it_is_valid(model):
     for seed, query in enumerate(["dog", "the cat on the left", "1"]):
         encoded = model.encode(photo(seed))
-        slow, quick = (end(begin(model, encoded, mode, query)) for mode in ("constrained", "fast"))
+        slow, quick = (last_step(begin(model, encoded, mode, query)) for mode in ("constrained", "fast"))
         for step in (slow, quick):
             assert step.ended == "complete"
             assert set(codec.decode(step.text, GRID).labels) <= {"others", query}
@@ -64,7 +65,7 @@ def test_fast_writes_what_constrained_writes_and_it_is_valid(model):
 def test_two_interleaved_photos_give_what_each_gives_alone(model):
     """Nothing of an answer may live on the model: Qwen-VL keeps rope state there."""
     encoded = [model.encode(photo(seed)) for seed in (1, 2)]
-    alone = [end(begin(model, one, "fast")) for one in encoded]
+    alone = [last_step(begin(model, one, "fast")) for one in encoded]
     loops = [begin(model, one, "fast") for one in [model.encode(photo(seed)) for seed in (1, 2)]]
     last: list[Step | None] = [None, None]
     while not all(step and step.ended for step in last):
@@ -77,10 +78,10 @@ def test_two_interleaved_photos_give_what_each_gives_alone(model):
 
 def test_a_photo_is_encoded_once_for_many_phrases(model):
     """The second phrase finds the photo as the first one found it."""
-    fresh = end(begin(model, model.encode(photo(3)), "fast", "cat"))
+    fresh = last_step(begin(model, model.encode(photo(3)), "fast", "cat"))
     encoded = model.encode(photo(3))
-    end(begin(model, encoded, "fast", "dog"))
-    reused = end(begin(model, encoded, "fast", "cat"))
+    last_step(begin(model, encoded, "fast", "dog"))
+    reused = last_step(begin(model, encoded, "fast", "cat"))
     assert reused.ids == fresh.ids
     np.testing.assert_array_equal(reused.confidence(), fresh.confidence())
 

@@ -10,17 +10,18 @@ import pytest
 
 from t4s import Segmenter, codec
 from t4s.decoding.constraint import Constraint
-from t4s.decoding.generate import constrained, decode, fast
+from t4s.decoding.generate import constrained, decode, fast, last_step
 from t4s.models.tiny import no_target
-from t4s.models.tiny.cell_scores import CellFusion, Cells
+from t4s.models.tiny.cell_scores import CellFusion
+from t4s.models.tiny.scorer import TinyScorer
 from t4s.models.vlm import VLM
-from tests.decoding.test_generate import LABELS, TOKENIZER, WORDS, StandIn, end, scene
+from tests.support.stand_in_decoder import LABELS, WORDS, StandInDecoder, scene
 
 SHAPE = (6, 12)  # counts of one digit begin those of two
 
 
-def said(seed: int, shape=SHAPE) -> Cells:
-    return Cells(np.random.default_rng(seed).normal(0, 3, (*shape, len(LABELS))), 1.0)
+def cell_logits(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 3, (*shape, len(LABELS)))
 
 
 def rows_of_text(shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
@@ -35,16 +36,16 @@ def rows_of_text(shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_the_most_that_the_cells_can_still_say_for_the_row(seed):
     shape = (2, 4)
-    rules, cells, rows = Constraint(WORDS, shape, LABELS), said(seed, shape), rows_of_text(shape)
-    loss = cells.logits - cells.logits.max(-1, keepdims=True)
-    evidence = CellFusion(rules.grammar, cells)
+    rules, logits, rows = Constraint(WORDS, shape, LABELS), cell_logits(seed, shape), rows_of_text(shape)
+    loss = logits - logits.max(-1, keepdims=True)
+    fusion = CellFusion(rules.grammar, logits, 1.0)
     state, written = rules.start, rules.pad
     for token in WORDS.spell(codec.encode(scene(seed, shape))):
         choice, line = rules.choice(state), written.rpartition("\n")[2]
         done = line[: line.rfind("|") + 1]  # the runs that are closed are not counted again
         closed = [ids for text, ids in rows.items() if text.startswith(done)][0][: shape[1] - state.left]
         before = sum(loss[state.row, at, label] for at, label in enumerate(closed))
-        for text, gain in zip(choice.texts, evidence.of(state, choice), strict=True):
+        for text, gain in zip(choice.texts, fusion.scores(state, choice), strict=True):
             if "\n" in text[:-1]:
                 continue  # reaches into the next row
             best = max(sum(loss[state.row, at, label] for at, label in enumerate(ids))
@@ -55,13 +56,13 @@ def test_it_is_the_most_that_the_cells_can_still_say_for_the_row(seed):
 
 def test_a_token_may_close_one_row_and_begin_the_next():
     shape = (2, 3)
-    rules, cells = Constraint(WORDS, shape, LABELS), said(1, shape)
-    evidence = CellFusion(rules.grammar, cells)
-    loss = cells.logits - cells.logits.max(-1, keepdims=True)
+    rules, logits = Constraint(WORDS, shape, LABELS), cell_logits(1, shape)
+    fusion = CellFusion(rules.grammar, logits, 1.0)
+    loss = logits - logits.max(-1, keepdims=True)
     row = loss[0, :, 0].sum()
     for text, second in (("", 0.0), (" dog *", at_best(loss[1], 1)), (" dog *3\n", loss[1, :, 1].sum())):
         after = rules.grammar.advance(rules.start, "others *3\n" + text)
-        assert evidence._going_on(rules.start, "others *3\n" + text, after) == pytest.approx(row + second)
+        assert fusion._score(rules.start, "others *3\n" + text, after) == pytest.approx(row + second)
 
 
 def at_best(loss: np.ndarray, label: int) -> float:
@@ -75,24 +76,26 @@ def at_best(loss: np.ndarray, label: int) -> float:
 def test_fast_writes_what_constrained_writes(pull, rule):
     rules = Constraint(WORDS, SHAPE, LABELS)
     for seed in range(8):
-        truth, cells = codec.encode(scene(seed, SHAPE)), said(seed)
-        quick = end(fast(StandIn(truth, pull, seed), rules, draft_rows=4, rule=rule, cells=cells))
-        slow = end(constrained(StandIn(truth, pull, seed), rules, rule=rule, cells=cells))
+        truth, fusion = codec.encode(scene(seed, SHAPE)), CellFusion(rules.grammar, cell_logits(seed), 1.0)
+        one, two = (TinyScorer(rules, fusion, rule) for _ in range(2))
+        quick = last_step(fast(StandInDecoder(truth, pull, seed), rules, draft_rows=4, scorer=one))
+        slow = last_step(constrained(StandInDecoder(truth, pull, seed), rules, scorer=two))
         assert quick.ids == slow.ids and quick.forwards <= slow.forwards
         assert np.allclose(quick.confidence(), slow.confidence())
         codec.decode(quick.text, SHAPE)
 
 
 def test_cells_that_are_sure_enough_write_the_grid_and_unsure_ones_change_nothing():
-    grid = scene(5, SHAPE)
-    truth, told = codec.encode(scene(2, SHAPE)), np.eye(len(LABELS))[grid.ids]
+    grid, rules = scene(5, SHAPE), Constraint(WORDS, SHAPE, LABELS)
+    truth, true_cells = codec.encode(scene(2, SHAPE)), np.eye(len(LABELS))[grid.ids]
     for mode in ("constrained", "fast"):
 
-        def written(cells, mode=mode):
-            return end(decode(mode, StandIn(truth, 6.0, 3), TOKENIZER, SHAPE, LABELS, cells=cells)).text
+        def written(factor: float, weight: float | None, mode: str = mode) -> str:
+            scorer = TinyScorer(rules, CellFusion(rules.grammar, factor * true_cells, weight)) if weight else None
+            return last_step(decode(mode, StandInDecoder(truth, 6.0, 3), rules, scorer=scorer)).text
 
-        assert written(Cells(1000 * told, 1.0)) == codec.encode(grid) == written(Cells(told, 1000.0))
-        assert written(Cells(0 * told, 1.0)) == written(Cells(told, 1e-9)) == written(None) != codec.encode(grid)
+        assert written(1000, 1.0) == codec.encode(grid) == written(1, 1000.0)
+        assert written(0, 1.0) == written(1, 1e-9) == written(1, None) != codec.encode(grid)
 
 
 # --- the embedded checkpoint
@@ -116,8 +119,8 @@ def test_cells_alone_find_the_cats(segmenter, examples):
     """With a weight at which the text counts for nothing the grid is what each cell says."""
     photo = segmenter.encode(examples / "two_cats.jpg")
     vlm = weighing(segmenter, 99.0).vlm
-    writing = vlm.begin(photo, "cat")
-    logits = writing.said[:, vlm.first_token_ids(["others", "cat"])].numpy().reshape(16, 16, 2)
+    decoder = vlm.begin(photo, "cat")
+    logits = decoder.cell_logits[:, vlm.first_token_ids(["others", "cat"])].numpy().reshape(16, 16, 2)
     grid = weighing(segmenter, 99.0)(photo, "cat", refine="none").grid
     sure = np.abs(logits[..., 0] - logits[..., 1]) > 0.5
     assert (grid.ids == logits.argmax(-1))[sure].mean() > 0.98 and 0.1 < grid.ids.mean() < 0.9
@@ -125,4 +128,4 @@ def test_cells_alone_find_the_cats(segmenter, examples):
 
 def test_what_cells_say_is_not_asked_for_where_it_does_not_count(segmenter, examples):
     photo = segmenter.encode(examples / "two_cats.jpg")
-    assert weighing(segmenter, None).vlm.begin(photo, "cat").said is None
+    assert weighing(segmenter, None).vlm.begin(photo, "cat").cell_logits is None

@@ -12,7 +12,8 @@ from PIL import Image
 from t4s import codec
 from t4s.errors import CheckpointError
 from t4s.models import loading
-from t4s.models.vlm import VLM, cells_written
+from t4s.models.tiny.cell_positions import cells_written
+from t4s.models.vlm import VLM
 
 BODY = "others *1| dog *3\n others *4\n dog *4\n others *4\n"
 
@@ -44,7 +45,7 @@ def test_cells_written(pieces: list[str], written: list[int]):
 
 
 def test_the_next_cell_is_always_equally_far_from_its_image_token(fresh_vlm: VLM):
-    _, ids = fresh_vlm.look(photo(0))
+    _, ids = fresh_vlm.preprocess(photo(0))
     assert fresh_vlm.prefix_positions(ids) == list(range(16))
     answer = [*fresh_vlm.answer_ids()[0], *fresh_vlm.text_ids(BODY)]
     positions = fresh_vlm.answer_positions(answer, 0)
@@ -57,7 +58,7 @@ def test_the_next_cell_is_always_equally_far_from_its_image_token(fresh_vlm: VLM
 
 
 def test_prefix_and_suffix_are_the_whole_prompt(fresh_vlm: VLM):
-    inputs, prefix = fresh_vlm.look(photo(0))
+    inputs, prefix = fresh_vlm.preprocess(photo(0))
     text = fresh_vlm.chat("dog")
     whole = fresh_vlm.processor(images=[photo(0).resize((64, 64))], text=[text])["input_ids"][0]
     assert [*prefix, *fresh_vlm.suffix("dog")] == list(whole)
@@ -68,10 +69,10 @@ def test_cached_passes_equal_one_whole_pass(fresh_vlm: VLM):
     """Prefix, question and chunks of the answer through the cache give the logits of everything at once."""
     encoded, image = fresh_vlm.encode(photo(1)), photo(1)
     body = fresh_vlm.text_ids(BODY)
-    writing = fresh_vlm.begin(encoded, "dog")
-    chunks = [writing.last[None], writing.feed(body[:5]), writing.feed(body[5:])]
-    assert writing.forwards == 2
-    inputs, prefix = fresh_vlm.look(image)
+    decoder = fresh_vlm.begin(encoded, "dog")
+    chunks = [decoder.last[None], decoder.feed(body[:5]), decoder.feed(body[5:])]
+    assert decoder.forwards == 2
+    inputs, prefix = fresh_vlm.preprocess(image)
     suffix, before = fresh_vlm.suffix("dog"), fresh_vlm.answer_ids()[0]
     ids = [*prefix, *suffix, *before, *body]
     positions = [*fresh_vlm.prefix_positions(prefix), *fresh_vlm.suffix_positions(len(suffix), len(prefix)),
@@ -84,21 +85,21 @@ def test_cached_passes_equal_one_whole_pass(fresh_vlm: VLM):
 
 
 def test_crop_forgets_exactly_what_it_says(fresh_vlm: VLM):
-    writing = fresh_vlm.begin(fresh_vlm.encode(photo(1)), "dog")
+    decoder = fresh_vlm.begin(fresh_vlm.encode(photo(1)), "dog")
     body = fresh_vlm.text_ids(BODY)
-    first = writing.feed(body)
-    writing.crop(3)
-    writing.feed(fresh_vlm.text_ids(" dog *4\n"))
-    writing.crop(3)
-    writing.crop(3)
-    torch.testing.assert_close(writing.feed(body[3:]), first[3:], atol=1e-4, rtol=1e-4)
+    first = decoder.feed(body)
+    decoder.crop(3)
+    decoder.feed(fresh_vlm.text_ids(" dog *4\n"))
+    decoder.crop(3)
+    decoder.crop(3)
+    torch.testing.assert_close(decoder.feed(body[3:]), first[3:], atol=1e-4, rtol=1e-4)
 
 
 def test_two_interleaved_photos_do_not_mix(fresh_vlm: VLM):
     body = fresh_vlm.text_ids(BODY)
     alone = [fresh_vlm.begin(fresh_vlm.encode(photo(seed)), "dog").feed(body) for seed in (1, 2)]
-    writings = [fresh_vlm.begin(encoded, "dog") for encoded in map(fresh_vlm.encode, map(photo, (1, 2)))]
-    halves = [[writing.feed(part) for writing in writings] for part in (body[:4], body[4:])]
+    decoders = [fresh_vlm.begin(encoded, "dog") for encoded in map(fresh_vlm.encode, map(photo, (1, 2)))]
+    halves = [[decoder.feed(part) for decoder in decoders] for part in (body[:4], body[4:])]
     for i in (0, 1):
         torch.testing.assert_close(torch.cat([halves[0][i], halves[1][i]]), alone[i])
     assert not torch.allclose(alone[0], alone[1])

@@ -240,7 +240,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def info(self, token, body, name, revision="main"):
         if commit := self._commit(name, token, revision):
-            siblings = [{"rfilename": path} for path in sorted(commit.files)]
+            siblings = [{"rfilename": path, "size": len(data)} for path, data in sorted(commit.files.items())]
             self._send(200, {"id": name, "modelId": name, "sha": commit.oid, "private": self.hub.repos[name].private,
                              "tags": [], "siblings": siblings})  # fmt: skip
 

@@ -35,15 +35,15 @@ LineT = TypeVar("LineT", bound=SplitLine)
 
 
 def photos_of(
-    path: Path, lines: Iterable[LineT | DataError], split: str, hold_out: bool
+    path: Path, lines: Iterable[LineT], split: str, hold_out: bool
 ) -> tuple[list[tuple[LineT, ...]], list[str]]:
     """The lines of one split, those about one photo together in the order of the file; and what the user should know.
 
     hold_out  whether a file without splits is divided; otherwise all its lines are used
 
-    Raises DataError where a line is a DataError, and if no line belongs to the split.
+    Raises DataError if no line belongs to the split.
     """
-    photos = by_photo(_raise_faults(lines))
+    photos = by_photo(lines)
     named = {line.split for same in photos for line in same if line.split}
     notes = []
     if split == ALL:
@@ -119,13 +119,6 @@ def split_faults(photos: Iterable[Sequence[Any]], wanted: str) -> list[str]:
         hint = f'probably "{meant}" was meant' if meant else f"the splits are {', '.join(SPLITS)}"
         faults.append(f'{where[0]} has the split "{split}" ({len(where)} lines in all), which nothing reads; {hint}.')
     return faults
-
-
-def _raise_faults(lines: Iterable[LineT | DataError]) -> Iterable[LineT]:
-    for line in lines:
-        if isinstance(line, DataError):
-            raise line
-        yield line
 
 
 def _why_not(split: str) -> str:

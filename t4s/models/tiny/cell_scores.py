@@ -1,42 +1,76 @@
-"""What the photo's cells say for themselves, weighed with the text while it is written.
+"""Shallow fusion: add per-cell label scores to the token logits.
 
-The embedded model's cells see the question, and each is taught to say which label is meant at its place
-(`learning.cell_losses`), in the pass that the photo and the question take anyway. The answer reads them, but it is
-written run by run and from the top: of two things that both may be meant it begins with whichever comes first, and has
-no way back. So a checkpoint may say in `t4s.json` how much the cells count (`cell_fusion_weight`): to each token's logit is
-added that weight times the most that the cells can still say for an answer which goes on with it (shallow fusion of
-the text with one unary score a cell and label, by an exact look ahead to the end of the row).
+The embedded model's image cells see the question, and each of them is trained to say which label is meant at its place
+(`training.losses`), in the pass that photo and question take anyway. The answer reads them, but it is written run by
+run and from the top: of two targets that both may be meant it begins with whichever comes first, and has no way back.
+So a checkpoint may say in `t4s.json` how much the cells count (`cell_fusion_weight`): each token's logit is raised by
+that weight times the most that the cells can still score in an answer that goes on with it, by an exact look ahead to
+the end of the row.
 
-Pure functions of the automaton's state, so that every loop writes the same.
+`CellFusion` is a pure function of the automaton's state, so that every loop writes the same.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
+from t4s import lexicon
 from t4s.decoding.constraint import AllowedTokens
 from t4s.decoding.grammar import Grammar, State
 
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration
 
-class Cells(NamedTuple):
-    """What the photo's cells say of one question.
+    from t4s.models.vlm import VLM, EncodedImage
+
+SUREST = 4  # cells whose similarity to a name is averaged: the most similar ones
+
+
+def cell_logits(
+    model: LlavaForConditionalGeneration, hidden_states: Sequence[torch.Tensor], cells: int
+) -> torch.Tensor:
+    """(B, cells, V) logits: what each of the photo's cells, which come first, would say if a run began there.
+
+    Taken from the input of the last layer, where that layer reads them when it writes the answer.
+    hidden_states: (B, T, width) of every layer.
+    """
+    states = model.get_decoder().norm(hidden_states[-2][:, :cells])
+    return model.get_output_embeddings()(states)
+
+
+@torch.inference_mode()
+def cell_similarity(vlm: VLM, encoded: EncodedImage, query: str | tuple[str, ...]) -> float:
+    """How similar the photo's cells are to the name asked for, of several names the most similar one: in [-1, 1].
+
+    The mean cosine of the `SUREST` most similar cells and the mean embedding of the word's tokens. 0 where that says
+    nothing: for names that the cells were not trained on (`CheckpointConfig.names`), and for phrases that say more
+    than a name.
+    """
+    words = [lexicon.bare(name) for name in ([query] if isinstance(query, str) else query)]
+    if not encoded.features or not vlm.known_words.issuperset(words):
+        return 0.0
+    embeddings = vlm.model.get_input_embeddings().weight
+    vectors = torch.stack([embeddings[vlm.text_ids(f" {word}")].float().mean(0) for word in words])
+    cells = F.normalize(encoded.features["image"].pooler_output[0].float().reshape(vlm.cells, -1), dim=1)
+    cosines = cells @ F.normalize(vectors, dim=1).T  # (cells, names)
+    return float(cosines.topk(min(SUREST, vlm.cells), dim=0).values.mean(0).max())
+
+
+class CellFusion:
+    """What the cells add to the logits of one answer's tokens, by the states of `grammar`.
 
     logits  (H, W, L) float64, of each label at each cell, labels[0] being "others"
     weight  what they count beside the text's own logits, above 0
     """
 
-    logits: np.ndarray
-    weight: float
-
-
-class CellFusion:
-    """The cells' say in one answer, by the states of `grammar`."""
-
-    def __init__(self, grammar: Grammar, cells: Cells):
-        self.grammar, self.weight = grammar, cells.weight
-        loss = cells.logits - cells.logits.max(-1, keepdims=True)  # (H, W, L), at most 0: what a label costs at a cell
+    def __init__(self, grammar: Grammar, logits: np.ndarray, weight: float):
+        self.grammar, self.weight = grammar, weight
+        loss = logits - logits.max(-1, keepdims=True)  # (H, W, L), at most 0: what a label costs at a cell
         height, _, labels = loss.shape
         before = np.concatenate([np.zeros((height, 1, labels)), loss.cumsum(1)], 1)  # of all cells to the left
         others = np.where(np.eye(labels, dtype=bool), -np.inf, loss[..., None, :]).max(-1)
@@ -46,18 +80,18 @@ class CellFusion:
         self._before, self._behind, self._at_best = before.tolist(), behind.tolist(), longest.tolist()
         self._known: dict[State, np.ndarray] = {}
 
-    def of(self, state: State, choice: AllowedTokens) -> np.ndarray:
+    def scores(self, state: State, allowed: AllowedTokens) -> np.ndarray:
         """(n,) float64, at most 0: what is added to the logits of the tokens that are allowed in `state`."""
         if state not in self._known:
             gains = [
-                self._going_on(state, text, after._replace(row=state.row + rows))
-                for text, (rows, after) in zip(choice.texts, choice.states, strict=True)
+                self._score(state, text, after._replace(row=state.row + rows))
+                for text, (rows, after) in zip(allowed.texts, allowed.states, strict=True)
             ]
             self._known[state] = self.weight * np.array(gains)
         return self._known[state]
 
-    def _going_on(self, state: State, text: str, after: State) -> float:
-        """The cells' say for the runs that `text` closes and, at best, for the one that it leaves open, in `after`."""
+    def _score(self, state: State, text: str, after: State) -> float:
+        """Of the runs that `text` closes and, at best, of the one that it leaves open, in `after`."""
         closed = 0.0
         if "|" in text or "\n" in text:
             for char in text:

@@ -1,0 +1,63 @@
+"""What the decoding loops know of a model, and of what a checkpoint adds to the logits of its text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from t4s.decoding.confidence import Pick
+from t4s.decoding.constraint import AllowedTokens
+from t4s.decoding.grammar import State
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CausalDecoder(Protocol):
+    """A model in the middle of an answer: the prompt and the answer's opening are already in.
+
+    last      (V,) float logits after everything fed so far
+    forwards  passes since the prefill
+    """
+
+    last: torch.Tensor
+    forwards: int
+
+    def feed(self, ids: Sequence[int]) -> torch.Tensor:
+        """One pass. Appends `ids`; (len(ids), V) float logits, row i follows ids[i]."""
+        ...
+
+    def crop(self, n: int) -> None:
+        """Keeps only the first `n` fed ids. `last` is not restored: the caller keeps what it needs."""
+        ...
+
+
+class TokenScorer(Protocol):
+    """A checkpoint's own say in one answer, beside the logits of its text.
+
+    `constrained` and `fast` ask it the same questions, so that both write the same; `free` does not use it.
+
+    no_target  the probability that the target is absent, once it is known
+    """
+
+    no_target: float | None
+
+    def candidate(self) -> str | None:
+        """A whole body to be scored in one pass before anything is written; None: there is none."""
+        ...
+
+    def review(self, picks: Sequence[Pick]) -> int | None:
+        """None: the candidate is the answer; else decoding is greedy, and so many of its tokens may serve as a draft.
+
+        `picks`: the candidate's tokens, with the logits of the text alone.
+        """
+        ...
+
+    def choose(self, state: State, allowed: AllowedTokens, logits: np.ndarray, written: str) -> tuple[np.ndarray, int]:
+        """(the (n,) float64 logits of the allowed tokens with this scorer's own added, the index of the best one).
+
+        `written`: the text before them as latin-1, the space before the first word included.
+        """
+        ...
