@@ -4,7 +4,7 @@
     python t4s/eval.py --checkpoint ID --dataset refcoco:PATH@val --refine edge --decoding fast
     python t4s/eval.py --dataset ade20k:PATH@val --limit 200 --save predictions
     python t4s/eval.py --dataset folder:PHOTOS@val --oracle grid --refine edge             # no model: the true grids
-    python t4s/eval.py --checkpoint ID --dataset vqa:FILE.jsonl                            # VQA accuracy of a chat model
+    python t4s/eval.py --checkpoint ID --dataset vqa:FILE.jsonl                           # VQA accuracy of a chat model
     torchrun --nproc_per_node 4 t4s/eval.py --checkpoint ID --dataset grefcoco:PATH@val
 
 Every photo's answers are written as soon as they are there, so an interrupted run resumes when the same command is

@@ -85,8 +85,15 @@ def fresh_vlm():
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):  # with the usual small weights all photos would look alike
             torch.nn.init.kaiming_normal_(module.weight)
-    config = CheckpointConfig(grid=grid, image_size=grid[0] * architecture.PATCH, question=architecture.QUESTION, answer=architecture.ANSWER,
-                  class_question=architecture.CLASS_QUESTION, positions="cells", refiner="none")  # fmt: skip
+    config = CheckpointConfig(
+        grid=grid,
+        image_size=grid[0] * architecture.PATCH,
+        question=architecture.QUESTION,
+        answer=architecture.ANSWER,
+        class_question=architecture.CLASS_QUESTION,
+        positions="cells",
+        refiner="none",
+    )
     return VLM(model, processor, config)
 
 

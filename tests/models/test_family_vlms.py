@@ -50,7 +50,7 @@ def test_the_opening_is_seen_as_in_one_plain_call(loaded):
 
 
 def test_two_interleaved_photos_are_as_one_after_the_other(loaded):
-    """Qwen-VL keeps its position_ids offsets on the model: a second photo moved what the first one had still to write."""
+    """Qwen-VL keeps position offsets on the model: a second photo moved what the first had still to write."""
     ids = loaded.text_ids(BODY)
     first = loaded.encode(photo(1))
     alone = loaded.begin(first, "dog").feed(ids)
@@ -66,7 +66,10 @@ def test_training_sees_what_decoding_sees(loaded):
     grid = codec.DescriptorGrid(np.array([[0, 0, 0, 1]] * 4), ("others", "dog"))
     truth = np.kron(grid.ids, np.ones((10, 10), int)).astype(np.int16)
     asked = [Sample(name, "test", photo(1), name, ("others", "dog"), truth) for name in ("dog", "cat")]
-    rows = [collator.build_row(loaded, asked[: 1 if loaded.bidirectional_prefix else 2]), collator.build_row(loaded, asked[:1])]
+    rows = [
+        collator.build_row(loaded, asked[: 1 if loaded.bidirectional_prefix else 2]),
+        collator.build_row(loaded, asked[:1]),
+    ]
     inputs = collator.collate(rows, loaded.tokenizer.pad_token_id)
     labels = inputs.pop("labels")
     with torch.inference_mode():

@@ -31,15 +31,18 @@ def folder(fresh_vlm: VLM, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("pieces, written", [
-    (["others", " *4\n", " dog", " *2|", " others", " *2\n"], [0, 4, 4, 6, 6, 8]),
-    (["others", " *", "1", "6", "\n", " "], [0, 0, 1, 16, 16, 16]),  # digits so far count
-    (["zone 7", " *3|"], [0, 3]),  # a number in a label is not a count
-    (["others", " * ", "5|"], [0, 0, 5]),
-    (["*99999999999999999999"], [16]),  # never more than the grid
-    (["**2*1"], [3]),
-    ([], []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pieces, written",
+    [
+        (["others", " *4\n", " dog", " *2|", " others", " *2\n"], [0, 4, 4, 6, 6, 8]),
+        (["others", " *", "1", "6", "\n", " "], [0, 0, 1, 16, 16, 16]),  # digits so far count
+        (["zone 7", " *3|"], [0, 3]),  # a number in a label is not a count
+        (["others", " * ", "5|"], [0, 0, 5]),
+        (["*99999999999999999999"], [16]),  # never more than the grid
+        (["**2*1"], [3]),
+        ([], []),
+    ],
+)
 def test_cells_written(pieces: list[str], written: list[int]):
     assert cells_written(pieces, 16) == written
 
@@ -75,12 +78,17 @@ def test_cached_passes_equal_one_whole_pass(fresh_vlm: VLM):
     inputs, prefix = fresh_vlm.preprocess(image)
     suffix, before = fresh_vlm.suffix("dog"), fresh_vlm.answer_ids()[0]
     ids = [*prefix, *suffix, *before, *body]
-    positions = [*fresh_vlm.prefix_positions(prefix), *fresh_vlm.suffix_positions(len(suffix), len(prefix)),
-                 *fresh_vlm.answer_positions([*before, *body], 0)]  # fmt: skip
+    positions = [
+        *fresh_vlm.prefix_positions(prefix),
+        *fresh_vlm.suffix_positions(len(suffix), len(prefix)),
+        *fresh_vlm.answer_positions([*before, *body], 0),
+    ]
     whole = fresh_vlm.model(
-        input_ids=torch.tensor([ids]), position_ids=torch.tensor([positions]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long), **inputs,
-    ).logits[0, -len(body) - 1 :]  # fmt: skip
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        **inputs,
+    ).logits[0, -len(body) - 1 :]
     torch.testing.assert_close(torch.cat(chunks), whole, atol=1e-4, rtol=1e-4)
 
 
@@ -128,28 +136,34 @@ def change(folder, tmp_path, **changes):
     return tmp_path
 
 
-@pytest.mark.parametrize("changes, says", [
-    ({"format_version": 99}, "format_version 99"),
-    ({"grid": [0, 16]}, "allowed are 1 to 64"),
-    ({"classes_per_query": 0}, "classes_per_query 0, allowed are whole numbers from 1"),
-    ({"classes_per_query": True}, "classes_per_query True"),
-    ({"no_target_threshold": 1.0}, "no_target_threshold 1.0, allowed are numbers between 0 and 1"),
-    ({"names": ["dog"], "positions": "sequence"}, "names, which only cells of the embedded kind are taught"),
-    ({"no_target_threshold": 0}, "no_target_threshold 0"),
-    ({"no_target_threshold": "often"}, "no_target_threshold 'often'"),
-    ({"cell_fusion_weight": 0.0}, "cell_fusion_weight 0.0, allowed are numbers between 0 and 100"),
-    ({"cell_fusion_weight": -1.0}, "cell_fusion_weight -1.0"),
-    ({"cell_fusion_weight": 100.0}, "cell_fusion_weight 100.0"),
-    ({"cell_fusion_weight": "much"}, "cell_fusion_weight 'much'"),
-    ({"cell_fusion_weight": True}, "cell_fusion_weight True"),
-    ({"cell_fusion_weight": 1.0, "positions": "sequence"}, "cell_fusion_weight, which only a checkpoint of the embedded kind has"),
-    ({"grid": "16x16"}, "cannot be read"),
-    ({"grid": ...}, "cannot be read"),
-    ({"positions": "magic"}, "sequence"),
-    ({"question": "Segment it."}, "without {query}"),
-    ({"answer": "Here: {body}"}, "without <seg>"),
-    ({"colour": "blue"}, "does not know: colour"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"format_version": 99}, "format_version 99"),
+        ({"grid": [0, 16]}, "allowed are 1 to 64"),
+        ({"classes_per_query": 0}, "classes_per_query 0, allowed are whole numbers from 1"),
+        ({"classes_per_query": True}, "classes_per_query True"),
+        ({"no_target_threshold": 1.0}, "no_target_threshold 1.0, allowed are numbers between 0 and 1"),
+        ({"names": ["dog"], "positions": "sequence"}, "names, which only cells of the embedded kind are taught"),
+        ({"no_target_threshold": 0}, "no_target_threshold 0"),
+        ({"no_target_threshold": "often"}, "no_target_threshold 'often'"),
+        ({"cell_fusion_weight": 0.0}, "cell_fusion_weight 0.0, allowed are numbers between 0 and 100"),
+        ({"cell_fusion_weight": -1.0}, "cell_fusion_weight -1.0"),
+        ({"cell_fusion_weight": 100.0}, "cell_fusion_weight 100.0"),
+        ({"cell_fusion_weight": "much"}, "cell_fusion_weight 'much'"),
+        ({"cell_fusion_weight": True}, "cell_fusion_weight True"),
+        (
+            {"cell_fusion_weight": 1.0, "positions": "sequence"},
+            "cell_fusion_weight, which only a checkpoint of the embedded kind has",
+        ),
+        ({"grid": "16x16"}, "cannot be read"),
+        ({"grid": ...}, "cannot be read"),
+        ({"positions": "magic"}, "sequence"),
+        ({"question": "Segment it."}, "without {query}"),
+        ({"answer": "Here: {body}"}, "without <seg>"),
+        ({"colour": "blue"}, "does not know: colour"),
+    ],
+)
 def test_a_foreign_format_is_refused(folder, tmp_path, changes: dict, says: str):
     with pytest.raises(CheckpointError, match=says):
         loading.load(change(folder, tmp_path, **changes))

