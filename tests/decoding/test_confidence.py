@@ -180,7 +180,7 @@ def test_a_doubtful_boundary_shows_on_both_sides():
 
 def test_only_closed_runs_have_a_confidence():
     constraint = Constraint(WORDS, (1, 4), ("others", "dog"))
-    picks = write(OneBoundary([0.2, 0.5, 0.2, 0.1]), constraint)._path.picks
+    picks = write(OneBoundary([0.2, 0.5, 0.2, 0.1]), constraint)._hypothesis.picks
     assert (confidence.of(constraint, picks[:1]) == 0).all()
     np.testing.assert_allclose(confidence.of(constraint, picks[:2]), [[1.0, 0.8, 0, 0]], atol=1e-6)
     assert (confidence.of(constraint, []) == 0).all()
