@@ -63,7 +63,7 @@ class CocoDataset:
         self.name = f"coco:{path}@{split}"
         self.split = split
         self._faults = faults
-        data = read_json(self.path, "a COCO instances file")
+        data = read_json(self.path, "Name a COCO instances file.")
         if not isinstance(data, dict):
             raise DataError(f"{self.path} holds a {type(data).__name__}; a COCO instances file holds one object.")
         tables = {key: _table(data, key, self.path) for key in ("categories", "images", "annotations")}
@@ -290,10 +290,12 @@ def _size(row: dict[str, Any]) -> tuple[int, int] | None:
     given = [row.get("height"), row.get("width")]
     if given in ([None, None], [0, 0]):  # some tools do not know it
         return None
-    size = [_plain_id(value) for value in given]
-    if not all(type(value) is int and value > 0 for value in size):
+    if not all(isinstance(value, (int, float, str)) for value in given):
         raise ValueError(given)
-    return size[0], size[1]
+    height, width = (float(value) for value in given)
+    if not (height > 0 and width > 0 and height.is_integer() and width.is_integer()):
+        raise ValueError(given)
+    return int(height), int(width)
 
 
 def _bases(path: Path) -> list[Path]:

@@ -31,7 +31,7 @@ from t4s.data.augment import MOSAIC_LAYOUTS, Tile, mosaic
 from t4s.data.reading.inspection import Inspection, orientation_notes, rotation_hint
 from t4s.data.reading.names import class_name, misspelt_fields, name_faults, short
 from t4s.data.reading.paths import FileFinder
-from t4s.data.reading.splits import ALL
+from t4s.data.reading.splits import ALL, by_photo, split_faults
 from t4s.data.reading.text import read_json_lines
 from t4s.errors import DataError, ImageError, QueryError
 from t4s.imaging.loading import open_mask, open_photo
@@ -61,7 +61,12 @@ Targets = list[tuple[str, list[int]]]  # for each label, the mask ids that it me
 
 @dataclass(frozen=True)
 class Photo:
-    """One line of the index. `classes` maps mask ids to names."""
+    """One line of the index.
+
+    classes   {mask id: name}
+    place     "FILE, line N", for messages
+    misspelt  (field, the field that was probably meant) for fields that nothing reads
+    """
 
     id: str
     image: Path
@@ -71,6 +76,8 @@ class Photo:
     classes: dict[int, str]
     ignore: tuple[int, ...]
     weak: bool
+    place: str = ""
+    misspelt: tuple[tuple[str, str], ...] = ()
 
 
 class FolderDataset:
@@ -87,6 +94,7 @@ class FolderDataset:
         self.split = split
         self.name = f"folder:{path}@{split}"
         self.photos: list[Photo] = []
+        all_photos: list[Photo] = []
         self.tables: dict[str, Counter[str]] = {}
         splits = set()
         for photo in self._read_index():
@@ -97,6 +105,7 @@ class FolderDataset:
                 continue
             self.tables.setdefault(photo.source, Counter()).update(set(photo.classes.values()))
             splits.add(photo.split)
+            all_photos.append(photo)
             if split in (photo.split, ALL):
                 self.photos.append(photo)
         if not self.photos and not faults:
@@ -109,6 +118,8 @@ class FolderDataset:
                 if faults is None:
                     raise error
                 faults.append(error)
+        if faults is not None:
+            faults += map(DataError, split_faults(by_photo(all_photos), split))
         self.names = sorted({name for table in self.tables.values() for name in table})
         self._members: dict[tuple[str, bool], list[int]] = {}  # photo numbers by source, weak ones apart
         for number, photo in enumerate(self.photos):
@@ -196,6 +207,8 @@ class FolderDataset:
         except DataError as error:
             return Inspection(problems=[str(error)])
         found = Inspection(list(self[index]), notes=orientation_notes(photo.image, photo.image.name))
+        for field, meant in photo.misspelt:
+            found.problems.append(f'{photo.place}, field "{field}" is not read; probably "{meant}" was meant.')
         present = self._present(photo, ids)
         for value, name in photo.classes.items():
             if name not in present:
@@ -320,11 +333,9 @@ def _parse_row(row: Any, place: str, root: Path, finder: FileFinder) -> Photo:
     if not isinstance(row, dict):
         raise DataError(f"{place} is not a JSON object; write one such as {EXAMPLE}.")
     missing = [field for field in FIELDS if field not in row]
+    misspelt = tuple(misspelt_fields(row, (*FIELDS, *OPTIONAL_FIELDS)))
     if missing:
-        hints = "".join(
-            f' It has the field "{field}"; probably "{meant}" was meant.'
-            for field, meant in misspelt_fields(row, (*FIELDS, *OPTIONAL_FIELDS))
-        )
+        hints = "".join(f' It has the field "{field}"; probably "{meant}" was meant.' for field, meant in misspelt)
         raise DataError(f"{place} has no field {missing[0]!r}; it needs {', '.join(FIELDS)}.{hints}")
     for field in ("image", "mask", "source", "split"):
         if not isinstance(row[field], str) or not row[field] or "\0" in row[field]:
@@ -346,6 +357,8 @@ def _parse_row(row: Any, place: str, root: Path, finder: FileFinder) -> Photo:
         classes={number: _class_name(name, number, place) for number, name in zip(ids, names, strict=True)},
         ignore=ignored,
         weak=bool(row.get("weak", False)),
+        place=place,
+        misspelt=misspelt,
     )
 
 

@@ -172,6 +172,8 @@ def inspect_lines(lines: Sequence[Line], source: str) -> Inspection:
         try:
             found.samples.append(line.sample(image, source))
             found.problems += line.remarks(image.height, image.width)
+            if isinstance(line.mask, (Path, bytes)) and (note := read_mask(line.mask).note):
+                found.notes.append(f'{line.place}, field "mask": {note}')
         except DataError as error:
             found.problems.append(str(error))
     return found

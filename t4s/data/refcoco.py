@@ -16,7 +16,6 @@ their splits overlap, and RefCOCOg's training photos include RefCOCO's test phot
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
 from collections.abc import Iterable
@@ -27,6 +26,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from t4s.codec import clean_label
+from t4s.data.reading.paths import FileFinder
+from t4s.data.reading.text import read_json
 from t4s.errors import DataError, QueryError
 from t4s.imaging.loading import open_photo
 from t4s.imaging.masks import annotation_mask
@@ -111,6 +112,7 @@ class RefCocoDataset:
         self.split = split
         self.source = name
         self.root = _root(name, Path(path))
+        self._finder = FileFinder(self.root / folder for folder in IMAGE_FOLDERS)
         self.held_back = 0
         self.unasked = 0
         expressions = [e for e in read_expressions(self.root / name / FILES[name], name) if e.split == split]
@@ -239,9 +241,8 @@ class RefCocoDataset:
         return x, y, x + width, y + height
 
     def _find(self, photo: _Photo) -> Path:
-        for folder in IMAGE_FOLDERS:
-            if (path := self.root / folder / photo.file).is_file():
-                return path
+        if found := self._finder.find(photo.file):
+            return found
         raise DataError(
             f"The photo {photo.file} is in none of {', '.join(IMAGE_FOLDERS)} of {self.root}; get COCO's "
             f"train2014 photos from {SOURCES['images']} and unpack them there."
@@ -310,12 +311,4 @@ def _require(path: Path, name: str) -> None:
 
 def _read_json(path: Path, name: str) -> Any:
     _require(path, name)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not whole JSON: {error.msg} at character {error.pos}; it is cut off or damaged, "
-            f"get it again from {SOURCES[name]}."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text; get it again from {SOURCES[name]}.") from error
+    return read_json(path, f"Get it again from {SOURCES[name]}.")

@@ -27,6 +27,8 @@ import numpy as np
 from PIL import Image
 
 from t4s import lexicon
+from t4s.data.reading.paths import FileFinder, photos_in
+from t4s.data.reading.text import read_text
 from t4s.errors import DataError
 from t4s.imaging.loading import open_photo
 from t4s.records import IGNORED, Sample
@@ -192,6 +194,7 @@ class SemanticDataset:
         self._layout = layout
         self._folder = layout.splits[split]  # the word that file names have for the split
         self.root = self._find_root(Path(path))
+        self._finder = FileFinder([self.root])
         self._pattern, self._label_of_id = self._find_masks()
         self.photos = self._list_photos()
 
@@ -216,11 +219,11 @@ class SemanticDataset:
     def _list_photos(self) -> list[str]:
         """In the order of the data set's list, or sorted by name."""
         if self._layout.listing is None:
-            return sorted(file.stem for file in (self.root / self._layout.images.format(self._folder)).glob("*.jpg"))
+            return [file.stem for file in photos_in(self.root / self._layout.images.format(self._folder), ".jpg")]
         file = self.root / self._layout.listing.format(self._folder)
         if not file.is_file():
             raise DataError(f"{file} is not there: it lists the photos of the split; get it from {self._layout.url}.")
-        return file.read_text(encoding="utf-8").split()
+        return [name.strip() for name in read_text(file).split("\n") if name.strip()]
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -264,16 +267,20 @@ class SemanticDataset:
         number = f"{self.source}/{self.photos[index]}/{asked}"
         return Sample(number, self.source, image, query, ("others", *names), class_map)
 
+    def _find(self, file: str, photo: str) -> Path:
+        found = self._finder.find(file)
+        if found is None:
+            raise DataError(
+                f"{self.root / file} is not there, but {self.name} has the photo {photo}; get it from "
+                f"{self._layout.url}."
+            )
+        return found
+
     def _open(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The photo and its labels (h, w) int16: 1 + index into `names`, or IGNORED."""
         name = self.photos[index]
-        photo = self.root / self._layout.images.format(self._folder) / f"{name}.jpg"
-        mask = self.root / self._pattern.format(self._folder, name)
-        for file in (photo, mask):
-            if not file.is_file():
-                raise DataError(
-                    f"{file} is not there, but {self.name} has the photo {name}; get it from {self._layout.url}."
-                )
+        photo = self._find(f"{self._layout.images.format(self._folder)}/{name}.jpg", name)
+        mask = self._find(self._pattern.format(self._folder, name), name)
         image = open_photo(photo)
         try:
             with Image.open(mask) as file:

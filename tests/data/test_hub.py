@@ -53,6 +53,13 @@ def test_every_form_of_mask(tmp_path, mask):
     assert check.main([f"hub:{folder}", "--sheet", str(tmp_path / "sheet.png")]) == 0
 
 
+@pytest.mark.parametrize("absent", [{}, {"absent": [None, None]}], ids=["no column", "null"])
+def test_a_null_mask_means_absent(tmp_path, absent):
+    folder = saved(tmp_path, image=[PHOTO, PHOTO], query=["a dog", "a cat"], mask=[MASK, None], **absent)
+    (dog,), (cat,) = open_dataset(f"hub:{folder}")
+    assert not dog.absent and cat.absent
+
+
 def test_image_files_beside_a_table(tmp_path):
     """`datasets` keeps such photos as paths, not as bytes."""
     PHOTO.save(tmp_path / "a.png")

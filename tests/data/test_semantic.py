@@ -92,6 +92,14 @@ def test_the_order_is_the_lists_or_the_names(root):
     assert SemanticDataset("voc20", root, "val").photos == ["val_b_2", "val_a_1"]
 
 
+def test_files_of_macos_are_no_photos_and_endings_may_be_upper_case(root):
+    photos = root / "ADEChallengeData2016" / "images" / "validation"
+    (photos / "._a_1.jpg").write_bytes(b"\0\5\26\7")
+    (photos / "b_2.jpg").rename(photos / "b_2.JPG")
+    dataset = SemanticDataset("ade20k", root, "val")
+    assert dataset.photos == ["a_1", "b_2"] and all(len(dataset[i]) == 1 for i in range(2))
+
+
 def test_the_class_tables_are_whole_distinct_and_can_be_asked():
     tables = (ADE20K, PC59, VOC20, COCO_STUFF)
     assert [len(table) for table in tables] == [150, 59, 20, 171]

@@ -39,17 +39,17 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
             yield number, text
 
 
-def read_json(path: Path, what: str) -> Any:
-    """The value in a JSON file; `what` says in error messages what the file should be. Raises DataError."""
+def read_json(path: Path, advice: str) -> Any:
+    """The value in a JSON file; `advice` is the last sentence of error messages. Raises DataError."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is not whole JSON ({error.msg} at line {error.lineno}, character {error.colno}); it is cut off or "
-            f"damaged. Name {what}."
+            f"damaged. {advice}"
         ) from error
     except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply to be read. Name {what}.") from error
+        raise DataError(f"{path} is nested too deeply to be read. {advice}") from error
 
 
 def read_json_lines(path: Path, example: str) -> Iterator[tuple[str, int, Any]]:
