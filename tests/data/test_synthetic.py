@@ -207,6 +207,17 @@ def test_absent_phrases_are_absent():
     assert not {"red star", "blue circle", "star", "the circle"} & said
 
 
+def test_names_that_are_not_english_are_used_as_they_are():
+    """ "the 猫 on the left", "red 猫s" and "every Hund" are no phrases; "the dog on the right" beside them is one."""
+    places = (("猫", "red", 0.2), ("猫", "blue", 0.8), ("dog", "black", 0.3), ("dog", "white", 0.9))
+    instances = [Instance(name, colour, x, 0.5, 0.02 + x / 9, 0.02 + x / 9) for name, colour, x in places]
+    phrases = [draw_phrase(instances, ("Hund", "cat"), np.random.default_rng(i)) for i in range(600)]
+    phrases += evaluation_phrases(instances, ("Hund", "cat"), np.random.default_rng(0))
+    texts = {text for text, _ in phrases}
+    assert {text for text in texts if "猫" in text} == {"猫"} and {text for text in texts if "Hund" in text} == {"Hund"}
+    assert {"the dog on the right", "black dog", "cats"} <= texts
+
+
 # --- the dataset
 
 
