@@ -39,7 +39,7 @@ def written(folder: Path, *lines: dict | str) -> str:
     return str(path)
 
 
-def test_a_sound_corpus(folder, capsys):
+def test_a_data_set_without_faults(folder, capsys):
     lines = [GOOD, GOOD | {"query": "the dog"}, {"image": "b.png", "query": "a dog", "absent": True}]
     assert check.main([written(folder, *lines)]) == 0
     said = capsys.readouterr().out
@@ -49,7 +49,7 @@ def test_a_sound_corpus(folder, capsys):
     assert Image.open(folder / "check.png").width > 500
 
 
-def test_everything_that_is_wrong_is_told_at_once(folder, capsys):
+def test_everything_that_is_wrong_is_reported_at_once(folder, capsys):
     """Training stops at the first broken line; who mends one, trains again and meets the next, loses a day a line."""
     path = written(
         folder,
@@ -120,7 +120,7 @@ def test_folders_and_composed_scenes(folder, capsys):
     assert "3 photos" in capsys.readouterr().out
 
 
-def test_every_broken_line_of_an_index_is_told(folder, capsys):
+def test_every_broken_line_of_an_index_is_reported(folder, capsys):
     line = {"image": "a.png", "mask": "mask.png", "source": "x", "split": "train", "classes": {"255": "dog"}}
     no_mask = {key: value for key, value in line.items() if key != "mask"}
     rows = ["{", json.dumps(no_mask), json.dumps(line), json.dumps(line | {"classes": ["dog"]})]
@@ -141,7 +141,7 @@ def test_long_lists_of_problems_are_cut(folder, capsys):
     assert "problems  200" in said and "… and 150 more" in said and len(said.splitlines()) < 70
 
 
-def test_the_sheet_shows_the_whole_corpus(folder):
+def test_the_sheet_shows_the_whole_data_set(folder):
     """Photos from all over the file, with their targets tinted: a look is enough to see masks that are shifted."""
     for number in range(60):
         Image.new("RGB", (30, 20), (number * 4, 0, 0)).save(folder / f"{number}.png")

@@ -112,19 +112,25 @@ class FolderDataset:
             raise DataError(
                 f"{self.root / INDEX} has no photo of split {split!r}; it has {sorted(splits) or 'no lines'}."
             )
-        for source, table in self.tables.items():
-            for fault in name_faults((source, name) for name in table):
-                error = DataError(f"{self.root / INDEX}: {fault}")
-                if faults is None:
-                    raise error
-                faults.append(error)
+        spelling = self._name_faults()
         if faults is not None:
-            faults += map(DataError, split_faults(by_photo(all_photos), split))
+            faults += [*spelling, *map(DataError, split_faults(by_photo(all_photos), split))]
+        elif spelling:
+            raise spelling[0]
         self.names = sorted({name for table in self.tables.values() for name in table})
         self._members: dict[tuple[str, bool], list[int]] = {}  # photo numbers by source, weak ones apart
         for number, photo in enumerate(self.photos):
             self._members.setdefault((photo.source, photo.weak), []).append(number)
         self._chances = {key: self._photo_chances(numbers) for key, numbers in self._members.items()}
+
+    def _name_faults(self) -> list[DataError]:
+        """Names of one source that differ only in case."""
+        faults = [
+            fault
+            for source, table in self.tables.items()
+            for fault in name_faults((f"source {source}", name) for name in table)
+        ]
+        return [DataError(f"{self.root / INDEX}: {fault}") for fault in faults]
 
     def _read_index(self) -> Iterator[Photo | DataError]:
         index = self.root / INDEX

@@ -226,7 +226,7 @@ def test_photos_are_found_in_the_layouts_of_tools(tmp_path, monkeypatch, capsys,
     assert check.main([json_file]) == 0, capsys.readouterr().out
 
 
-def test_exif_orientation_and_the_reading_of_masks_are_told(folder, capsys):
+def test_exif_orientation_and_how_masks_were_read_are_noted(folder, capsys):
     """A mask drawn on the stored pixels of a photo that is shown mirrored has the right size: only a note can tell."""
     photo(folder / "a.png", 3)
     for write in (jsonl(LINE), index(), coco(lambda data: None)):

@@ -1,4 +1,4 @@
-"""Your own data: every form of mask, and every way to get a line wrong, told by file, line and field."""
+"""Your own data: every form of mask, and every way to get a line wrong, reported with file, line and field."""
 
 from __future__ import annotations
 

@@ -45,37 +45,49 @@ def photos_of(
     """
     photos = by_photo(lines)
     named = {line.split for same in photos for line in same if line.split}
-    notes = []
+    notes: list[str] = []
     if split == ALL:
         chosen = photos
     elif named:
-        chosen = [tuple(line for line in same if (line.split or TRAIN) == split) for same in photos]
-        both = [same[0] for same in photos if len({line.split or TRAIN for line in same}) > 1]
-        if both:
-            notes.append(f"{path}: {len(both)} photos are in several splits, the first of them {_name(both[0])}.")
+        chosen, notes = _named_split(path, photos, split)
     elif hold_out and photos:
-        held = held_out(photos)
-        if split not in (TRAIN, VAL) or not held:
-            raise DataError(
-                f"No line of {path} names a split, and {_why_not(split)}; write a split into its lines, or use @all."
-            )
-        chosen = [same for number, same in enumerate(photos) if (number in held) == (split == VAL)]
-        notes.append(
-            f'No line of {path} names a split: {len(held)} of its {len(photos)} photos are held out as "val" and not '
-            'trained on. Write "split" into its lines to choose them, or use @all for all photos.'
-        )
+        chosen, notes = _held_out_split(path, photos, split)
     else:
         chosen = photos
         if split != TRAIN:
-            notes.append(
+            notes = [
                 f"No line of {path} names a split: all {len(photos)} photos are used, also those that a checkpoint may "
                 'have been trained on. Write "split" into its lines to keep them apart.'
-            )
-    chosen = [same for same in chosen if same]
+            ]
     if not chosen:
         found = f"its lines are of {', '.join(sorted(named | {TRAIN}))}" if named else "it has no lines"
         raise DataError(f"{path} has no line of the split {split!r}; {found}.")
     return chosen, notes
+
+
+def _named_split(
+    path: Path, photos: Sequence[tuple[LineT, ...]], split: str
+) -> tuple[list[tuple[LineT, ...]], list[str]]:
+    chosen = [tuple(line for line in same if (line.split or TRAIN) == split) for same in photos]
+    both = [same[0] for same in photos if len({line.split or TRAIN for line in same}) > 1]
+    notes = [f"{path}: {len(both)} photos are in several splits, the first of them {_name(both[0])}."] if both else []
+    return [same for same in chosen if same], notes
+
+
+def _held_out_split(
+    path: Path, photos: Sequence[tuple[LineT, ...]], split: str
+) -> tuple[list[tuple[LineT, ...]], list[str]]:
+    held = held_out(photos)
+    if split not in (TRAIN, VAL) or not held:
+        raise DataError(
+            f"No line of {path} names a split, and {_why_not(split)}; write a split into its lines, or use @all."
+        )
+    chosen = [same for number, same in enumerate(photos) if (number in held) == (split == VAL)]
+    note = (
+        f'No line of {path} names a split: {len(held)} of its {len(photos)} photos are held out as "val" and not '
+        'trained on. Write "split" into its lines to choose them, or use @all for all photos.'
+    )
+    return chosen, [note]
 
 
 def by_photo(lines: Iterable[LineT]) -> list[tuple[LineT, ...]]:
