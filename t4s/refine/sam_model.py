@@ -23,7 +23,9 @@ from huggingface_hub.errors import (
     HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    StrictDataclassError,
 )
+from safetensors import SafetensorError
 
 from t4s.errors import CheckpointError
 from t4s.limits import MAX_SAM_NUMBER, MAX_SAM_PARAMETERS, MAX_SAM_SIDE, MAX_SAM_TOKENS
@@ -35,6 +37,11 @@ FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "mo
 MAX_CONFIG_BYTES = 1_000_000
 MAX_LAYERS = 80  # SAM 2's largest has 48 in its backbone, and five in its decoder
 REFUSED_KEYS = ("auto_map", "quantization_config")  # remote code, and weights in other forms
+# What transformers and torch raise for a configuration or weights that do not go together.
+INVALID = (
+    StrictDataclassError, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError,
+    ZeroDivisionError,
+)  # fmt: skip
 SIDES = ("image_size", "image_embedding_size", "backbone_feature_sizes")
 HELP = f"give a folder or a Hub id of a SAM, SAM-HQ or SAM 2 model, such as {DEFAULT_SAM!r}"
 
@@ -57,7 +64,7 @@ def load(source: str) -> tuple[Any, str]:
         model, info = model_class.from_pretrained(
             folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, *INVALID) as error:
         raise CheckpointError(f"The SAM {source!r} cannot be loaded: {_first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
@@ -141,7 +148,7 @@ def read_config(folder: Path, source: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"The config.json of {source!r} cannot be read: {_first_line(error)}") from error
     kind = content.get("model_type") if isinstance(content, dict) else None
-    if kind not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise CheckpointError(
             f"{source!r} is a model of type {kind or 'unknown'!r} and not a SAM; give a folder or a "
             f"Hub id whose type is one of {', '.join(CLASSES)}."
@@ -174,7 +181,7 @@ def check_size(model_class: Any, content: dict[str, Any], source: str) -> Any:
             _check_layers(config)
             with torch.device("meta"):
                 parameters = sum(parameter.numel() for parameter in model_class(config).parameters())
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ZeroDivisionError) as error:
+    except INVALID as error:
         raise CheckpointError(f"The config.json of {source!r} is not valid: {_first_line(error)}") from error
     if tokens > MAX_SAM_TOKENS:
         raise CheckpointError(

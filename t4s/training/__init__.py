@@ -3,11 +3,12 @@
 config       TrainConfig: the settings of a run, and the defaults of each kind of training
 arguments    the command line of train.py
 run          one run, from its settings to the finished checkpoint
+model        the model that training starts from; what of it is frozen
 collator     samples to batches: questions that share a photo's tokens, labels, masks, positions
 losses       the loss of the answers, and that of labelled cells
 trainer      transformers' Trainer for numbered draws; states, failures in words
 lora         adapters
-saving       checkpoints, written completely or not at all; the model card
+saving       what an earlier run left in --out; checkpoints, written completely or not at all; the model card
 
 tower/       the embedded model's vision tower, trained before a language model reads it (`t4s train-tower`)
 refiner/     the learned refiner (`t4s train-edge`)

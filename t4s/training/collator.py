@@ -281,7 +281,9 @@ class Collator:
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         rows = [row for number in numbers for row in self.rows(number)]
-        return collate(rows, self.vlm.tokenizer.pad_token_id)
+        tokenizer = self.vlm.tokenizer
+        # Padding is masked out, so any token serves where a tokenizer has none for it.
+        return collate(rows, tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
     def count_too_long(self, numbers: Sequence[int]) -> tuple[int, int]:
         """(questions of these draws that do not fit into the model's context, all of their questions)."""

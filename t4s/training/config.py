@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from t4s.errors import DataError
 
@@ -34,7 +35,13 @@ DEFAULTS = {  # option: (embedded, lora, full); None: `resolve` computes it
 }
 LORA_LR = {"internvl": 1e-4}  # published for this family instead of 2e-4
 EPOCHS = 5.0
+MIN_STEPS = 50  # with fewer, the default batch shrinks, and then the default number of epochs grows
 WHOLE_TOWER = "all"  # --freeze-tower without a number
+# What --resume may change: the length, what is saved and reported, and how a step's photos are divided.
+MAY_CHANGE = frozenset(
+    "out steps epochs stop_after save_steps dry_run resume report_to workers threads batch accumulate "
+    "gradient_checkpointing fsdp validate validate_photos push_to_hub private base_id license".split()
+)
 COUNTS = (
     "steps",
     "batch",
@@ -170,22 +177,38 @@ class TrainConfig:
         if not shared_prefix:
             filled["queries_per_image"] = 1
         filled |= {name: getattr(self, name) for name in filled if getattr(self, name) is not None}
-        per_pass = filled["batch"] * world
         total = self.total_batch
-        if total is None and kind == "embedded":
-            total = per_pass
-        elif total is None:
-            wanted = QUESTIONS_PER_STEP // filled["queries_per_image"]
-            total = max(per_pass, wanted // per_pass * per_pass)
+        if total is None:
+            total = self._default_total(kind, filled, photos, world)
+            if self.batch is None:
+                filled["batch"] = min(filled["batch"], total // world)
+        per_pass = filled["batch"] * world
         if total % per_pass:
             raise DataError(
                 f"--total-batch {total} is not a multiple of --batch {filled['batch']} times {world} processes; "
                 "choose one that is."
             )
-        if filled["steps"] is None or self.epochs is not None:
-            filled["steps"] = max(1, round((self.epochs or EPOCHS) * photos / total))
+        if self.epochs is not None:
+            filled["steps"] = max(1, round(self.epochs * photos / total))
+        elif filled["steps"] is None:
+            filled["steps"] = max(MIN_STEPS, round(EPOCHS * photos / total))
         vision_lr = filled["lr"] / 10 if self.vision_lr is None else self.vision_lr
         return replace(self, **filled, vision_lr=vision_lr, total_batch=total, accumulate=total // per_pass)
+
+    def _default_total(self, kind: str, filled: dict[str, Any], photos: int, world: int) -> int:
+        """Photos per step: the published batch, halved until training has MIN_STEPS steps or a photo per process."""
+        per_pass = filled["batch"] * world
+        if kind == "embedded":
+            return per_pass
+        wanted = QUESTIONS_PER_STEP // filled["queries_per_image"]
+        total = max(per_pass, wanted // per_pass * per_pass)
+        smallest = world if self.batch is None else per_pass
+        epochs = self.epochs or EPOCHS
+        while self.steps is None and total // 2 >= smallest and epochs * photos / total < MIN_STEPS:
+            if total // 2 % smallest:
+                break
+            total //= 2
+        return total
 
     def reported(self, kind: str) -> dict[str, object]:
         """{option: resolved value} that a reader needs to repeat the training: for --dry-run and the model card."""

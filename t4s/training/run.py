@@ -12,28 +12,30 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from itertools import groupby
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForImageTextToText, TrainingArguments
+from transformers import TrainingArguments
 
 from t4s import hub
 from t4s.data.spec import Mixture, open_dataset
 from t4s.errors import DataError
 from t4s.evaluation.validation import Result, Validation
 from t4s.imaging.drawing import grid_picture
-from t4s.models import create
 from t4s.models.vlm import VLM
 from t4s.training import lora, saving
 from t4s.training.collator import IGNORE, Collator
-from t4s.training.config import WHOLE_TOWER, TrainConfig
+from t4s.training.config import MAY_CHANGE, TrainConfig
 from t4s.training.losses import CellLoss, open_labelled, token_loss
+from t4s.training.model import check_tokens, initial_vlm, prepare_full
 from t4s.training.trainer import (
     BETA1,
     MAX_GRADIENT_NORM,
@@ -42,6 +44,7 @@ from t4s.training.trainer import (
     check_disk_space,
     parameter_groups,
     state_to_resume,
+    step_of,
 )
 
 PREVIEW_DRAWS = 32  # draws that --dry-run checks for samples that are too long
@@ -59,12 +62,14 @@ def train(config: TrainConfig) -> None:
     repo_id = config.out.resolve().name
     if push and main_process:  # before training, so that a missing login or right ends the run at once
         repo_id = hub.create(config.push_to_hub or repo_id, config.private)
+    saving.check_folder(config.out, config.resume or config.dry_run)
     run = TrainingRun.prepare(config)
     if config.dry_run:
         run.preview()
         return
-    config.out.mkdir(parents=True, exist_ok=True)
     check_disk_space(config.out, run.trained_model)
+    if not config.resume and main_process:
+        saving.store_settings(config.out / "state", run.settings)
     trainer = run.make_trainer()
     trainer.fit(state_to_resume(config.out / "state") if config.resume else None)
     with trainer.explain_failures():
@@ -130,9 +135,12 @@ class TrainingRun:
         bf16 = uses_bf16(config.precision)
         torch.manual_seed(config.seed)
         vlm = initial_vlm(config, mixture, bf16)
+        check_tokens(vlm)
         kind = config.kind(vlm.config.positions == "cells")
         world = int(os.environ.get("WORLD_SIZE", 1))
         config = config.resolve(kind, vlm.model.config.model_type, len(mixture), not vlm.bidirectional_prefix, world)
+        if config.resume:
+            check_resumable(config, kind, vlm)
         adapted = None
         if kind == "lora":
             adapted = lora.attach(
@@ -144,6 +152,10 @@ class TrainingRun:
         if cell_loss is not None:
             vlm.config = replace(vlm.config, names=tuple(sorted({*vlm.config.names, *cell_loss.batches.names})))
         return cls(config, kind, vlm, adapted, mixture, validation, bf16, cell_loss)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self.config, self.kind, self.vlm)
 
     @property
     def trained_model(self) -> nn.Module:
@@ -239,13 +251,35 @@ class TrainingRun:
         too_long, drawn = collator.count_too_long(range(PREVIEW_DRAWS))
         print(
             f"{'sample':18} {len(row.ids)} tokens, {learned} of them learned; "
-            f"{too_long} of {drawn} questions drawn are too long\n"
+            f"{too_long} of {drawn} questions drawn are too long"
         )
+        seconds = self.time_step(collator)
+        total = seconds * self.config.steps
+        print(f"{'time':18} {seconds:.2g} s a step here, about {_duration(total)} for all {self.config.steps} steps\n")
         print(spell_tokens(self.vlm, row.ids))
-        self.config.out.mkdir(parents=True, exist_ok=True)
         picture = self.config.out / "sample.png"
         grid_picture(sample.grid(self.vlm.config.grid), sample.image).save(picture)
         print(f"\n{picture}: its photo and the first answer")
+
+    def time_step(self, collator: Collator) -> float:
+        """Seconds of a step on this machine, estimated from its second forward and backward pass; no weight changes."""
+        model = self.trained_model.train()
+        loss_of = token_loss(self.vlm, self.config.empty_row_weight)
+        for _ in range(2):  # the first one also warms up
+            started = time.monotonic()
+            inputs = {
+                name: _to_device(value, self.vlm.device) for name, value in collator(range(self.config.batch)).items()
+            }
+            labels = inputs.pop("labels")
+            with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = loss_of(model(**inputs), labels)
+                if self.cell_loss is not None:
+                    loss = loss + self.cell_loss(0)
+            loss.backward()
+            model.zero_grad(set_to_none=True)
+            if self.vlm.device.type == "cuda":
+                torch.cuda.synchronize()
+        return (time.monotonic() - started) * self.config.accumulate
 
     def _facts(self) -> dict[str, object]:
         rows, columns = self.vlm.config.grid
@@ -261,6 +295,7 @@ class TrainingRun:
             "precision": "bf16" if self.bf16 else "fp32",
             "trained": f"{trained:,} of {sum(weight.numel() for weight in weights):,} parameters",
             **self.config.reported(self.kind),
+            "epochs": f"{self.config.steps * self.config.total_batch / len(self.mixture):.3g}",
         }
 
     def final_result(self) -> tuple[Result | None, str]:
@@ -290,71 +325,6 @@ class TrainingRun:
         print(f"Saved {out}")
 
 
-# --- the model
-
-
-def initial_vlm(config: TrainConfig, mixture: Mixture, bf16: bool) -> VLM:
-    """The model that training starts from: fresh, or --base. CheckpointError."""
-    if not config.base:
-        names = {name for dataset in mixture.datasets for name in getattr(dataset, "names", ())}
-        return create.fresh(
-            names,
-            config.grid or (16, 16),
-            config.width,
-            config.layers,
-            config.seed,
-            config.tower,
-            config.image_size,
-        )
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    half = bf16 and device != "cpu" and not config.trains_base_in_full
-    return create.base(
-        config.base,
-        config.base_revision,
-        config.grid,
-        config.image_size,
-        torch.bfloat16 if half else torch.float32,
-        device,
-        config.quantize,
-        config.base_id,
-    )
-
-
-def prepare_full(vlm: VLM, config: TrainConfig) -> None:
-    """Make all weights float32 and trainable, but for what --freeze-tower names. DataError.
-
-    With --resume the weights come from the last state. Trainer alone would not load them: models whose saved names
-    differ from their own, such as LLaVA's, resume with their initial weights and a warning.
-    """
-    if config.resume and not config.fsdp:
-        vlm.model = AutoModelForImageTextToText.from_pretrained(state_to_resume(config.out / "state"))
-    vlm.model.float().requires_grad_(True)
-    if config.freeze_tower is not None:
-        freeze_tower(vlm, config.freeze_tower)
-
-
-def freeze_tower(vlm: VLM, stages: int | str) -> None:
-    """Freeze the vision tower; of the embedded one, the body ("all") or its first `stages`. DataError."""
-    tower = vlm.model.get_encoder("image")
-    embedded = vlm.config.positions == "cells"
-    if stages == WHOLE_TOWER and not embedded:
-        tower.requires_grad_(False)
-    elif stages == WHOLE_TOWER:
-        tower.freeze()
-    elif not embedded:
-        raise DataError(
-            f"--freeze-tower {stages} counts stages of the embedded model's tower, and this base has another one; "
-            "leave out the number to freeze the whole tower."
-        )
-    elif not 1 <= stages <= len(tower.stages):
-        raise DataError(
-            f"--freeze-tower is {stages}; the body has stages 1 to {len(tower.stages)}. Leave out the number to freeze "
-            "all of them."
-        )
-    else:
-        tower.freeze(stages)
-
-
 def make_cell_loss(config: TrainConfig, kind: str, vlm: VLM, bf16: bool) -> CellLoss:
     """The loss of --cell-loss-data. DataError if the model has no tower that could learn from it."""
     if kind != "embedded":
@@ -365,6 +335,28 @@ def make_cell_loss(config: TrainConfig, kind: str, vlm: VLM, bf16: bool) -> Cell
     return CellLoss(vlm, open_labelled(config.cell_loss_data), config.seed, bf16, rank())
 
 
+# --- an earlier run
+
+
+def settings_of(config: TrainConfig, kind: str, vlm: VLM) -> dict[str, Any]:
+    """What is stored with a run's states, to be compared by --resume: {field: value}, and the base's identity."""
+    return {**asdict(config), "kind": kind, "base_files": vlm.config.base_revision}
+
+
+def check_resumable(config: TrainConfig, kind: str, vlm: VLM) -> None:
+    """DataError if the run in --out had other settings, or is longer than this one."""
+    state = state_to_resume(config.out / "state")
+    saving.check_settings(config.out / "state", settings_of(config, kind, vlm), MAY_CHANGE)
+    if step_of(state) > config.steps:
+        raise DataError(
+            f"--steps is {config.steps}, and the run in {config.out} has reached step {step_of(state)}; give at least "
+            "as many steps, or choose another --out."
+        )
+
+
+# --- in words
+
+
 def spell_tokens(vlm: VLM, ids: Sequence[int]) -> str:
     """Token ids as text; a run of image tokens as "<image>×N"."""
     parts = []
@@ -372,3 +364,15 @@ def spell_tokens(vlm: VLM, ids: Sequence[int]) -> str:
         length = len(list(run))
         parts.append(f"{vlm.piece(token)}×{length}" if token == vlm.image_token else vlm.piece(token) * length)
     return "".join(parts)
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"

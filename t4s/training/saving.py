@@ -1,4 +1,8 @@
-"""Writes a trained model as a checkpoint folder: weights, processor, t4s.json, and at the end the model card.
+"""What a run finds and leaves in --out: an earlier run's settings; the checkpoint; at the end the model card.
+
+    check_folder(out, resume)              # before anything is loaded: an earlier run is never overwritten silently
+    check_settings(folder, settings, …)    # --resume: the same settings, or it would be another run
+    write(vlm, adapted, out)               # weights, processor, t4s.json
 
 New files replace the old ones only when all of them are written, so a full disk never destroys a checkpoint.
 """
@@ -6,9 +10,10 @@ New files replace the old ones only when all of them are written, so a full disk
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ from peft import PeftModel
 from torch import nn
 
 from t4s import hub
+from t4s.errors import DataError
 from t4s.evaluation.validation import Result
 from t4s.models.checkpoint import ADAPTER, EMBEDDED, CheckpointConfig
 from t4s.models.vlm import VLM
@@ -25,7 +31,72 @@ from t4s.training.config import TrainConfig
 
 NEW = ".new"  # subfolder that new files are written to first
 PICTURE = "predictions.png"
+SETTINGS_FILE = "settings.json"
+# Files of an earlier run: the checkpoint of train.py, and its states; tower and refiner write weights and a state.
+MARKS = ("t4s.json", "*.safetensors", "state/checkpoint-*", "state.pt")
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", ADAPTER)
+
+
+# --- an earlier run
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Create `out`. DataError if it cannot be written, or if it holds an earlier run and this one does not resume."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataError(f"--out {out} cannot be written ({error.strerror}); choose another folder.") from error
+    if not resume and any(found for mark in MARKS for found in out.glob(mark)):
+        raise DataError(
+            f"--out {out} holds an earlier run; continue it with --resume, or choose another folder (an old run is "
+            "never overwritten)."
+        )
+
+
+def store_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write {field: value} to `folder`, for later runs to compare with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any], may_change: Iterable[str]) -> None:
+    """DataError that lists the differences from the stored settings, those in `may_change` left out.
+
+    A folder without stored settings, from an earlier t4s, passes.
+    """
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        return
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read ({error}); choose another --out and start again.") from error
+    current = json.loads(json.dumps(settings, default=str))
+    compared = sorted((stored.keys() & current.keys()) - set(may_change))
+    changed = [
+        f"--{name.replace('_', '-')} {_shown(current[name])} (was {_shown(stored[name])})"
+        for name in compared
+        if current[name] != stored[name]
+    ]
+    if changed:
+        raise DataError(
+            f"--resume continues a run with other settings: {', '.join(changed)}. Give it the same settings, or choose "
+            "another --out; only its length, what is saved and reported, and how work is divided may change."
+        )
+
+
+def _shown(value: Any) -> str:
+    if value is None or value is False:
+        return "not given"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+# --- the checkpoint
 
 
 def dtype_of(config: CheckpointConfig) -> torch.dtype:

@@ -203,7 +203,7 @@ def test_the_embedded_checkpoint_says_that_it_does_not_chat(segmenter, examples)
 @pytest.mark.parametrize("question, options, match", [
     ("", {}, "1 to 2000 characters; this one has 0"), ("x" * (MAX_QUESTION + 1), {}, "has 2001 characters"),
     (None, {}, "this one has NoneType"),
-    ("What is <image> here?", {}, "holds '<image>', a mark of this model's own"),
+    ("What is <image> here?", {}, "holds '<image>', a special token of this model"),
     ("What?", {"limit": 0}, "limit is 0"), ("What?", {"refine": "magic"}, "magic"),
 ])  # fmt: skip
 def test_questions_that_cannot_be_asked(chatting, question, options, match):

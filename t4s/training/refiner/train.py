@@ -19,12 +19,13 @@ import json
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from t4s.errors import T4SError
 
 REPORT_STEPS = 50
+MAY_CHANGE = ("out", "validate", "side", "limit", "minutes", "steps", "save_every", "resume")  # with --resume
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,16 @@ def train(config: RefinerConfig) -> None:
     import numpy as np
     import torch
 
+    from t4s.training import saving
     from t4s.training.refiner.batches import batches
     from t4s.training.refiner.samples import RefinerSamples
     from t4s.training.refiner.training import RefinerTraining, validate
 
+    saving.check_folder(config.out, config.resume)
+    if config.resume:
+        saving.check_settings(config.out, asdict(config), MAY_CHANGE)
+    else:
+        saving.store_settings(config.out, asdict(config))
     torch.manual_seed(config.seed)
     samples = RefinerSamples(config.dataset, config.side, config.exclude_sources, config.limit)
     held_out = None

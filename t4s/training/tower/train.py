@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from t4s.errors import T4SError
 
 WARMUP_SHARE = 0.05  # of the steps
+MAY_CHANGE = ("out", "steps", "save_steps", "stop_after", "threads", "workers", "resume")  # with --resume
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,18 @@ def train(config: TowerConfig) -> None:
     from transformers import TrainingArguments
 
     from t4s.models.tiny.vision_tower import LiteTowerConfig
+    from t4s.training import saving
     from t4s.training.losses import CellBatches, open_labelled
     from t4s.training.tower.classifier import CellClassifier
     from t4s.training.trainer import SaveCallback, SegTrainer, state_to_resume
 
     if config.threads:
         torch.set_num_threads(config.threads)
+    saving.check_folder(config.out, config.resume)
+    if config.resume:
+        saving.check_settings(config.out / "state", asdict(config), MAY_CHANGE)
+    else:
+        saving.store_settings(config.out / "state", asdict(config))
     dataset = open_labelled(config.dataset)
     batches = CellBatches(dataset, config.batch, config.image_size, LiteTowerConfig().grid, config.seed)
     torch.manual_seed(config.seed)
@@ -121,7 +128,6 @@ def train(config: TowerConfig) -> None:
         return dict(zip(("pixels", "targets", "weights"), batches(step), strict=True))
 
     def save(step: int) -> None:
-        config.out.mkdir(parents=True, exist_ok=True)
         model.save(config.out)
 
     trainer = SegTrainer(
