@@ -131,10 +131,12 @@ def _summary(prediction: Prediction) -> str:
     stats = prediction.stats
     seconds = sum(value for name, value in stats.items() if name.endswith("_seconds"))
     cost = f"{stats['tokens']} tokens in {stats['forwards']} passes, {seconds:.1f} s"
-    mended = "".join(f"\nmended at row {each.row}, column {each.column}: {each.message}" for each in prediction.faults)
+    repaired = "".join(
+        f"\nrepaired at row {fault.row}, column {fault.column}: {fault.message}" for fault in prediction.faults
+    )
     if not prediction.present:
-        return f"{prediction.query}: not in this photo (score {prediction.score:.2f}; {cost}){mended}"
-    return f"{prediction.query}: score {prediction.score:.2f}, box {prediction.box} ({cost}){mended}"
+        return f"{prediction.query}: not in this photo (score {prediction.score:.2f}; {cost}){repaired}"
+    return f"{prediction.query}: score {prediction.score:.2f}, box {prediction.box} ({cost}){repaired}"
 
 
 if __name__ == "__main__":

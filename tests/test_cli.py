@@ -98,7 +98,7 @@ sys.exit(code)"""
 def test_segment_prints_the_text_and_stays_small(examples: Path):
     """Without --json: the raw text and a line of facts; and never more memory than a small laptop has to spare.
 
-    The process says its own peak: what the parent is told (ru_maxrss) begins with the parent's size at the fork.
+    The process says its own peak: what the parent learns (ru_maxrss) begins with the parent's size at the fork.
     """
     command = [sys.executable, "-c", PEAK, "segment", str(examples / "riders.jpg"), "horse"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -247,7 +247,7 @@ def test_mending_is_said(answers, photo: str, capsys):
     answers.prediction = _prediction("dog *2\n dog *1\n", (4, 4))
     assert main(["segment", photo, "dog", "--refine", "none", "--checkpoint", "my/model"]) == 0
     fault = answers.prediction.faults[0]
-    assert f"mended at row 1, column {fault.column}: {fault.message}" in capsys.readouterr().out
+    assert f"repaired at row 1, column {fault.column}: {fault.message}" in capsys.readouterr().out
     assert answers.asked == ["my/model", ((4, 4), "dog", {"refine": "none"})]
 
 

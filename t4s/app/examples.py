@@ -27,7 +27,7 @@ DRAWING = (
     " others *5| dog *2| others *4| dog *2| others *3\n others *5| dog *2| others *4| dog *2| others *3\n"
     " others *16\n others *16\n others *16\n others *16\n"
 )
-FAULTY = DRAWING.replace("dog *9| others *3", "dog *9| others *2")  # so that one sees how it is mended
+FAULTY = DRAWING.replace("dog *9| others *3", "dog *9| others *2")  # so that one sees how it is repaired
 
 
 def example(assets: Path, index: int) -> tuple[str, str]:

@@ -53,7 +53,7 @@ COMMON = 0.1  # a name in less than this share of a source's photos is rare
 MAX_REPEAT = 3.0  # a photo with a rare name is drawn at most this many times as often as the others
 RARE_ABSENT = 0.25  # an absent name is asked in proportion to its number of photos to this power
 REPEATS = 20  # tries to find a question that was not asked yet
-MOSAIC = 0.35  # share of training photos that are joined with others of their source
+MOSAIC = 0.35  # share of training photos that are combined with others of their source
 
 Query = str | tuple[str, ...]
 Targets = list[tuple[str, list[int]]]  # for each label, the mask ids that it means; none if it is absent
@@ -290,8 +290,8 @@ class FolderDataset:
             new_ids = {value: ids_of[name] for value, name in photo.classes.items() if value not in photo.ignore}
             new_ids |= dict.fromkeys(self.void(photo), OUTLINE)
             tiles.append(Tile(*self.open(number), new_ids))
-        joined = replace(first, classes={value: name for name, value in ids_of.items()}, ignore=(OUTLINE,))
-        return joined, *mosaic(tiles, (rows, columns), rng)
+        combined = replace(first, classes={value: name for name, value in ids_of.items()}, ignore=(OUTLINE,))
+        return combined, *mosaic(tiles, (rows, columns), rng)
 
     def _question(
         self, photo: Photo, present: dict[str, list[int]], absent: list[str], rng: np.random.Generator

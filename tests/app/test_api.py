@@ -46,8 +46,9 @@ def _mask(path: str) -> np.ndarray:
 
 
 def test_endpoints_keep_their_names_and_parameters(client: Client):
-    told = client.view_api(return_format="dict")["named_endpoints"]
-    assert {name: [each["parameter_name"] for each in entry["parameters"]] for name, entry in told.items()} == ENDPOINTS
+    listed = client.view_api(return_format="dict")["named_endpoints"]
+    parameters = {name: [each["parameter_name"] for each in entry["parameters"]] for name, entry in listed.items()}
+    assert parameters == ENDPOINTS
 
 
 def test_segment_grows_and_ends_with_everything(client: Client):
@@ -108,7 +109,7 @@ def test_the_servers_own_network_is_not_to_be_fetched_from(client: Client):
         client.predict({"path": str(ROOT / "README.md"), "meta": {"_type": "gradio.FileData"}}, api_name="/encode_mask")
 
 
-def test_faults_are_told_and_mended(client: Client):
+def test_faults_are_reported_and_repaired(client: Client):
     text = "others *4\n others *1| cat *9\n others *2| c"
     _, read = client.predict(text, 3, 4, api_name="/decode_text")
     grid, faults = codec.repair(text, (3, 4))
@@ -191,7 +192,7 @@ def test_an_agent_segments_a_photo(address: str):
 
 
 def test_the_queue_is_as_zero_gpu_wants_it(segmenter: stand_in.StandIn):
-    """One model call at a time, and no coroutines; nothing is told to Gradio's makers."""
+    """One model call at a time, and no coroutines; nothing is sent to Gradio's makers."""
     blocks = app.build(segmenter)
     asking = [fn for fn in blocks.fns.values() if fn.api_name in ("segment", "segment_classes", "batch")]
     assert len(asking) == 3 and {(fn.concurrency_id, fn.concurrency_limit) for fn in asking} == {("model", 1)}
@@ -237,9 +238,9 @@ def _hostile(folder: Path) -> dict[str, tuple[Path, tuple[int, int] | None]]:
 def test_every_kind_of_file_is_handled_or_refused_in_a_sentence(client: Client, tmp_path: Path):
     for name, (path, size) in _hostile(tmp_path).items():
         if size is None:
-            with pytest.raises(AppError) as told:
+            with pytest.raises(AppError) as caught:
                 client.predict(handle_file(path), "cat", api_name="/segment")
-            message = str(told.value)
+            message = str(caught.value)
             assert len(message) > 30 and message[-1] == "." and "Traceback" not in message, (name, message)
         else:
             mask = client.predict(handle_file(path), "cat", api_name="/segment")[2]
@@ -276,9 +277,9 @@ def test_a_phrase_with_html_stays_text(client: Client):
     phrase = "<img src=x onerror=alert(1)>"
     text = client.predict(handle_file(CATS), phrase, api_name="/segment")[0]
     assert "<" not in text  # a label holds no angle brackets
-    with pytest.raises(AppError) as told:  # a toast renders HTML: what people typed is escaped in it
+    with pytest.raises(AppError) as caught:  # a toast renders HTML: what people typed is escaped in it
         client.predict(handle_file(CATS), "cat", "<img src=x onerror=alert(1)>", api_name="/segment")
-    assert "<" not in str(told.value)
+    assert "<" not in str(caught.value)
 
 
 def test_a_hundred_kilobytes_of_nonsense(client: Client):

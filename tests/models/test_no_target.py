@@ -156,7 +156,7 @@ def test_a_checkpoint_says_when_a_thing_is_absent(segmenter, examples, phrase):
     assert with_threshold(segmenter, 0.9999999)(photo, phrase, refine="none", decoding="free").text == free.text
 
 
-def test_likeness_is_that_of_the_surest_cells_to_the_name(fresh_vlm):
+def test_similarity_is_that_of_the_surest_cells_to_the_name(fresh_vlm):
     """Cells made so that four of them, and no more, lie along the vector of "potted plant"."""
     config = replace(fresh_vlm.config, names=("potted plant", "dog"), bidirectional_prefix=True)
     vlm = VLM(fresh_vlm.model, fresh_vlm.processor, config)

@@ -87,7 +87,7 @@ def test_an_answer_without_spans_is_text(says):
     assert answer.spans == () and answer.text.startswith("Two cats.") and answer.faults == ()
 
 
-def test_a_broken_span_is_mended_and_said(says):
+def test_a_broken_span_is_repaired_and_reported(says):
     """One row too wide in the first, the second breaks off: the third must not suffer from either."""
     wide = CAT.replace("cat *4", "cat *9")
     answer = says(f"<seg>{wide}</seg> or <seg>others *4\n others *2| cat <seg>{CAT}</seg>")

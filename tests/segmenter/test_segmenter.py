@@ -75,7 +75,7 @@ def test_a_stop_ends_between_passes(segmenter, examples):
     passes = iter([False, False, True])
     last = list(segmenter.stream(examples / "two_cats.jpg", "cat", stop=lambda: next(passes)))[-1]
     assert last.stats["ended"] == "stopped" and last.stats["forwards"] == 3  # the first weighs the empty answer
-    assert last.faults  # the rows that were not written are mended, and said
+    assert last.faults  # the rows that were not written are repaired and reported
 
 
 def test_class_lists(segmenter, examples):

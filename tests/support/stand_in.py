@@ -1,8 +1,8 @@
 """A segmenter that needs no model: it knows the true masks of the example photos and writes them, a row a step.
 
-It has the front door's shape (`stream`, `encode`, calls, `vlm.config`), counts its calls, and can be told to
+It has the front door's shape (`stream`, `encode`, calls, `vlm.config`), counts its calls, and can be made to
 be slow, so the tests of the app can watch what the app asks of a model and when. On any other photo everything but
-the word "nothing" is a block in the middle; its width comes from the phrase, so answers can be told apart. It is not
+the word "nothing" is a block in the middle; its width comes from the phrase, so answers can be distinguished. It is not
 sure of "maybe cat", and does not know the word UNKNOWN.
 """
 

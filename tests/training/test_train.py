@@ -157,7 +157,7 @@ def test_an_adapter_resumed_and_watched_is_as_one_that_ran_through(base, tmp_pat
     one, two = logged(through), logged(parts)
     losses = {step: line["loss"] for step, line in one.items()}
     assert sorted(losses) == [1, 2, 3, 4] and losses == {step: line["loss"] for step, line in two.items()}
-    assert capsys.readouterr().out.count("{'eval_cIoU': ") == 2, "what is logged is what --report-to is told"
+    assert capsys.readouterr().out.count("{'eval_cIoU': ") == 2, "what is logged is what --report-to gets"
     lines = [json.loads(line) for line in (parts / "validation.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4] and all(0 <= line["valid"] <= 100 for line in lines)
     assert {file.name for file in (parts / "validation").iterdir()} == {"step-000002.png", "step-000004.png"}
@@ -391,8 +391,9 @@ def test_what_stops_training_keeps_the_last_step(base, tmp_path, capsys, monkeyp
     with monkeypatch.context() as patched:
         stopped_at(3, error, patched)
         assert train.main(on) == 2
-    told = capsys.readouterr().err
-    assert said in told and "The state of step 3 is kept; the same command with --resume continues from there." in told
+    error = capsys.readouterr().err
+    assert said in error
+    assert "The state of step 3 is kept; the same command with --resume continues from there." in error
     assert train.main([*on, "--resume"]) == 0
     assert json.loads((tmp_path / "state" / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
 
