@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from t4s.records import Prediction
 
 # command: (module under t4s, what --help says)
-DOORS = {
+COMMANDS = {
     "train": ("train", "fine-tune a model and publish the checkpoint"),
     "eval": ("eval", "measure a checkpoint on a data set"),
     "bench": ("bench", "decoding and refiners, side by side"),
     "check": ("check", "look over a dataset before training on it"),
-    "import": ("models.original.command", "convert a published LLaVA checkpoint"),
+    "import": ("hub.importing", "convert a published LLaVA checkpoint"),
     "export": ("models.plain", "write a plain transformers folder, adapters merged"),
     "grammar": ("decoding.dialects", "the format as a grammar for other engines"),
     "train-edge": ("training.refiner.train", "train the small refiner"),
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--refine", metavar="NAME", help="refiner (default: the checkpoint's own)")
     segment.add_argument("--decoding", metavar="NAME", help="fast (default), constrained or free")
     segment.add_argument("--checkpoint", metavar="SRC", help="a folder or a Hub id (default: the embedded model)")
-    for command, (_, help_text) in DOORS.items():
+    for command, (_, help_text) in COMMANDS.items():
         commands.add_parser(command, help=help_text, add_help=False)
     return parser
 
@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 after one sentence on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments and arguments[0] in DOORS:
-            module = import_module(f"t4s.{DOORS[arguments[0]][0]}")
+        if arguments and arguments[0] in COMMANDS:
+            module = import_module(f"t4s.{COMMANDS[arguments[0]][0]}")
             return module.main(arguments[1:]) or 0
         return _segment(_parser().parse_args(arguments))
     except T4SError as error:

@@ -52,6 +52,7 @@ class CheckpointConfig:
     answer                template with <seg>{body}</seg>, and {query} where the answer names it
     class_answer          the same for a class list; None: `answer`
     class_separator       what joins the names of a class list in `class_question`
+    normalize_queries     phrases are asked in lower case, without the words of a request and without an article
     resampling            how a photo is resized: "bicubic" or "bilinear"
     positions             position ids: "sequence", or "cells" (embedded architecture, see `vlm.py`)
     bidirectional_prefix  photo and question attend to each other
@@ -62,6 +63,7 @@ class CheckpointConfig:
     names                 class names that the image cells were trained on; () if none were
     base_model            of an adapter: Hub id, folder or "t4s-tiny"; base_revision: its commit or fingerprint
     refiner               the refiner used where none is asked for
+    license               terms that restrict the use of the weights, said when they are loaded; None: none are known
     metrics               figures measured for this checkpoint
     """
 
@@ -72,6 +74,7 @@ class CheckpointConfig:
     answer: str = prompts.ANSWERS[0]
     class_answer: str | None = None
     class_separator: str = prompts.CLASS_SEPARATOR
+    normalize_queries: bool = False
     resampling: str = "bicubic"
     positions: str = "sequence"
     bidirectional_prefix: bool = False
@@ -83,6 +86,7 @@ class CheckpointConfig:
     base_model: str | None = None
     base_revision: str | None = None
     refiner: str = "edge"
+    license: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -93,7 +97,7 @@ class CheckpointConfig:
         self._check_templates()
         self._check_decoding()
         self._check_embedded_only()
-        for name in ("base_model", "base_revision"):
+        for name in ("base_model", "base_revision", "license"):
             value = getattr(self, name)
             self._require(name, value is None or _is_text(value), "allowed are a name and null")
         self._require("refiner", _is_text(self.refiner), "allowed is the name of a refiner")
@@ -123,6 +127,7 @@ class CheckpointConfig:
             written = before.endswith("<seg>") and after.startswith("</seg>")
             self._require(name, written or (name == "class_answer" and value is None), "without <seg>{body}</seg>")
         self._require("class_separator", _is_text(self.class_separator), "allowed is a text such as ', '")
+        self._require("normalize_queries", isinstance(self.normalize_queries, bool), "allowed are true and false")
         self._require("resampling", self.resampling in RESAMPLING, f"allowed are {' and '.join(RESAMPLING)}")
 
     def _check_decoding(self) -> None:

@@ -6,6 +6,7 @@ fit is a CheckpointError that names it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from t4s.errors import CheckpointError
-from t4s.models.checkpoint import ADAPTER, ADAPTER_WEIGHTS, CheckpointConfig, base_of, check_weights, find
+from t4s.models.checkpoint import ADAPTER, ADAPTER_WEIGHTS, EMBEDDED, CheckpointConfig, base_of, check_weights, find
 from t4s.models.original.convert import converted
 from t4s.models.tiny import vision_tower  # noqa: F401 (it registers itself with the Auto classes)
 from t4s.models.vlm import VLM
@@ -47,6 +48,12 @@ def load(
     model = load_model(folder, config, number_type, place, quantize)
     vlm = VLM(model.eval().requires_grad_(False), load_processor(folder), config)
     _check_template(folder, vlm)
+    if config.license:
+        print(
+            f"The weights of {source or EMBEDDED} are licensed {config.license!r}; that holds for what is made from "
+            "them, too.",
+            file=sys.stderr,
+        )
     return vlm
 
 

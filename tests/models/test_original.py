@@ -15,7 +15,8 @@ from PIL import Image
 
 from t4s import Segmenter, codec
 from t4s.errors import CheckpointError
-from t4s.models.original import command, convert, layout
+from t4s.hub import importing
+from t4s.models.original import convert, layout
 from t4s.models.original.shards import ShardWriter, stored_shapes
 from tests.support import original_llava as original
 
@@ -103,7 +104,7 @@ def test_an_adapter_is_merged_into_its_base(tmp_path):
 def segmenter(tmp_path_factory) -> Segmenter:
     folder = tmp_path_factory.mktemp("original")
     original.write(folder / "old")
-    assert command.main([str(folder / "old"), "-o", str(folder / "new"), "--grid", "24", "24"]) == 0
+    assert importing.main([str(folder / "old"), "-o", str(folder / "new"), "--grid", "24", "24"]) == 0
     return Segmenter.from_pretrained(folder / "new", device="cpu")
 
 
@@ -275,9 +276,9 @@ def test_a_local_folder_says_how_to_convert_it(tmp_path, capsys):
     original.write(tmp_path / "old")
     with pytest.raises(CheckpointError, match="t4s import .*old -o DIR --grid ROWS COLUMNS"):
         Segmenter.from_pretrained(tmp_path / "old")
-    assert command.main([str(tmp_path / "old"), "-o", str(tmp_path / "new")]) == 2
+    assert importing.main([str(tmp_path / "old"), "-o", str(tmp_path / "new")]) == 2
     assert "give it with --grid ROWS COLUMNS" in capsys.readouterr().err
-    assert command.main(["acme/nothing", "-o", str(tmp_path / "new")]) == 2
+    assert importing.main(["acme/nothing", "-o", str(tmp_path / "new")]) == 2
     assert "neither a folder nor a known id" in capsys.readouterr().err
 
 

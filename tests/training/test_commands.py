@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import t4s.eval as evaluation
-from t4s import bench, check, hub, train
+from t4s import bench, check, train
+from t4s.hub.__main__ import main as push_again
 from t4s.segmenter.segmenter import Segmenter
 from t4s.training import arguments, run, saving
 from t4s.training.refiner import train as train_edge
@@ -30,7 +31,7 @@ WALK = SECTION[SECTION.index("## Teach it something new\n") : SECTION.index("## 
 SMALL = ["--steps", "1", "--batch", "1", "--total-batch", "1", "--queries-per-image", "1", "--lora-rank", "2",
          "--threads", "1", "--validate-photos", "1"]  # fmt: skip
 STEPS = ("--steps", "--epochs", "--total-batch")  # of the README's own, which SMALL stands for
-DOORS = {"train": train.main, "eval": evaluation.main, "check": check.main, "hub": hub.main}
+COMMANDS = {"train": train.main, "eval": evaluation.main, "check": check.main, "hub": push_again}
 SCRIPT = re.compile(r"(?:python|torchrun --nproc_per_node \d+) (?:t4s/(\w+)\.py|-m t4s[. ]([\w.-]+)) (.*)")
 PARSERS = {"train-tower": train_tower.parse, "train-edge": train_edge.parse}
 
@@ -120,11 +121,11 @@ def test_a_command_runs_as_it_stands(places, server, segmenter, command, tmp_pat
         given = [part for part in given if part != "--checkpoint" and not part.startswith("runs/")]
         given += ["--limit", "12" if "--only" in given else "1"]
     if "--quantize" in given:
-        assert DOORS[door](given) == 2 and "needs a CUDA device" in capsys.readouterr().err
+        assert COMMANDS[door](given) == 2 and "needs a CUDA device" in capsys.readouterr().err
         return
     if door == "hub":
         saving.merge(tmp_path / "runs" / "mine")  # as the push that failed has done with a local base
-    assert DOORS[door](given) == 0, capsys.readouterr().err
+    assert COMMANDS[door](given) == 0, capsys.readouterr().err
     if door == "hub" or "--push-to-hub" in given:
         assert "model.safetensors" in server.repos["tester/mine"].commits[-1].files
 
@@ -151,7 +152,7 @@ def test_it_learns_something_new_and_keeps_the_other_shapes(tmp_path, monkeypatc
     for command in [command for command in commands(WALK) if "PHOTOS" not in command and "runs/both" not in command]:
         door, given = parsed(command)
         before = set(tmp_path.glob("eval-results/*/results.json"))
-        assert DOORS[door](given) == 0
+        assert COMMANDS[door](given) == 0
         for file in set(tmp_path.glob("eval-results/*/results.json")) - before:
             found.append(json.loads(file.read_text())["phrases"])
     new, others, new_after, others_after = found

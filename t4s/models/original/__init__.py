@@ -5,5 +5,4 @@ layout.py    what such a checkpoint's config says, and the name of each tensor i
 shards.py    tensors of a checkpoint one at a time, and the shards that are written
 adapter.py   a LoRA adapter of the original code, merged tensor by tensor
 convert.py   a folder → a converted folder; the converted copy of a known Hub id
-command.py   `t4s import`
 """

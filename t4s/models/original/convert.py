@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +26,7 @@ if TYPE_CHECKING:
     from transformers import LlavaConfig
 
 KNOWN: dict[str, Any] = json.loads(package_files(__package__).joinpath("known.json").read_text(encoding="utf-8"))
-SHARD_SHARE, SMALLEST_SHARD, LARGEST_SHARD = (
-    20,
-    50_000_000,
-    1_000_000_000,
-)  # a shard is 1/20 of the whole, within bounds
+SHARD_SHARE, SMALLEST_SHARD, LARGEST_SHARD = 20, 50_000_000, 1_000_000_000  # a shard is 1/20 of the whole, in bytes
 SOURCE_FILE = "source.json"  # in an unfinished folder: what it is made from
 PATTERNS = ["*.json", "*.safetensors", "*.bin", "*.model"]
 IMAGE_MEAN, IMAGE_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # CLIP's
@@ -74,7 +70,8 @@ def convert_id(source: str, out: Path, revision: str | None = None, progress: bo
         size = sum(file.size or 0 for file in info.siblings)
         print(
             f"{source}: {size / 1e9:.1f} GB to fetch, then the same again for the converted copy in {out}.\n"
-            f"Its licence is {known['licence']}, and it holds for everything made from these weights."
+            f"Its licence is {known['licence']}, and it holds for everything made from these weights.",
+            file=sys.stderr,
         )
         folder = Path(snapshot_download(source, revision=info.sha, allow_patterns=PATTERNS))
     except (HfHubHTTPError, OSError, ValueError) as error:
@@ -243,8 +240,8 @@ def _describe(
     config.save_pretrained(part)
     _processor(folder, config).save_pretrained(part)
     templates = {name: value for name, value in KNOWN["templates"].items() if name != "system"}
-    settings = CheckpointConfig(grid=grid, image_size=config.vision_config.image_size, **templates)
-    replace(settings, base_model=None).write(part)
+    size = config.vision_config.image_size
+    CheckpointConfig(grid=grid, image_size=size, license=licence, **templates).write(part)
     terms = licence or "the one of the weights it was converted from"
     (part / "README.md").write_text(
         "---\nlicense: other\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n"

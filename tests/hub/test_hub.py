@@ -15,6 +15,7 @@ from PIL import Image
 
 from t4s import hub, train
 from t4s.errors import CheckpointError
+from t4s.hub.__main__ import main as hub_main
 from t4s.models import checkpoint, create
 from t4s.training import run, saving
 from tests.support.hub_server import READS, WRITES, HubServer, taken_for_the_hub
@@ -162,7 +163,7 @@ def test_a_failed_upload_loses_nothing_and_its_command_tries_again(server, folde
     assert command[:2] == ["-m", "t4s.hub"]
     for works in (False, True):
         server.broken_upload = not works
-        assert hub.main(command[2:]) == (0 if works else 1)
+        assert hub_main(command[2:]) == (0 if works else 1)
         printed = capsys.readouterr()
         assert ("Nothing is lost" in printed.err) is not works
     assert printed.out.strip() == f"{server.url}/tester/cells/commit/{server.repos['tester/cells'].commits[-1].oid}"

@@ -12,7 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from t4s import hub
 from t4s.errors import CheckpointError, T4SError
+from t4s.models.original import convert
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -37,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Convert; returns the exit code: 0, or 2 after one sentence on stderr."""
     options = arguments().parse_args(argv)
     try:
+        repo_id = hub.create(options.push_to_hub) if options.push_to_hub else None
         run(options.source, options.out, options)
+        if repo_id:
+            print(hub.push(options.out, repo_id))
     except T4SError as error:
         print(f"t4s import: {error}", file=sys.stderr)
         return 2
@@ -46,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(source: str, out: Path, options: argparse.Namespace) -> None:
-    """Convert, and push where asked. Raises CheckpointError."""
-    from t4s.models.original import convert
-
+    """Convert. Raises CheckpointError."""
     if Path(source).is_dir():
         if options.grid is None:
             raise CheckpointError("A folder does not say which grid it writes; give it with --grid ROWS COLUMNS.")
