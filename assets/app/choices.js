@@ -80,6 +80,20 @@ function completePhrase(field) {
   field.addEventListener("blur", close);
 }
 
+function nameExamples() { // the pictures' captions are drawn by the style sheet
+  for (const gallery of document.querySelectorAll(".t4s-shelf")) {
+    gallery.querySelectorAll(".gallery-item:not([aria-label])").forEach((item) => {
+      const index = [...item.parentElement.querySelectorAll(".gallery-item")].indexOf(item);
+      item.setAttribute("aria-label", `Example ${index + 1}: ${props.value.examples[index] || ""}`);
+    });
+  }
+}
+
+if (props.value?.examples) {
+  nameExamples();
+  new MutationObserver(nameExamples).observe(document.body, { childList: true, subtree: true });
+}
+
 if (props.value?.words) {
   const attach = () => {
     const field = document.querySelector("#phrase textarea, #phrase input");

@@ -342,7 +342,7 @@ function show() {
     if (view.photo && image.src !== view.photo) image.src = view.photo;
     image.hidden = !view.photo;
   }
-  removed = new Set();
+  removed = new Set(view.removed || []);
   chosenPart = hoveredPart = -1;
   revealed = !view.hidden;
   threshold.value = Math.round(100 * view.threshold);

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from t4s.app import downloads, examples, views
 from t4s.app.components import as_gradio_error, escaped
@@ -38,6 +39,20 @@ class Answered:
     shown: Prediction
     removed: frozenset[int] = frozenset()
     threshold: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """An earlier answer without its masks, of which twelve would fill the memory; `thumbnail` is a data URL."""
+
+    path: str
+    answer: Prediction
+    thumbnail: str
+
+    def tells(self, answered: Answered) -> bool:
+        """Whether this is the same answer, whatever its refiner and its parts on show."""
+        now = answered.answer
+        return (self.path, self.answer.query, self.answer.text) == (answered.path, now.query, now.text)
 
 
 @dataclass(frozen=True)
@@ -66,10 +81,17 @@ class TabController:
     def __init__(self, model: Model, read_query: Callable[[str], str | list[str]]):
         self.model, self.read_query, self.example_answers = model, read_query, ExampleAnswers()
 
-    def show_photo(self, path: str | None) -> dict[str, Any]:
-        """The photo under an empty grid; the sample drawing where there is no photo, or where it cannot be read."""
+    def show_photo(self, path: str | None, answered: Answered | None = None) -> dict[str, Any]:
+        """The photo under an empty grid, or under the answer about it, if that is kept.
+
+        The sample drawing where there is no photo, or where it cannot be read.
+        """
         if path is None:
             return views.sample_view(examples.DRAWING)
+        if answered is not None and answered.path == path:
+            refiner = answered.shown.stats.get("refiner", "")
+            view, _ = self._redrawn(answered, answered.shown, refiner, answered.threshold)
+            return view | {"removed": sorted(answered.removed)}
         try:
             return views.photo_view(*_preview(path), self.model.service.shape)
         except T4SError as problem:
@@ -152,26 +174,30 @@ class TabController:
             names = [] if path is None else self.model.names_seen(path)
         except (T4SError, gr.Error):  # the panels say what is wrong with the photo
             names = []
-        return {"title": "What can I ask?", "items": [{"text": name} for name in names], "words": words}
+        phrases = [phrase for _, phrase in examples.EXAMPLES]
+        items = [{"text": name} for name in names]
+        return {"title": "What can I ask?", "items": items, "words": words, "examples": phrases}
 
-    def remember(self, answered: Answered | None, history: list[Answered]) -> tuple[list[Answered], dict[str, Any]]:
+    def remember(self, answered: Answered | None, history: list[Past]) -> tuple[list[Past], dict[str, Any]]:
         """The history with the answer on show, newest first, and its thumbnails as choices."""
-        if answered is not None and not (history and history[0].answer is answered.answer):
-            history = [answered, *history][:HISTORY]
-        items = [
-            {"text": views.query_text(old.answer), "image": views.small_picture(old.path, old.answer)}
-            for old in history
-        ]
+        if answered is not None and all(not past.tells(answered) for past in history):
+            light = replace(answered.answer, masks={}, mask=np.zeros((0, 0), bool))
+            url = views.small_picture(_preview(answered.path)[0], answered.answer)
+            history = [Past(answered.path, light, url), *history][:HISTORY]
+        items = [{"text": views.query_text(past.answer), "image": past.thumbnail} for past in history]
         return history, {"title": "Answers", "items": items}
 
-    def go_back(self, history: list[Answered], event: gr.EventData) -> tuple[Any, ...]:
-        """(photo, phrase, view, answer) of an answer of the history."""
+    @as_gradio_error
+    def go_back(self, history: list[Past], event: gr.EventData) -> tuple[Any, ...]:
+        """(photo, phrase, view, answer) of an answer of the history; its masks are made again."""
         if not 0 <= int(event.index) < len(history):
             return (gr.skip(),) * 4
-        old = history[int(event.index)]
-        refiner = old.answer.stats.get("refiner", "")
-        view, answered = self._redrawn(old, old.answer, refiner, 0.0)
-        return old.path, views.query_text(old.answer), view, answered
+        past = history[int(event.index)]
+        refiner = past.answer.stats.get("refiner") or self.model.service.refiner
+        refined = self.model.refine(past.path, past.answer, refiner)
+        answer = replace(refined, stats=past.answer.stats, status=past.answer.status)
+        view = views.finished_view(answer, _preview(past.path)[0], self.model.service.layout, refiner)
+        return past.path, views.query_text(answer), view, Answered(past.path, answer, answer)
 
 
 def full_refiner_name(refiner: str, sam_id: str) -> str:

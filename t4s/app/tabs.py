@@ -67,10 +67,16 @@ def segment_tab(model: Model) -> None:
             phrase = gr.Textbox(
                 label="What to find", placeholder="the dog on the left", max_length=MAX_QUERY, elem_id="phrase", lines=1
             )
-            chips = Choices(
-                {"title": "What can I ask?", "items": [], "words": sorted(model.service.known_names)}, elem_id="chips"
-            )
             start, stop = components.start_and_stop("Segment", "go")
+            chips = Choices(
+                {
+                    "title": "What can I ask?",
+                    "items": [],
+                    "words": sorted(model.service.known_names),
+                    "examples": [phrase for _, phrase in examples.EXAMPLES],
+                },
+                elem_id="chips",
+            )
             gallery = components.example_gallery("examples")
             options = components.model_options(model.service.refiner, "refiner")
         with gr.Column(scale=9, min_width=300):
@@ -143,7 +149,7 @@ def _connect(
     refiner = [fields.refiner, fields.sam_id]
     asked = [fields.photo, fields.query, *refiner, fields.decoding]
     shown = [fields.panels, fields.answer]
-    fields.photo.change(controller.show_photo, fields.photo, fields.panels, **QUICK_QUEUE, **QUIET)
+    fields.photo.change(controller.show_photo, [fields.photo, fields.answer], fields.panels, **QUICK_QUEUE, **QUIET)
     typed = gr.on(triggers, controller.start, asked, [*shown, stop_file], validator=check, **QUICK_QUEUE, **QUIET)
     clicked = picked.then(controller.start, asked, [*shown, stop_file], **QUICK_QUEUE, **QUIET)
     answers = [
@@ -155,7 +161,7 @@ def _connect(
     fields.panels.release(controller.keep_above, fields.answer, shown, **QUICK_QUEUE, **QUIET)
     fields.panels.select(remove_parts, fields.answer, fields.answer, **QUICK_QUEUE, **QUIET)
     for answered in answers:  # a toast says what went wrong; the panels go back to the photo
-        answered.failure(controller.show_photo, fields.photo, fields.panels, **QUICK_QUEUE, **QUIET)
+        answered.failure(controller.show_photo, [fields.photo, fields.answer], fields.panels, **QUICK_QUEUE, **QUIET)
     fields.stop.click(request_stop, stop_file, queue=False, **QUIET)
     gr.on(
         [fields.refiner.input, fields.sam_id.submit],

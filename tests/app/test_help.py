@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,8 @@ def test_earlier_answers_are_a_click_away(visit: Visit, segmenter: stand_in.Stan
     answers.last.click()
     expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”", timeout=PATIENCE)
     expect(page.locator("#phrase textarea")).to_have_value("cat")
+    page.wait_for_timeout(1000)  # the photo field's own event must not wipe the answer away
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”")
     assert segmenter.asked == asked
 
 
@@ -156,8 +159,13 @@ def test_names_are_separated_as_people_do_it(text: str):
 
 def test_parts_are_numbered_as_they_are_listed(segmenter: stand_in.StandIn):
     answer = segmenter(CATS, "cat")
-    numbers = views.part_map(answer)
-    for index, part in enumerate(answer.parts[:24]):
-        assert int((numbers == index + 1).sum()) == part.area
+    found = views.part_map(answer)
+    for index, part in enumerate(found.parts):
+        assert (found.numbers == index + 1).any() and part.label == "cat"
+    large = dataclasses.replace(answer, masks={"cat": answer.mask.repeat(3, 0).repeat(3, 1)})
+    large = dataclasses.replace(large, mask=large.masks["cat"])
+    scaled = views.part_map(large)
+    assert max(scaled.numbers.shape) == 768 and len(scaled.parts) >= 2  # a large photo costs no more than is shown
+    assert scaled.parts[0].area == pytest.approx(9 * answer.parts[0].area, rel=0.02)
     without = views.without_parts(answer, {0})
     assert int(without.mask.sum()) == int(answer.mask.sum()) - answer.parts[0].area

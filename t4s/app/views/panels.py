@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from t4s.app.views.parts import LISTED_PARTS, part_map
+from t4s.app.views.parts import part_map
 from t4s.app.views.pictures import index_picture
 from t4s.app.views.runs import runs
 from t4s.app.views.wording import SHOWN_FAULTS, facts, fault_lines, headline, percent, share, suggestions, written_rows
 from t4s.codec import OTHERS, DescriptorGrid, Fault
 from t4s.imaging import drawing
-from t4s.records import Prediction
+from t4s.records import Part, Prediction
 
 SHOWN_CHARACTERS = 60_000  # of a pasted text; more make the browser slow
 
@@ -59,6 +59,7 @@ def finished_view(
     kind, message = headline(prediction)
     size, stopped = prediction.mask.shape, kind == "stopped"
     faults = () if stopped else prediction.faults  # the missing rows of a stopped answer are not faults
+    found = part_map(prediction)
     view = panel_view(
         prediction.grid,
         prediction.text,
@@ -67,7 +68,7 @@ def finished_view(
         layout,
         prediction.confidence,
         prediction.masks,
-        part_map(prediction),
+        found.numbers,
     )
     return with_marks(view, faults) | {
         "written": written_rows(prediction.text, prediction.grid.shape) * prediction.grid.shape[1]
@@ -78,14 +79,14 @@ def finished_view(
         "facts": facts(prediction, refiner),
         "count": f"{len(prediction.text)} characters, {prediction.stats.get('tokens', 0)} tokens",
         "faults": fault_lines(faults),
-        "parts": _part_list(prediction),
+        "parts": _part_list(found.parts, prediction),
         "suggestions": suggestions(prediction),
         "threshold": threshold,
         "hidden": kind in ("unsure", "unknown") and prediction.present,
     }
 
 
-def _part_list(prediction: Prediction) -> list[dict[str, Any]]:
+def _part_list(parts: Sequence[Part], prediction: Prediction) -> list[dict[str, Any]]:
     """The largest parts for the list: index of the label, score in percent, box, share of the photo."""
     labels = prediction.grid.labels
     pixels = prediction.mask.size
@@ -96,7 +97,7 @@ def _part_list(prediction: Prediction) -> list[dict[str, Any]]:
             "box": list(part.box),
             "area": percent(part.area / pixels),
         }
-        for part in prediction.parts[:LISTED_PARTS]
+        for part in parts
     ]
 
 
@@ -110,7 +111,7 @@ def panel_view(
     masks: Mapping[str, np.ndarray] | None = None,
     parts: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Every key that the script reads; `size` (h, w): of the photo, whose data URL is `url`; `parts`: `part_map`."""
+    """Every key that the script reads; `size` (h, w): of the photo, at `url`; `parts`: `PartMap.numbers`."""
     height, width = size
     areas = masks or {label: grid.label_mask(label) for label in grid.labels[1:]}
     present = [int(label) for label in np.unique(grid.ids) if label and areas[grid.labels[label]].any()]

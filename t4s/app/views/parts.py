@@ -1,44 +1,85 @@
-"""The connected parts of an answer's masks: which pixels each has, and the answer without some of them."""
+"""The connected parts of an answer's masks: a list, which pixels each has, and the answer without some of them.
+
+They are found in the mask as the page shows it, at most PARTS_SIDE pixels a side, so that a large photo costs no more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
-from t4s.records import Prediction, box_of, union
+from t4s.records import Part, Prediction, box_of, union
 
-LISTED_PARTS = 24  # the largest parts are listed and can be removed; the others stay as they are
+LISTED_PARTS = 24  # the largest parts are listed and can be taken out; the others stay as they are
+PARTS_SIDE = 768  # pixels of the longest side
 
 
-def part_map(prediction: Prediction) -> np.ndarray:
-    """(h, w) uint8: 1 + the index in `prediction.parts` of each pixel's part; 0 outside the listed ones."""
-    numbered = np.zeros(prediction.mask.shape, np.uint8)
-    wanted = {
-        (part.label, part.box, part.area): i for i, part in reversed([*enumerate(prediction.parts[:LISTED_PARTS])])
-    }
-    for label, mask in prediction.masks.items():
-        if (box := box_of(mask)) is None:
-            continue
-        left, top, right, bottom = box
-        components, count = ndimage.label(mask[top:bottom, left:right], np.ones((3, 3)))
-        areas = np.bincount(components.ravel(), minlength=count + 1)
-        for number, (rows, columns) in enumerate(ndimage.find_objects(components), 1):
-            place = (left + columns.start, top + rows.start, left + columns.stop, top + rows.stop)
-            index = wanted.pop((label, place, int(areas[number])), None)
-            if index is not None:
-                window = numbered[place[1] : place[3], place[0] : place[2]]
-                window[components[rows, columns] == number] = index + 1
-    return numbered
+@dataclass(frozen=True, eq=False)
+class PartMap:
+    """The listed parts, with boxes and areas in the photo's pixels, and where they are.
+
+    numbers        (h, w) uint8: 1 + the index in `parts`; 0 outside the listed ones
+    rows, columns  which of the photo's pixels those of `numbers` are
+    """
+
+    parts: tuple[Part, ...]
+    numbers: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+def part_map(prediction: Prediction) -> PartMap:
+    """The parts of the answer's masks, the largest first."""
+    height, width = prediction.mask.shape
+    scale = min(1.0, PARTS_SIDE / max(height, width))
+    rows, columns = (sampled(side, max(1, round(side * scale))) for side in (height, width))
+    masks = {label: mask[rows][:, columns] for label, mask in prediction.masks.items()}
+    small = replace(prediction, masks=masks, mask=union(masks, (len(rows), len(columns))))
+    listed = small.parts[:LISTED_PARTS]
+    numbers = _numbers(masks, listed, (len(rows), len(columns)))
+    down, across = height / len(rows), width / len(columns)
+    parts = []
+    for part in listed:
+        x0, y0, x1, y1 = part.box
+        box = (round(x0 * across), round(y0 * down), round(x1 * across), round(y1 * down))
+        parts.append(replace(part, box=box, area=round(part.area * down * across)))
+    return PartMap(tuple(parts), numbers, rows, columns)
 
 
 def without_parts(prediction: Prediction, removed: Collection[int]) -> Prediction:
-    """The prediction without the pixels of `removed`, indexes of `prediction.parts`. Text and grid stay."""
+    """The prediction without the listed parts of these indexes. Text and grid stay."""
     if not removed:
         return prediction
-    kept = ~np.isin(part_map(prediction), [index + 1 for index in removed])
-    masks = {label: mask & kept for label, mask in prediction.masks.items()}
+    found = part_map(prediction)
+    gone = np.isin(found.numbers, [index + 1 for index in removed])
+    masks = {}
+    for label, mask in prediction.masks.items():
+        components, count = ndimage.label(mask, np.ones((3, 3)))
+        dropped = np.zeros(count + 1, bool)
+        dropped[np.unique(components[found.rows][:, found.columns][gone])] = True
+        masks[label] = mask & ~dropped[components]
     mask = union(masks, prediction.mask.shape)
     return replace(prediction, masks=masks, mask=mask, box=box_of(mask))
+
+
+def sampled(pixels: int, wanted: int) -> np.ndarray:
+    """(wanted,) int: which of `pixels` pixels the centres of `wanted` larger ones fall on."""
+    return ((np.arange(wanted) + 0.5) * pixels / wanted).astype(int)
+
+
+def _numbers(masks: dict[str, np.ndarray], parts: tuple[Part, ...], size: tuple[int, int]) -> np.ndarray:
+    """(h, w) uint8: 1 + the index of each pixel's part; 0 outside them."""
+    numbers = np.zeros(size, np.uint8)
+    wanted = {(part.label, part.box, part.area): index for index, part in enumerate(parts)}
+    for label, mask in masks.items():
+        components, count = ndimage.label(mask, np.ones((3, 3)))
+        areas = np.bincount(components.ravel(), minlength=count + 1)
+        for number, (rows, columns) in enumerate(ndimage.find_objects(components), 1):
+            box = (columns.start, rows.start, columns.stop, rows.stop)
+            index = wanted.pop((label, box, int(areas[number])), None)
+            if index is not None:
+                numbers[rows, columns][components[rows, columns] == number] = index + 1
+    return numbers

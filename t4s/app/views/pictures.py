@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from t4s.app.views.parts import PARTS_SIDE, sampled
 from t4s.imaging import drawing
 from t4s.imaging.loading import open_photo
 from t4s.records import Prediction
 
-PREVIEW_SIDE = 768  # pixels of the longest side of what the browser gets
+PREVIEW_SIDE = PARTS_SIDE  # pixels of the longest side of what the browser gets
 STATUS_WORDS = {"found": "found", "unsure": "not sure", "absent": "not there", "unknown word": "unknown word"}
 TABLE = ("file", "phrase", "found", "score", "pixels", "faults", "error")  # columns of a batch's table
 
@@ -32,7 +33,8 @@ def thumbnail(photo: Image.Image, answer: Prediction, side: int = 384) -> Image.
     """The photo with its masks, at most `side` pixels wide or high."""
     small = photo.convert("RGB")
     small.thumbnail((side, side))
-    rows, columns = sampled(photo.height, small.height), sampled(photo.width, small.width)
+    height, width = answer.mask.shape
+    rows, columns = sampled(height, small.height), sampled(width, small.width)
     masks = {label: mask[rows][:, columns] for label, mask in answer.masks.items()}
     return drawing.overlay(small, masks, colours=drawing.label_colours(answer.grid.labels))
 
@@ -43,7 +45,7 @@ def index_picture(
     size: tuple[int, int],
     parts: np.ndarray | None = None,
 ) -> str:
-    """{label: (h, w) bool} as a data URL of a PNG: red is the index into `labels`, green the number in `parts` (h, w).
+    """{label: (h, w) bool} as a data URL of a PNG: red is the index into `labels`, green the number in `parts`.
 
     It has at most PREVIEW_SIDE pixels a side. `size` (h, w): the photo's, in case there is no mask.
     """
@@ -54,13 +56,8 @@ def index_picture(
     for label, mask in masks.items():
         picture[mask[rows][:, columns], 0] = labels.index(label)
     if parts is not None:
-        picture[..., 1] = parts[rows][:, columns]
+        picture[..., 1] = parts
     return data_url(Image.fromarray(picture), "PNG")
-
-
-def sampled(pixels: int, wanted: int) -> np.ndarray:
-    """(wanted,) int: which of `pixels` pixels the centres of `wanted` larger ones fall on."""
-    return ((np.arange(wanted) + 0.5) * pixels / wanted).astype(int)
 
 
 def data_url(picture: Image.Image, kind: str, **options: Any) -> str:
@@ -93,9 +90,10 @@ def query_text(answer: Prediction) -> str:
     return answer.query if isinstance(answer.query, str) else ", ".join(answer.query)
 
 
-def small_picture(path: str, answer: Prediction) -> str:
-    """A thumbnail of the answer, 96 pixels a side at most, as a data URL."""
-    return data_url(thumbnail(open_photo(path), answer, 96), "JPEG", quality=80)
+def small_picture(preview_url: str, answer: Prediction) -> str:
+    """A thumbnail of the answer as a data URL, made from the photo's preview (a data URL too)."""
+    photo = Image.open(io.BytesIO(base64.b64decode(preview_url.partition(",")[2])))
+    return data_url(thumbnail(photo, answer, 96), "JPEG", quality=80)
 
 
 def _caption(answer: Prediction) -> str:
