@@ -4,7 +4,7 @@ spec       NAME[:PATH][@SPLIT][*WEIGHT]: open a data set by its name, and mix se
 jsonl      your own photos, one JSON line a phrase
 folder     photos with indexed masks and an `index.jsonl`
 coco       your own photos with a COCO `instances.json`
-hub        a data set of the Hugging Face Hub
+hub        a data set of the Hugging Face Hub; RefCOCO-M
 refcoco    RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO
 semantic   ADE20K, Pascal Context, VOC, COCO-Stuff
 vqa        questions with answers in free text, for evaluation only

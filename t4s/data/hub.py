@@ -6,21 +6,26 @@
     absent  optional: true where there is no mask
     box     optional, as in `jsonl`
 
-Every row is one photo with one question. `t4s check hub:ID` checks all of them. Needs the package `datasets`. No code
-that comes with a data set is run.
+Every row is one photo with one question. `t4s check hub:ID` checks all of them. RefCOCO-M has another form: a row is a
+photo with several instances. Needs the package `datasets`. No code that comes with a data set is run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from t4s.data.jsonl import Line, inspect_lines, parse_line
 from t4s.data.reading.inspection import Inspection
 from t4s.data.reading.paths import FileFinder
+from t4s.data.refcoco import label_of
 from t4s.errors import DataError
+from t4s.imaging.loading import open_photo
+from t4s.imaging.masks import annotation_mask
 from t4s.records import Sample
 
 COLUMNS = ("image", "query", "mask", "absent", "box")
@@ -71,7 +76,61 @@ class HubDataset:
         return parse_line(row, f"{self.name}, row {index}", index, self._finder)
 
 
-def _load(path: str, split: str) -> Any:
+class RefCocoMDataset:
+    """RefCOCO-M, the validation photos of RefCOCO with masks of pixel accuracy, in its published form on the Hub.
+
+        image, image_id, samples: [{id, sentences: [...], bbox: [x, y, width, height], mask: COCO run lengths}]
+
+    A row is a photo; every sentence about it is one sample, in the file's order. It is meant for evaluation: the only
+    split is "validation" ("val" for short). Raises DataError if it cannot be loaded or has another form.
+    """
+
+    def __init__(self, path: str, split: str = "validation"):
+        split = "validation" if split == "val" else split
+        self.name = f"refcoco-m:{path}@{split}"
+        self.source = "refcoco-m"
+        self.rows = _load(path, split, required=("image", "image_id", "samples"))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Sample, ...]:
+        """Every sentence about photo `index`. DataError naming the row, IndexError past the end."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        row = self.rows[index]
+        try:
+            image = open_photo(row["image"]["bytes"] or row["image"]["path"])
+            return tuple(
+                self._sample(image, row["image_id"], instance, number)
+                for instance in row["samples"]
+                for number in range(len(instance["sentences"]))
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.name}, row {index} is not a photo with samples: {error!r}.") from error
+
+    def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """`count` random sentences about photo `index`, equally likely; repeated only if there are too few."""
+        samples = self[index]
+        chosen = rng.choice(len(samples), count, replace=count > len(samples))
+        return tuple(samples[k] for k in chosen)
+
+    def _sample(self, image: Image.Image, image_id: int, instance: dict[str, Any], number: int) -> Sample:
+        sentence = instance["sentences"][number]
+        x, y, width, height = map(float, instance["bbox"])
+        mask = annotation_mask(instance["mask"], image.height, image.width)
+        return Sample(
+            f"{self.source}/{image_id}/{instance['id']}/{number}",
+            self.source,
+            image,
+            sentence,
+            ("others", label_of(sentence)),
+            mask.astype(np.int16),
+            (x, y, x + width, y + height),
+        )
+
+
+def _load(path: str, split: str, required: Sequence[str] = ("image", "query")) -> Any:
     """The `datasets.Dataset` of one split, its images as bytes."""
     try:
         import datasets
@@ -87,12 +146,13 @@ def _load(path: str, split: str) -> Any:
     if split == "all":
         rows = datasets.concatenate_datasets(list(rows.values()))
     columns = rows.column_names
-    if missing := [column for column in ("image", "query") if column not in columns]:
+    if missing := [column for column in required if column not in columns]:
+        needed = "image, query and mask or absent" if "query" in required else ", ".join(required)
         raise DataError(
             f"The data set {path!r} has no column {' and '.join(missing)}; its columns are "
-            f"{', '.join(columns)}, and image, query and mask or absent are needed."
+            f"{', '.join(columns)}, and {needed} are needed."
         )
-    rows = rows.select_columns([column for column in COLUMNS if column in columns])
+    rows = rows.select_columns([column for column in columns if column in (*COLUMNS, *required)])
     for column, feature in rows.features.items():
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))

@@ -7,7 +7,8 @@
     training = Mixture.open(["folder:PHOTOS*3", "synthetic*1"])
     training.draw(np.random.default_rng([0, 41]), 2)    # three times out of four from PHOTOS
 
-PATH    a folder or file; for `hub`, the id of a data set; for `synthetic`, options (`scenes` takes some after a comma)
+PATH    a folder or file; for `hub` and `refcoco-m`, the id of a data set; for `synthetic`, options (`scenes` takes some
+        after a comma)
 SPLIT   "train" by default
 WEIGHT  how often a mixture draws from this data set relative to the others, whatever its number of photos (default: 1)
 
@@ -41,6 +42,7 @@ NAMES = (
     "refcoco+",
     "refcocog",
     "grefcoco",
+    "refcoco-m",
     "ade20k",
     "pc59",
     "voc20",
@@ -171,6 +173,10 @@ def _open(spec: DatasetSpec, split: str, seed: int, hold_out: bool) -> Dataset:
             from t4s.data.hub import HubDataset
 
             return HubDataset(spec.path, split)
+        case "refcoco-m":
+            from t4s.data.hub import RefCocoMDataset
+
+            return RefCocoMDataset(spec.path, split)
         case "refcoco" | "refcoco+" | "refcocog" | "grefcoco":
             from t4s.data.refcoco import RefCocoDataset
 

@@ -103,3 +103,37 @@ def test_data_sets_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="pip install datasets"):
         open_dataset("hub:nobody/nothing")
+
+
+def instance(number: int, *sentences: str, mask: np.ndarray = TARGET) -> dict:
+    return {
+        "id": number, "image_id": 9, "category": "dog", "supercategory": "animal", "label": "dog",
+        "sentences": list(sentences), "bbox": [10.0, 5.0, 10.0, 10.0], "mask": export.coco_rle(mask),
+    }  # fmt: skip
+
+
+def test_refcoco_m_in_its_published_form(tmp_path):
+    """A row is a photo with several instances, each with several sentences, a box and run lengths."""
+    first = [instance(3, "left dog", "the dog"), instance(4, "cat", mask=~TARGET)]
+    columns = {"image": [PHOTO, PHOTO], "image_id": [9, 11], "file_name": ["a.jpg", "b.jpg"]}
+    folder = saved(tmp_path, "validation", **columns, samples=[first, [instance(5, "***")]])
+    dataset = open_dataset(f"refcoco-m:{folder}@val")
+    assert len(dataset) == 2 and dataset.name.endswith("@validation")
+    left, dog, cat = dataset[0]
+    assert [sample.query for sample in (left, dog, cat)] == ["left dog", "the dog", "cat"]
+    assert left.image is cat.image and left.box == (10.0, 5.0, 20.0, 15.0) and left.id == "refcoco-m/9/3/0"
+    assert np.array_equal(left.class_map == 1, TARGET) and np.array_equal(cat.class_map == 1, ~TARGET)
+    assert dataset[1][0].query == "***", "scored, as a failure"
+    assert len(dataset.draw(0, np.random.default_rng(0), 5)) == 5
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"mask": {"size": [2, 2], "counts": "04"}}, "size"), ({"bbox": [1.0]}, "row 0 is not a photo with samples"),
+])  # fmt: skip
+def test_a_damaged_row_of_refcoco_m_is_named(tmp_path, change, says):
+    rows = {"image": [PHOTO], "image_id": [9], "file_name": ["a.jpg"], "samples": [[instance(3, "dog") | change]]}
+    dataset = open_dataset(f"refcoco-m:{saved(tmp_path, 'validation', **rows)}@val")
+    with pytest.raises(DataError, match=says):
+        dataset[0]
+    with pytest.raises(DataError, match="has no split 'train'"):
+        open_dataset(f"refcoco-m:{tmp_path}@train")
