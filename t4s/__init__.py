@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from t4s import codec
-from t4s.errors import CheckpointError, CodecError, DataError, ImageError, QueryError, T4SError
+from t4s.errors import CheckpointError, CodecError, DataError, EndpointError, ImageError, QueryError, T4SError
 from t4s.records import Prediction, Sample
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = [
     "CheckpointError",
     "CodecError",
     "DataError",
+    "EndpointError",
     "ImageError",
     "Prediction",
     "QueryError",

@@ -32,6 +32,7 @@ COMMANDS = {
     "eval": ("eval", "measure a checkpoint on a data set"),
     "bench": ("bench", "decoding and refiners, side by side"),
     "check": ("check", "look over a dataset before training on it"),
+    "label": ("label", "label a folder of photos, or a million of them"),
     "import": ("hub.importing", "convert a published LLaVA checkpoint"),
     "export": ("models.plain", "write a plain transformers folder, adapters merged"),
     "grammar": ("decoding.dialects", "the format as a grammar for other engines"),

@@ -5,12 +5,17 @@
     ├── ImageError        an image that cannot be read or exceeds a limit
     ├── QueryError        a phrase, a class list or an option that is not allowed
     ├── CheckpointError   a model, adapter or refiner that is missing, invalid or does not match
-    └── DataError         a data set that is missing, broken or empty
+    ├── DataError         a data set that is missing, broken or empty
+    └── EndpointError     a server that refuses, fails or falls silent (.concerns)
 
 Every message is a sentence that says what was given, what is allowed and what to do.
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+Concern = Literal["photo", "moment", "server"]
 
 
 class T4SError(Exception):
@@ -49,3 +54,19 @@ class CheckpointError(T4SError):
 
 class DataError(T4SError, ValueError):
     """A data set that is missing, broken or empty."""
+
+
+class EndpointError(T4SError):
+    """A server gave no answer.
+
+    `concerns` says what would be the same again: "photo" (this photo and question, whenever they are sent), "moment"
+    (nothing: it was overloaded or broke off, however often it was tried) or "server" (every photo: a refused key, an
+    unknown model, no images).
+    """
+
+    def __init__(self, message: str, concerns: Concern = "moment"):
+        self.concerns: Concern = concerns
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[EndpointError], tuple[str, Concern]]:
+        return type(self), (str(self), self.concerns)

@@ -1,6 +1,7 @@
 """The front door: a photo and a phrase, a class list or a question in; a `Prediction` or an `Answer` out.
 
     segmenter    `Segmenter`: loads a checkpoint, encodes photos, answers, streams, refines again
+    remote       a checkpoint that runs on a server
     queries      what may be asked: phrases and class lists, checked and cleaned
     results      from the text of a grid to masks, box and score
     status       found, absent, unsure or unknown word: decided here only
