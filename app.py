@@ -2,8 +2,9 @@
 
     python app.py                     http://127.0.0.1:7860 (or GRADIO_SERVER_NAME, GRADIO_SERVER_PORT)
 
-Two Space variables choose the model: T4S_CHECKPOINT (a Hub id or a folder; unset: the embedded checkpoint) and
-T4S_REFINER (a name of t4s/refine, or "sam:SOURCE"; unset: the checkpoint's own).
+Three Space variables choose the models: T4S_CHECKPOINT (a Hub id or a folder; unset: the embedded checkpoint),
+T4S_REFINER (a name of t4s/refine, or "sam:SOURCE"; unset: the checkpoint's own) and T4S_SAM (the SAMs that visitors may
+choose; see t4s/app/serving/settings.py).
 
 Here are the functions that run a model, the page with its tabs, and the launch. The rest is in t4s/app, and what the
 browser draws is in assets/app.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import gradio as gr
 import spaces
@@ -23,12 +24,13 @@ from t4s.app import api, components, tabs
 from t4s.app.components import as_gradio_error
 from t4s.app.controller import Model
 from t4s.app.service import InferenceService, gpu_seconds
+from t4s.app.serving.blocks import GuardedBlocks
+from t4s.app.serving.settings import Settings
 from t4s.errors import T4SError
 from t4s.limits import MAX_BYTES
 from t4s.records import Prediction
 
 TITLE = "Text4Seg: a language model draws"
-QUEUE_SIZE = 64  # calls that wait at most; the next one is refused
 SESSIONS = 256  # visitors whose last answer is kept
 FILE_SECONDS, CLEAN_EVERY_SECONDS = 14_400, 3600  # how long Gradio keeps uploaded and served files
 
@@ -67,10 +69,10 @@ def gpu_model(service: InferenceService) -> Model:
 # --- the page -----------------------------------------------------------------------------------------
 
 
-def build(segmenter: Segmenter, refiner: str = "") -> gr.Blocks:
-    """The whole app around one segmenter. `refiner`: the app's own; "": the checkpoint's."""
-    model = gpu_model(InferenceService(segmenter, refiner))
-    with gr.Blocks(
+def build(segmenter: Segmenter, refiner: str = "", sams: Sequence[str] | None = ()) -> GuardedBlocks:
+    """The whole app around one segmenter. `refiner`: the app's own; "": the checkpoint's. `sams`: see there."""
+    model = gpu_model(InferenceService(segmenter, refiner, sams))
+    with GuardedBlocks(
         title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(CLEAN_EVERY_SECONDS, FILE_SECONDS)
     ) as demo:
         components.heading()
@@ -103,12 +105,12 @@ LAUNCH = {
 def main() -> None:
     """Loads the model and serves the page; a wrong setting ends the program with one sentence."""
     try:
-        segmenter = Segmenter.from_pretrained(os.environ.get("T4S_CHECKPOINT") or None)
-        demo = build(segmenter, os.environ.get("T4S_REFINER", ""))
+        settings = Settings.read(os.environ)
+        demo = build(Segmenter.from_pretrained(settings.checkpoint), settings.refiner, settings.sams)
     except T4SError as problem:
         sys.exit(str(problem))
     try:
-        demo.queue(max_size=QUEUE_SIZE).launch(mcp_server=True, **LAUNCH)
+        demo.queue().launch(mcp_server=True, **LAUNCH)
     except OSError as problem:
         sys.exit(f"The app cannot listen ({problem}): free the port, or name another with GRADIO_SERVER_PORT.")
 

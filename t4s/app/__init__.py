@@ -10,6 +10,7 @@
     controller   the handlers of a tab's events
     tabs         the five tabs
     api          the endpoints for scripts and agents
+    serving/     checked inputs, a fair queue, limits: what makes it an app that strangers may use
 
 What the browser draws and styles is in assets/app.
 """

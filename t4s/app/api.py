@@ -15,7 +15,7 @@ from PIL import Image
 
 from t4s import codec
 from t4s.app import downloads, views
-from t4s.app.components import MODEL_QUEUE, QUICK_QUEUE, Photo, TextOrList, as_gradio_error
+from t4s.app.components import MODEL_QUEUE, QUICK_QUEUE, Photo, Photos, TextOrList, as_gradio_error
 from t4s.app.controller import Model
 from t4s.app.service import run_batch
 from t4s.decoding.generate import MODES
@@ -41,7 +41,7 @@ class Endpoints:
         Args:
             image: the photo, a file or a web address
             phrase: what to find, 1 to 200 characters, such as "the dog on the left"
-            refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none" or "sam:ID"
+            refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none", …
             decoding: "fast", "constrained" or "free"
 
         Returns:
@@ -58,7 +58,7 @@ class Endpoints:
         Args:
             image: the photo, a file or a web address
             names: 1 to 64 class names, a list or comma-separated, such as "dog, grass, sky"
-            refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none" or "sam:ID"
+            refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none", …
             decoding: "fast", "constrained" or "free"
 
         Returns:
@@ -76,7 +76,7 @@ class Endpoints:
         Args:
             images: the photos, files or web addresses
             phrases: what to find, a list or one phrase a line
-            refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none" or "sam:ID"
+            refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none", …
 
         Returns:
             A ZIP with masks, COCO JSON and a CSV; one JSON object with "results" (one for each photo and phrase, like
@@ -85,7 +85,6 @@ class Endpoints:
         results: list[dict[str, Any]] = []
         phrases = phrases if isinstance(phrases, str) else "\n".join(phrases)
         packed = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"))
-        refiner = refiner or self._model.service.refiner
         for done, total, path, answers in run_batch(self._model.write_all, images, phrases, refiner, packed):
             results += [{"file": Path(path).name} | export.as_dict(answer) for answer in answers]
             if done < total:
@@ -128,16 +127,17 @@ class Endpoints:
         """
         _, answer = views.read_text(text, (int(height), int(width)), layout)
         grid = codec.DescriptorGrid(np.array(answer["rows"]), tuple(answer["labels"]))
-        return drawing.grid_picture(grid), answer
+        return _as_file(drawing.grid_picture(grid), "grid.png"), answer
 
     def _answers(self, path: str, query: str | list[str], refiner: str, decoding: str) -> Iterator[tuple[Any, ...]]:
         _require_file(path)
-        for answer in self._model.write(path, query, refiner or self._model.service.refiner, decoding):
+        for answer in self._model.write(path, query, refiner, decoding):
             if not answer.stats["ended"]:
                 yield answer.text, None, None, {"text": answer.text, "finished": False}
                 continue
-            grid = drawing.grid_picture(answer.grid, open_photo(path))
-            yield answer.text, grid, label_picture(answer), export.as_dict(answer) | {"finished": True}
+            grid = _as_file(drawing.grid_picture(answer.grid, open_photo(path)), "grid.png")
+            mask = _as_file(label_picture(answer), "mask.png")
+            yield answer.text, grid, mask, export.as_dict(answer) | {"finished": True}
 
 
 def label_picture(answer: Prediction) -> Image.Image:
@@ -146,6 +146,13 @@ def label_picture(answer: Prediction) -> Image.Image:
     for label, mask in answer.masks.items():
         picture[mask] = 255 if isinstance(answer.query, str) else answer.grid.labels.index(label)
     return Image.fromarray(picture)
+
+
+def _as_file(picture: Image.Image, name: str) -> str:
+    """The path of a new PNG: Gradio copies files whole, whereas it rewrites pictures in place, under someone's eyes."""
+    file = downloads.scratch_file(name)
+    picture.save(file)
+    return str(file)
 
 
 def _require_file(image: str | None) -> None:
@@ -163,7 +170,7 @@ def add_endpoints(model: Model) -> None:
         image = Photo(type="filepath", label="image")
         phrase = gr.Textbox(label="phrase")
         names = TextOrList(label="names")
-        files = gr.File(label="images", file_count="multiple", type="filepath")
+        files = Photos(label="images", file_count="multiple", type="filepath")
         phrases = TextOrList(label="phrases")
         refiner = gr.Textbox("", label="refiner")
         decoding = gr.Radio(list(MODES), value="fast", label="decoding")

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from t4s.app import downloads, examples, views
-from t4s.app.service import available_refiners, sam_source
+from t4s.app.service import InferenceService, sam_source
 from t4s.decoding.generate import MODES
 from t4s.errors import T4SError
 from t4s.limits import MAX_SIDE
@@ -103,9 +103,16 @@ class Photo(gr.Image):
     is_template = True  # the browser shows it as the gr.Image that it is
 
     def preprocess(self, payload: Any) -> str | None:
-        if payload is not None and (payload.url or "").startswith("data:"):
-            return gr.processing_utils.save_base64_to_cache(payload.url, self.GRADIO_CACHE)
         return payload and payload.path
+
+
+class Photos(gr.File):
+    """Many files, described to clients without references, which MCP's schema would leave dangling."""
+
+    is_template = True
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "array", "items": gr.data_classes.ImageData.model_json_schema()}
 
 
 class Panels(gr.HTML):
@@ -160,7 +167,7 @@ class Choices(gr.HTML):
 class TextOrList(gr.Textbox):
     """A text, or a list of texts as scripts send it."""
 
-    is_template = True
+    is_template, takes_lists = True, True
 
     def preprocess(self, payload: Any) -> str | list[str]:
         return [str(item) for item in payload] if isinstance(payload, list) else super().preprocess(payload) or ""
@@ -211,10 +218,10 @@ def example_gallery(elem_id: str) -> gr.Dataset:
     )
 
 
-def model_options(default_refiner: str, elem_id: str) -> tuple[gr.Radio, gr.Textbox, gr.Radio]:
+def model_options(service: InferenceService, elem_id: str) -> tuple[gr.Radio, gr.Textbox, gr.Radio]:
     """Refiner, SAM id and decoding, folded away."""
     with gr.Accordion("Options", open=False):
-        refiner, sam_id = refiner_options(default_refiner, elem_id)
+        refiner, sam_id = refiner_options(service, elem_id)
         decoding = gr.Radio(
             list(MODES),
             value="fast",
@@ -225,22 +232,28 @@ def model_options(default_refiner: str, elem_id: str) -> tuple[gr.Radio, gr.Text
     return refiner, sam_id, decoding
 
 
-def refiner_options(default: str, elem_id: str) -> tuple[gr.Radio, gr.Textbox]:
-    """The choice of refiner, and the Hub id of the SAM, shown for "sam" alone."""
+def refiner_options(service: InferenceService, elem_id: str) -> tuple[gr.Radio, gr.Textbox]:
+    """The choice of refiner. Where any SAM may be asked for, "sam" shows a field for its Hub id."""
+    offered, default = service.refiners, service.refiner
+    if service.any_sam:
+        plain = [name for name in offered if not sam_source(name)]
+        offered = [*plain[:-1], "sam", plain[-1]]
+        default = "sam" if sam_source(default) else default
+        offered.sort(key=lambda name: name != default)
     refiner = gr.Radio(
-        available_refiners(default),
-        value=default.partition(":")[0],
+        [(name.replace(":", ": "), name) for name in offered],
+        value=default,
         label="Refiner",
         elem_id=elem_id,
         info="Turns the grid into pixels; changing it does not run the model again.",
     )
     sam_id = gr.Textbox(
-        sam_source(default) or sam.DEFAULT_SAM,
+        sam_source(service.refiner) or sam.DEFAULT_SAM,
         label="SAM",
         elem_id=f"{elem_id}-sam",
         max_length=200,
         info="The Hub id of a SAM, SAM-HQ or SAM 2; press Enter to use it.",
-        visible=bool(sam_source(default)),
+        visible=default == "sam",
     )
     refiner.change(lambda name: gr.update(visible=name == "sam"), refiner, sam_id, queue=False, **QUIET)
     return refiner, sam_id

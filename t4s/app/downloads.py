@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import time
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,15 +40,31 @@ COLUMNS = (
     "error",
 )
 
+SCRATCH_SECONDS = 14_400  # as long as Gradio keeps its files, and longer than any batch takes
+NAME_BYTES = 100  # of either half of a mask's file name; unpacking fails beyond 255 for all of it
 _SCRATCH = tempfile.TemporaryDirectory(prefix="t4s-")  # removed when the process ends; Gradio serves copies
 
 
 def scratch_file(name: str) -> Path:
-    """The path of a new file of this name, in a folder of its own; folders older than an hour are removed."""
-    for folder in Path(_SCRATCH.name).iterdir():
-        if time.time() - folder.stat().st_mtime > 3600:
+    """The path of a new file of this name, in a folder of its own.
+
+    Folders in which nothing was written for SCRATCH_SECONDS are removed. The scratch folder itself is made again if
+    someone cleaned it away.
+    """
+    scratch = Path(_SCRATCH.name)
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    for folder in scratch.iterdir():
+        if time.time() - _last_written(folder) > SCRATCH_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(dir=_SCRATCH.name)) / name
+    return Path(tempfile.mkdtemp(dir=scratch)) / name
+
+
+def _last_written(folder: Path) -> float:
+    """When something in a folder was last written; now, if another call is just removing it."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _json(data: Any) -> bytes:
@@ -108,7 +125,7 @@ class ResultsZip:
         for answer in answers:
             name = self._mask_name(photo, str(answer.query))
             self._zip.writestr(name, export.mask_png(answer.mask))
-            masks |= answer.masks or {str(answer.query): answer.mask}
+            masks |= answer.masks or {str(answer.asked): answer.mask}
             corners = dict(zip(("x0", "y0", "x1", "y1"), answer.box or (None,) * 4, strict=True))
             row = {
                 "file": photo,
@@ -144,13 +161,20 @@ class ResultsZip:
 
     def _mask_name(self, photo: str, phrase: str) -> str:
         """A plain file name that no other mask of this ZIP has; visitors' names are never used as paths."""
-        parts = (re.sub(r"[^\w.-]+", "_", part).strip("._")[:60] for part in (Path(photo).stem, phrase))
-        plain = "__".join(part or "unnamed" for part in parts)
+        plain = "__".join(_plain(part) or "unnamed" for part in (Path(photo).stem, phrase))
         name, more = f"masks/{plain}.png", 2
         while name.casefold() in self._taken:
             name, more = f"masks/{plain}-{more}.png", more + 1
         self._taken.add(name.casefold())
         return name
+
+
+def _plain(text: str) -> str:
+    """A name in letters, marks (the vowel signs of many scripts), digits, ".", "-" and "_", of NAME_BYTES at most."""
+    text = unicodedata.normalize("NFC", text)
+    kept = "".join(char if char in ".-" or unicodedata.category(char)[0] in "LMN" else "_" for char in text)
+    plain = re.sub(r"__+", "_", kept).strip("._").encode()[:NAME_BYTES].decode(errors="ignore")
+    return plain.rstrip("._")
 
 
 def _without_formula(value: Any) -> Any:

@@ -78,7 +78,7 @@ def segment_tab(model: Model) -> None:
                 elem_id="chips",
             )
             gallery = components.example_gallery("examples")
-            options = components.model_options(model.service.refiner, "refiner")
+            options = components.model_options(model.service, "refiner")
         with gr.Column(scale=9, min_width=300):
             panels, answer = _answer_area("panels", "save")
             history = Choices({"title": "Answers", "items": []}, elem_id="history")
@@ -112,7 +112,7 @@ def everything_tab(model: Model) -> None:
                     button.click(partial(lists.get, title), None, names, queue=False, **QUIET)
             start, stop = components.start_and_stop("Segment", "go-all")
             gallery = components.example_gallery("examples-all")
-            options = components.model_options(model.service.refiner, "refiner-all")
+            options = components.model_options(model.service, "refiner-all")
         with gr.Column(scale=9, min_width=300):
             panels, answer = _answer_area("panels-all", "save-all")
     fields = Fields(photo, names, start, stop, gallery, *options, panels, answer)
@@ -282,7 +282,7 @@ def batch_tab(model: Model) -> None:
                 stop = gr.Button("Stop", elem_id="stop-go-batch", min_width=60, visible=False)
             zip_button = gr.DownloadButton("Download all as a ZIP", interactive=False, elem_id="batch-zip")
             with gr.Accordion("Options", open=False):
-                refiner, sam_id = components.refiner_options(model.service.refiner, "refiner-batch")
+                refiner, sam_id = components.refiner_options(model.service, "refiner-batch")
         with gr.Column(scale=9, min_width=300):
             progress = components.plain_html("", elem_id="batch-progress")
             gallery = gr.Gallery(label="Masks", columns=4, height=360, object_fit="contain", elem_id="batch-gallery")

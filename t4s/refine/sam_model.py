@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from t4s.errors import CheckpointError
-from t4s.limits import MAX_SAM_NUMBER, MAX_SAM_PARAMETERS, MAX_SAM_SIDE, MAX_SAM_TOKENS
+from t4s.limits import MAX_SAM_NUMBER, MAX_SAM_PARAMETERS, MAX_SAM_SIDE, MAX_SAM_TOKENS, MAX_SAMS
 
 DEFAULT_SAM = "facebook/sam-vit-base"  # 94 M parameters, 375 MB: the smallest SAM that its authors published
 HUB_SECONDS = 5.0  # for the Hub to answer
@@ -46,7 +46,7 @@ SIDES = ("image_size", "image_embedding_size", "backbone_feature_sizes")
 HELP = f"give a folder or a Hub id of a SAM, SAM-HQ or SAM 2 model, such as {DEFAULT_SAM!r}"
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=MAX_SAMS)
 def load(source: str) -> tuple[Any, str]:
     """(model in evaluation mode, its type) from a Hub id or folder; on the GPU if there is one. CheckpointError."""
     import transformers

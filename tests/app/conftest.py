@@ -22,7 +22,7 @@ def segmenter() -> stand_in.StandIn:
 @pytest.fixture(scope="session")
 def address(segmenter: stand_in.StandIn) -> Iterator[str]:
     service.names_in_photo = lambda vlm, encoded: ["cat", "toilet"]  # the stand-in has no cells to compare
-    blocks = app.build(segmenter).queue(max_size=64)
+    blocks = app.build(segmenter, sams=None).queue()
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, mcp_server=True, **app.LAUNCH)
     yield url
     blocks.close()

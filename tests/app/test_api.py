@@ -158,10 +158,11 @@ def test_mcp_tools_say_what_they_do(address: str):
         tool = found[name[1:]]
         assert len(tool.description) > 60
         assert all(tool.inputSchema["properties"][each].get("description") for each in parameters)
+        assert "$ref" not in json.dumps(tool.inputSchema)  # clients refuse a schema that points nowhere
 
 
 def test_an_agent_segments_a_photo(address: str):
-    """Gradio answers who asks for progress with text, pictures and JSON, one by one; others with all in one text."""
+    """With text, two pictures and JSON, whether the agent asks for progress or not; the batch, too, takes addresses."""
     import base64
 
     import anyio
@@ -174,21 +175,22 @@ def test_an_agent_segments_a_photo(address: str):
     async def hear(step: float, total: float | None, message: str | None) -> None:
         heard.append(message)
 
-    async def ask(progress) -> list:
+    async def ask(tool: str, asked: dict, progress) -> list:
         async with streamable_http_client(f"{address}gradio_api/mcp/") as (read, write, _):
             async with ClientSession(read, write) as session:
                 await session.initialize()
-                asked = {"image": photo, "phrase": "cat"}
-                return (await session.call_tool("segment", asked, progress_callback=progress)).content
+                return (await session.call_tool(tool, asked, progress_callback=progress)).content
 
-    parts = anyio.run(ask, hear)
-    text, (grid, mask) = parts[0].text, (each for each in parts if each.type == "image")
-    assert codec.decode(text, (16, 16)).labels == ("others", "cat")
-    for picture in (grid, mask):
-        assert Image.open(io.BytesIO(base64.b64decode(picture.data))).size == Image.open(CATS).size
-    assert "'finished': True" in parts[-1].text and heard
-    (whole,) = anyio.run(ask, None)
-    assert repr(text) in whole.text and "'finished': True" in whole.text
+    for progress in (hear, None):
+        parts = anyio.run(ask, "segment", {"image": photo, "phrase": "cat"}, progress)
+        text, (grid, mask) = parts[0].text, (each for each in parts if each.type == "image")
+        assert codec.decode(text, (16, 16)).labels == ("others", "cat")
+        for picture in (grid, mask):
+            assert Image.open(io.BytesIO(base64.b64decode(picture.data))).size == Image.open(CATS).size
+        assert json.loads(parts[-1].text)["finished"] is True
+    assert heard
+    *_, answer = anyio.run(ask, "batch", {"images": [photo], "phrases": ["cat", "person"]}, None)
+    assert [each["query"] for each in json.loads(answer.text)["results"]] == ["cat", "person"]
 
 
 def test_the_queue_is_as_zero_gpu_wants_it(segmenter: stand_in.StandIn):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
+import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from pathlib import Path
@@ -78,6 +81,43 @@ def test_names_in_a_parcel_are_plain_and_its_table_runs_no_formula(segmenter: st
     assert names == ["masks/passwd__cmd.png", "masks/passwd__cmd-2.png"]
     rows = list(csv.DictReader(io.StringIO(table)))
     assert [row["phrase"] for row in rows[:2]] == ["'=cmd()"] * 2 and rows[2]["file"] == "'@x.jpg"
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    ["न" * 99 + "ी", "हिन्दी में कुत्ता", "क्षत्रिय" * 20, "ภาษาไทยน้ำ" * 18, "👍🏽" * 99, "e\u0301" * 99, "日本語" * 50],
+)
+def test_names_of_any_script_unpack_and_keep_their_signs(segmenter: stand_in.StandIn, tmp_path: Path, phrase: str):
+    """File systems count bytes, and a vowel sign of a script that has them is no separator."""
+    box = downloads.ResultsZip(tmp_path / "box.zip")
+    box.add(f"{'ก' * 60}.jpg", [segmenter(CATS, phrase)] * 2)
+    with zipfile.ZipFile(box.close()) as written:
+        written.extractall(tmp_path / "out")
+        names = [Path(name).name for name in written.namelist() if name.startswith("masks/")]
+    assert len(names) == 2 and all(len(name.encode()) <= 255 for name in names)
+    if len(phrase) < 20:
+        assert phrase.replace(" ", "_") in names[0]
+
+
+def test_the_scratch_folder_is_made_again():
+    """Cleaners remove what lies below the temporary directory; every call failed until a restart."""
+    first = downloads.scratch_file("a.png")
+    first.write_bytes(b"1")
+    shutil.rmtree(first.parents[1])
+    second = downloads.scratch_file("a.png")
+    second.write_bytes(b"2")
+    assert second.parents[1] == first.parents[1]
+
+
+def test_a_batch_of_hours_keeps_its_zip(segmenter: stand_in.StandIn):
+    box = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"))
+    forgotten = downloads.scratch_file("mask.png")
+    forgotten.write_bytes(b"1")
+    for path in (box.path.parent, forgotten.parent, forgotten):
+        os.utime(path, (time.time() - 20_000,) * 2)  # begun hours ago
+    box.add("two_cats.jpg", [segmenter(CATS, "cat")])
+    downloads.scratch_file("stop")
+    assert box.close().exists() and not forgotten.exists()
 
 
 def test_saving_before_there_is_an_answer_says_what_to_do():

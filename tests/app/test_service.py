@@ -7,7 +7,6 @@ import inspect
 import multiprocessing
 import pickle
 import runpy
-from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
@@ -15,7 +14,8 @@ import numpy as np
 import pytest
 
 import app
-from t4s.app import controller, service
+from t4s.app import controller, downloads, service
+from t4s.app.serving import settings
 from t4s.errors import CheckpointError, QueryError
 from t4s.imaging.loading import open_photo
 from t4s.records import Prediction
@@ -167,8 +167,10 @@ def test_gpu_functions_work_in_a_process_of_their_own(tiny_sam: str, monkeypatch
     assert segmenter.encoded == 0  # here, where the next fork would find it: each call encodes for itself
     with pytest.raises(gr.Error, match="reserved"):
         list(model.write(str(CATS), "others", "smooth", "fast"))
-    with pytest.raises(gr.Error, match="not in the cache"):
+    with pytest.raises(gr.Error, match="not offered"):
         model.refine(str(CATS), answer, "sam:nobody/nothing")
+    monkeypatch.setattr(service, "names_in_photo", lambda vlm, encoded: ["cat"])
+    assert model.names_seen(str(CATS)) == ["cat"]
     answers, problem = model.write_all(str(CATS), ["cat", "toilet"], "smooth")
     assert [each.query for each in answers] == ["cat", "toilet"] and problem == ""
     again = model.refine(str(CATS), answers[0], model.service.refiner)
@@ -204,7 +206,113 @@ def test_a_wrong_space_variable_is_told_in_a_sentence(monkeypatch: pytest.Monkey
         runpy.run_path(str(ROOT / "app.py"), run_name="__main__")
 
 
-def test_sam_is_among_the_refiners_and_the_default_comes_first():
-    assert service.available_refiners("edge")[0] == "edge" and "sam" in service.available_refiners("edge")
-    offered = service.available_refiners("sam:me/mine")
-    assert offered[0] == "sam" and len(set(offered)) == 5 + bool(find_spec("pydensecrf"))
+def test_visitors_choose_among_what_the_operator_allows(tiny_sam: str, tmp_path: Path):
+    """One anonymous request could have the server download and build any repository, in place of its own SAM."""
+    own = service.InferenceService(stand_in.StandIn(), "edge", [tiny_sam])
+    assert own.refiners[0] == "edge" and f"sam:{tiny_sam}" in own.refiners
+    assert own.resolve("") == "edge" and own.resolve("sam") == own.resolve(f"sam:{tiny_sam}") == f"sam:{tiny_sam}"
+    (tmp_path / "config.json").write_text("{}")
+    said = set()
+    for refiner in ("sam:nobody/nothing", f"sam:{tmp_path}", "sam:no/such/folder", "sam:../..", "sam:", "egde"):
+        with pytest.raises(QueryError, match="is not offered here; choose one of edge, smooth") as caught:
+            own.resolve(refiner)
+        said.add(str(caught.value).replace(repr(refiner), ""))
+    assert len(said) == 1  # whether it exists or not
+    assert sam.load.cache_info().currsize <= 4
+    closed = service.InferenceService(stand_in.StandIn())
+    assert not [name for name in closed.refiners if name.startswith("sam")]
+    with pytest.raises(QueryError, match="not offered"):
+        closed.resolve("sam")
+
+
+def test_a_server_of_ones_own_takes_any_sam_of_the_hub(tiny_sam: str):
+    own = service.InferenceService(stand_in.StandIn(), f"sam:{tiny_sam}", None)
+    assert own.resolve("") == own.resolve("sam") == own.refiner == f"sam:{tiny_sam}"
+    with pytest.raises(CheckpointError, match="not in the cache"):
+        own.resolve("sam:nobody/nothing")
+    with pytest.raises(QueryError, match="not a Hub id"):
+        own.resolve("sam:assets/examples")
+
+
+def test_a_refiner_without_its_package_stops_the_start(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service, "find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="pip install pydensecrf2"):
+        service.InferenceService(stand_in.StandIn(), "crf")
+
+
+@pytest.mark.parametrize(
+    ("environment", "public", "sams"),
+    [
+        ({}, False, None),
+        ({"GRADIO_SERVER_NAME": "127.0.0.1"}, False, None),
+        ({"GRADIO_SERVER_NAME": "0.0.0.0"}, True, ()),
+        ({"SPACE_ID": "me/space"}, True, ()),
+        ({"GRADIO_SHARE": "True"}, True, ()),
+        ({"SPACE_ID": "me/space", "T4S_SAM": "a/b, c/d,a/b"}, True, ("a/b", "c/d")),
+        ({"SPACE_ID": "me/space", "T4S_SAM": "*"}, True, None),
+        ({"T4S_SAM": ""}, False, ()),
+    ],
+)
+def test_sams_are_closed_where_others_can_reach_the_server(environment: dict, public: bool, sams: tuple | None):
+    assert settings.is_public(environment) is public
+    assert settings.Settings.read(environment).sams == sams
+    with pytest.raises(QueryError, match="at most 4"):
+        settings.Settings.read({"T4S_SAM": "a/a,b/b,c/c,d/d,e/e"})
+
+
+class Endless(stand_in.StandIn):
+    """Writes on and on, `tokens` a step."""
+
+    def __init__(self, tokens: int = 1):
+        super().__init__()
+        self.tokens, self.steps = tokens, 0
+
+    def stream(self, image, query, refine=None, decoding="fast", stop=lambda: False):
+        photo = self.encode(image).photo
+        for self.steps in range(1, 100_000):
+            ended = "stopped" if stop() else ""
+            answer = self.predict(photo, query, "others *16\n others *4| cat *12\n", refine, self.steps, ended)
+            answer.stats["tokens"] = self.steps * self.tokens
+            yield answer
+            if ended:
+                return
+
+
+def test_an_answer_ends_when_its_seconds_or_tokens_are_spent(monkeypatch: pytest.MonkeyPatch):
+    """A visitor's odd phrase took 156 CPU seconds, and the others waited."""
+    endless = Endless(tokens=1000)
+    for answer in service.InferenceService(endless).write(str(CATS), "cat", "smooth", "fast"):
+        last = answer
+    assert last.stats["ended"] == "truncated" and endless.steps == 10  # 8,192 tokens, and the pass under way
+    assert last.mask.any()  # what there is
+    monkeypatch.setattr(service, "MAX_SECONDS", 0.2)
+    slow = service.InferenceService(Endless())
+    for answer in slow.write(str(CATS), "cat", "smooth", "fast"):
+        last = answer
+    assert last.stats["ended"] == "truncated"
+    answers, problem = slow.write_all(str(CATS), ["cat", "person"], "smooth")
+    assert [each.stats["ended"] for each in answers] == ["truncated"] * 2 and problem == ""
+
+
+def test_a_stopped_answer_is_stopped_and_not_truncated(tmp_path: Path):
+    (tmp_path / "stop").touch()
+    for answer in service.InferenceService(Endless()).write(str(CATS), "cat", "none", "fast", str(tmp_path / "stop")):
+        last = answer
+    assert last.stats["ended"] == "stopped"
+
+
+def test_a_batch_asks_for_a_few_phrases_at_once(tmp_path: Path):
+    """So that a visitor who left, or stops it, is noticed soon, and no call takes longer than a GPU is lent for."""
+    calls = []
+
+    def write_all(path: str, phrases: list[str], refiner: str):
+        calls.append(phrases)
+        return [], "broken" if path == "b" else ""
+
+    results = downloads.ResultsZip(tmp_path / "text4seg.zip")
+    phrases = [f"thing {number}" for number in range(10)]
+    steps = list(service.run_batch(write_all, ["a", "b"], "\n".join(phrases), "", results))
+    assert calls == [phrases[:4], phrases[4:8], phrases[8:], phrases[:4]]
+    assert [(done, path) for done, _, path, _ in steps] == [(0, ""), (0, ""), (0, ""), (1, "a"), (2, "b")]
+    assert [row["error"] for row in results.rows] == ["broken"]
+    assert service.gpu_seconds("a", phrases[:4], "edge") <= 120

@@ -1,0 +1,132 @@
+"""The queue: a client has a few places, clients take turns, and a job that nobody listens to does not run.
+
+Gradio's own queue is first come, first served: one client may take all places, and a call whose answer nobody reads
+runs to its end. A client here is a network address, for session hashes are the clients' own invention.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+from collections import Counter, OrderedDict
+from typing import Any
+
+from gradio.queueing import Event, Queue
+
+from t4s.limits import MAX_LISTEN_SECONDS, MAX_PLACES, QUEUE_PLACES
+
+REMEMBERED = 4096  # clients whose last turn is known
+
+
+class Listeners:
+    """Which sessions and events have an open connection that waits for their messages."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    def begin(self, key: str) -> None:
+        self._open[key] += 1
+
+    def end(self, key: str) -> None:
+        self._open[key] -= 1
+        if self._open[key] <= 0:
+            del self._open[key]
+
+    def hear(self, event: Event) -> bool:
+        """True if someone waits for this event's messages."""
+        return event.session_hash in self._open or event._id in self._open
+
+
+class FairQueue(Queue):
+    """Gradio's queue with places, turns and listeners."""
+
+    def __init__(self, listeners: Listeners, *arguments: Any, **settings: Any):
+        super().__init__(*arguments, **settings)
+        self._listeners = listeners
+        self._joining: Counter[str] = Counter()
+        self._last_turn: OrderedDict[str, float] = OrderedDict()
+
+    async def push(self, body: Any, request: Any, username: str | None) -> Any:
+        """As Gradio's; refused if all places are taken, or all that one client may take."""
+        client = client_address(request)
+        if len(self) + self._joining.total() >= QUEUE_PLACES:
+            return False, f"All {QUEUE_PLACES} places of the queue are taken; try again in a moment.", "queue_full"
+        if self._places(client) >= MAX_PLACES:
+            return False, f"You wait for {MAX_PLACES} answers, as many as one may; wait for one of them.", "queue_full"
+        self._joining[client] += 1
+        try:
+            return await super().push(body, request, username)
+        finally:
+            self._joining[client] -= 1
+            self._take_turns()
+
+    def get_events(self) -> tuple[list[Event], bool, str] | None:
+        """The next job to run: of those that someone listens to, that of the client whose last turn is longest ago."""
+        for name, waiting in self.event_queue_per_concurrency_id.items():
+            self._forget_unheard(waiting.queue)
+            limit = waiting.concurrency_limit
+            if limit is not None and waiting.current_concurrency >= limit:
+                continue
+            heard = [event for event in waiting.queue if self._listeners.hear(event)]
+            if heard:
+                first = self._in_turn(heard)[0]
+                waiting.queue.remove(first)
+                self._had_turn(client_address(first.request))
+                return [first], False, name
+        return None
+
+    def _places(self, client: str) -> int:
+        """How many jobs of a client wait or run."""
+        running = [event for job in self.active_jobs if job for event in job]
+        waiting = [event for queue in self.event_queue_per_concurrency_id.values() for event in queue.queue]
+        return self._joining[client] + sum(client_address(event.request) == client for event in running + waiting)
+
+    def _take_turns(self) -> None:
+        """Orders each queue as it will be served, so that the places that clients are told are right."""
+        for waiting in self.event_queue_per_concurrency_id.values():
+            waiting.queue[:] = self._in_turn(waiting.queue)
+
+    def _in_turn(self, events: list[Event]) -> list[Event]:
+        """The clients' first jobs, then their second ones, and so on; in each round the last served client is last."""
+        seen: Counter[str] = Counter()
+        ranked = []
+        for event in sorted(events, key=lambda event: event.enqueue_time):
+            client = client_address(event.request)
+            ranked.append((seen[client], self._last_turn.get(client, 0.0), len(ranked), event))
+            seen[client] += 1
+        return [event for *_, event in sorted(ranked, key=lambda rank: rank[:3])]
+
+    def _had_turn(self, client: str) -> None:
+        self._last_turn[client] = time.monotonic()
+        self._last_turn.move_to_end(client)
+        while len(self._last_turn) > REMEMBERED:
+            self._last_turn.popitem(last=False)
+
+    def _forget_unheard(self, events: list[Event]) -> None:
+        """Drops jobs whose client has not asked for the answer in time."""
+        for event in [event for event in events if time.monotonic() - event.enqueue_time > MAX_LISTEN_SECONDS]:
+            if not self._listeners.hear(event):
+                events.remove(event)
+                self.event_ids_to_events.pop(event._id, None)
+                self.pending_event_ids_session.get(event.session_hash, set()).discard(event._id)
+
+
+def client_address(request: Any) -> str:
+    """The network address that a request comes from.
+
+    On a Space that is the last public one of X-Forwarded-For (the ones before it are whatever the client wrote);
+    elsewhere the peer's, or what a proxy on this machine says of it (uvicorn reads that).
+    """
+    peer = request.client.host if request.client else ""
+    if os.environ.get("SPACE_ID"):
+        forwarded = request.headers.get("x-forwarded-for", "").split(",")
+        return next((address.strip() for address in reversed(forwarded) if _is_public(address.strip())), peer)
+    return peer
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
