@@ -255,11 +255,11 @@ def test_no_text_names_a_machine():
 
 
 def test_requirements_agree():
-    """pyproject.toml repeats requirements.txt (a Space cannot install the package it is), less the app's own two."""
+    """pyproject.toml repeats requirements.txt (a Space cannot install the package it is), less the app's own four."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     app = {line for line in lines if line and not line.startswith("#")}
     library = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
-    assert {re.split(r"[\[<>=]", line)[0] for line in app - library} == {"gradio", "spaces"}
+    assert {re.split(r"[\[<>=]", line)[0] for line in app - library} == {"gradio", "spaces", "httpx", "safehttpx"}
     assert library < app
     assert not [line for line in app if line.startswith("torchvision")], "PyPI's torchvision breaks CPU torch"
 
