@@ -4,6 +4,7 @@
     vary("dog", rng)                               # "the puppies": a training phrase; seeded, no model
     is_taught("the dog on the left", names)        # True: its head noun is one of the names a checkpoint was taught
     nearest("hrose", names)                        # ("horse",): by spelling, and by meaning where the word is known
+    reading("the guy on the left", names)          # "the person on the left": a taught name for a word that is none
 
 The words are in `lexicon.json`, which says where they come from. An entry has, where they differ from none:
 `plural` (if irregular), `synonyms` (training asks for them too), `variants` (further words of the same meaning),
@@ -17,9 +18,9 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -95,7 +96,8 @@ def plural(name: str) -> str:
 
 
 def words_for(name: str) -> tuple[str, ...]:
-    """The name, its plural and its synonyms."""
+    """The name in lower case, as it is asked, its plural and its synonyms."""
+    name = name.lower()
     return name, plural(name), *SYNONYMS.get(name, ())
 
 
@@ -205,7 +207,7 @@ def taught_words(names: tuple[str, ...]) -> dict[str, str]:
     for kind, members in HYPERNYMS.items():
         if len(set(members) & set(names)) >= MIN_KIND:
             words |= {kind: kind, plural(kind): kind}
-    return words | {name: name for name in names}
+    return words | {name.lower(): name for name in names}
 
 
 def head_words(phrase: str) -> list[str]:
@@ -242,6 +244,47 @@ def taught_name(phrase: str, names: Sequence[str]) -> str | None:
 def is_taught(phrase: str, names: Sequence[str]) -> bool:
     """True if a checkpoint that was taught these names knows what the phrase is about. Without names: always."""
     return not names or taught_name(phrase, names) is not None
+
+
+class Reading(NamedTuple):
+    """How a phrase is put into words that a checkpoint was taught.
+
+    phrase  the phrase with the name in place of its word
+    same    True if word and name mean the same ("guy" → person), False if it is a kind of that ("foal" → horse)
+    """
+
+    phrase: str
+    same: bool
+
+
+def reading(phrase: str, names: Sequence[str]) -> Reading | None:
+    """The phrase with a taught name in place of its head noun, a word that was not taught; None if none stands for it.
+
+    What says more about the noun goes with it: "a rusty van on the left" → "a car on the left".
+    """
+    if is_taught(phrase, names):
+        return None
+    head = head_words(phrase)
+    endings = [" ".join(head[-length:]) for length in range(min(LONGEST_NAME, len(head)), 0, -1)]
+    word = next((ending for ending in endings if ending in _homes()), "")
+    name = _stand_in(word, set(taught_words(tuple(names)).values()))
+    if name is None:
+        return None
+    home = _homes()[word]
+    singular = word in (home, *_ENTRIES[home].get("synonyms", ()), *_ENTRIES[home].get("variants", ()))
+    place = re.compile(rf"(?<!\w){re.escape(' '.join(head))}(?!\w)", re.IGNORECASE)
+    put, count = place.subn(name if singular else plural(name), phrase.replace("’", "'"), count=1)
+    return Reading(put, name == home) if count else None
+
+
+def _stand_in(word: str, names: Set[str]) -> str | None:
+    """The one of the names that means the same as the word, or else its nearest hypernym, if that is no mere kind of
+    names (`KINDS`). None if there is none, or if names of several meanings are as near."""
+    home = _homes().get(word)
+    if home in names:
+        return home
+    above = [name for name in ancestors(word) if name in names and name not in KINDS]
+    return above[0] if above and set(above[1:]) <= set(ancestors(above[0])) else None
 
 
 def nearest(word: str, taught: Iterable[str]) -> tuple[str, ...]:

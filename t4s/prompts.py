@@ -1,6 +1,15 @@
-"""Question and answer templates. Template 0 of each list is the one that evaluation and the front door use."""
+"""Question and answer templates, and phrases as people type them.
+
+    clean(" “Dog.” ")                         # "Dog": what every checkpoint is asked
+    normalize("Where's the Dog, please?")     # "dog": what a checkpoint with `normalize_queries` is asked
+
+Template 0 of each list is the one that evaluation and the front door use.
+"""
 
 from __future__ import annotations
+
+import re
+import unicodedata
 
 QUESTIONS = (
     "Please segment only the {query} in the image.",
@@ -20,6 +29,87 @@ FREE_QUESTION = "{query}\nAnswer the question using a single word or phrase."  #
 
 
 CLASS_SEPARATOR = ", "
+
+# --- phrases as people type them
+
+_PLAIN_QUOTES = str.maketrans(dict.fromkeys("‘’‚‛`´", "'") | dict.fromkeys("“”„‟«»", '"'))
+_INVISIBLE = str.maketrans(dict.fromkeys("\u00ad\u200b\u200e\u200f\u2060\ufeff"))  # soft hyphens, marks of width 0
+_QUOTES = "'\""
+_CLOSING = ".,;:!?…。、，；：！？．"
+_DETERMINER = r"(?:the|an?|all|every|each|any|some|both|this|that|these|those|my|your|our|his|her|their)"
+# What a request begins with, before the name of the thing. A verb that is also the beginning of a name ("show jumping",
+# "mask", "picture frame") counts only before a determiner, or with a word such as "me" behind it.
+_OPENINGS = tuple(
+    re.compile(rf"(?:{opening})[,:]? (?=.)")
+    for opening in (
+        r"(?:hey|hi|hello)(?: there)?(?=,)",
+        r"please|pls|kindly",
+        r"(?:can|could|would|will) you|(?:can|could|may) (?:i|we)|let(?: me|'?s| us)|help me(?: to)?|try to",
+        r"i(?:'?d| would) like(?: you)?(?: to)?|i (?:want|need)(?: you)?(?: to)?|i(?:'m| am) looking for",
+        r"(?:segment|find|highlight|locate|detect|identify|extract|isolate)(?: (?:out|me|us))?(?: (?:only|just))?",
+        r"(?:show|give|get)(?: (?:me|us))(?: (?:only|just))?",
+        r"(?:look|search) for|(?:point) (?:at|to)|(?:cut|pick|mask) out",
+        r"(?:show|give|get|see|select|choose|mark|mask|outline|draw|trace|circle|crop|label|return|have|only|just)"
+        rf"(?= {_DETERMINER} .)",
+        r"where(?: is|'?s| are|'re)",
+        r"(?:is|are) there|(?:do|can) you see|which pixels (?:are|show|belong to)",
+        r"(?:(?:the|an?) )?(?:(?:segmentation|binary) )?(?:mask|outline|segmentation|pixels) (?:of|for)"
+        rf"(?= {_DETERMINER} .)",
+    )
+)
+_WHERE_IT_IS = re.compile(r"(?:(?:show|tell) (?:me|us) )?where (.+) (?:is|are)")
+_SECOND_SENTENCE = re.compile(r"[.?!] (?:please )?(?:give|show|draw|return|output|answer)(?: .*)?$")
+_ENDINGS = re.compile(
+    r",? (?:please|pls|thanks|thank you|for me"
+    r"|(?:in|on|of|from) (?:the|this|that|my) (?:image|photo|photograph|picture|pic))$"
+)
+_ALL_OF = re.compile(r"^all (?:of )?(?:the|my|your|our|his|her|their|these|those) (?=.)")
+_ARTICLE = re.compile(r"^(?:the|an?|this|that|these|those|my|your|our|his|her|their|some|any) (?=.)")
+
+
+def clean(phrase: str) -> str:
+    """A phrase without what typing leaves in it: Unicode NFC, plain quotes, single spaces, none at the ends, no closing
+    punctuation, no quotes around all of it. A phrase of nothing else is kept."""
+    text = unicodedata.normalize("NFC", phrase).translate(_PLAIN_QUOTES).translate(_INVISIBLE)
+    text = " ".join(text.split())
+    while shorter := _one_shorter(text):
+        text = shorter
+    return text
+
+
+def _one_shorter(text: str) -> str:
+    """`text` without its closing punctuation, or without the quotes around it; "" if it has neither."""
+    shorter = text.rstrip(_CLOSING + " ")
+    if shorter != text:
+        return shorter
+    quoted = len(text) > 2 and text[0] == text[-1] and text[0] in _QUOTES and text.count(text[0]) == 2
+    return text[1:-1].strip() if quoted else ""
+
+
+def normalize(phrase: str) -> str:
+    """A phrase as `clean` leaves it, in lower case, without the words of a request around it and without its article.
+
+    "Please segment the Dog in this photo!" → "dog"; "Where is my dog?" → "dog"; "all of the dogs" → "all dogs". Words
+    are taken off only before others: "find", "the" and "everything" stay.
+    """
+    text = clean(unicodedata.normalize("NFC", phrase.lower()))
+    while (shorter := clean(_without_request(text))) != text:
+        text = shorter
+    return _ARTICLE.sub("", _ALL_OF.sub("all ", text, 1), 1)
+
+
+def _without_request(text: str) -> str:
+    """`text` without one opening or ending of a request."""
+    if match := _WHERE_IT_IS.fullmatch(text):
+        return match[1]
+    for opening in _OPENINGS:
+        if match := opening.match(text):
+            return text[match.end() :]
+    text = _SECOND_SENTENCE.sub("", text)
+    return _ENDINGS.sub("", text)
+
+
+# --- templates
 
 
 def question(template: str, query: str | tuple[str, ...], separator: str = CLASS_SEPARATOR) -> str:

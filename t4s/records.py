@@ -70,6 +70,7 @@ class Part:
 class Prediction:
     """What the model answered. numpy and plain Python only, so it can be pickled. Made by `build_prediction`.
 
+    query       the phrase, or the class names, as they were typed
     text        raw model text between `<seg>` and `</seg>`, as `codec.decode` takes it
     grid        the descriptor grid (H, W); refiners do not change it
     mask        (h, w) bool at the size of the photo: every pixel that is not "others"
@@ -81,8 +82,10 @@ class Prediction:
     faults      what was wrong with the text and how it was repaired
     stats       tokens (of the body), forwards (passes after the prefill), prefill_seconds,
                 decode_seconds, refine_seconds, …; absent: the probability of the empty answer, if the
-                checkpoint computes it (`no_target_threshold` in its t4s.json)
+                checkpoint computes it (`no_target_threshold` in its t4s.json); nearest: taught names that an
+                unknown word may have meant; read_as: {word or phrase: the taught one asked in its place}
     status      "found", "absent", "unsure" or "unknown word"; by default what `present` says
+    asked       what the model was asked for the query: its labels in text, grid and masks; by default the query
     """
 
     query: str | tuple[str, ...]
@@ -97,8 +100,11 @@ class Prediction:
     faults: tuple[Fault, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
     status: str = ""
+    asked: str | tuple[str, ...] = ""
 
     def __post_init__(self) -> None:
+        if not self.asked:
+            object.__setattr__(self, "asked", self.query)
         if not self.status:
             object.__setattr__(self, "status", "found" if self.present else "absent")
 
@@ -165,10 +171,11 @@ def build_prediction(
     faults: tuple[Fault, ...] = (),
     stats: dict[str, Any] | None = None,
     status: Status | None = None,
+    asked: str | tuple[str, ...] = "",
 ) -> Prediction:
     """A Prediction and all that follows from its grid and masks: union mask, box, presence, score and status.
 
-    `size` (h, w) is that of the photo and of every mask; `status` None derives it from the grid.
+    `size` (h, w) is that of the photo and of every mask; `status` None derives it from the grid; `asked` "": the query.
     """
     mask = union(masks, size)
     target = grid.ids > 0
@@ -186,6 +193,7 @@ def build_prediction(
         faults=faults,
         stats={} if stats is None else stats,
         status=status or "",
+        asked=asked,
     )
 
 

@@ -103,6 +103,29 @@ def test_the_nearest_word(word, first):
     assert lexicon.nearest(word, NAMES)[0] == first
 
 
+@pytest.mark.parametrize("phrase, put, same", [
+    ("guy", "person", True),
+    ("Everyone", "person", True),
+    ("the guys on the left", "the people on the left", True),
+    ("pet", "animal", True),
+    ("foal", "horse", False),
+    ("a rusty van", "a car", False),
+    ("seagull", "bird", False),
+    ("moped", None, None),  # no motorcycle among the names
+    ("rabbit", None, None),  # an animal, but that is a kind of names and no name
+    ("dog", None, None),  # taught
+    ("puppies", None, None),
+    ("hrose", None, None),
+    ("unicorn", None, None),
+    ("everything but the guy", None, None),
+    ("the", None, None),
+    ("", None, None),
+])  # fmt: skip
+def test_the_name_that_stands_for_a_word(phrase, put, same):
+    assert lexicon.reading(phrase, NAMES) == (None if put is None else (put, same))
+    assert lexicon.reading(phrase, ()) is None
+
+
 @pytest.mark.parametrize("word", ["asdfgh", "xq", "", "...", "猫", "hammer", "cloud computing"])
 def test_where_nothing_is_near(word):
     assert lexicon.nearest(word, NAMES) == ()

@@ -164,7 +164,7 @@ def score(
     """
     invalid, stats = refused, {}
     if prediction is not None:
-        invalid, stats = invalidity(prediction, sample), _kept(prediction.stats)
+        invalid, stats = invalidity(prediction), _kept(prediction.stats)
     if isinstance(sample.query, tuple):
         answer = np.zeros(sample.class_map.shape, np.int16) if prediction is None else label_map(prediction, sample)
         counts = confusion(answer, sample.class_map, len(sample.labels))
@@ -210,9 +210,15 @@ def _paint(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return codec.mask_from_grid(grid, "target", size)
 
 
-def invalidity(prediction: Prediction, sample: Sample) -> str | None:
+def _asked(prediction: Prediction) -> tuple[str, ...]:
+    """The labels that the answer may have, in the order of the sample's."""
+    names = (prediction.asked,) if isinstance(prediction.asked, str) else prediction.asked
+    return tuple(codec.clean_label(name) for name in names)
+
+
+def invalidity(prediction: Prediction) -> str | None:
     """Why the answer's text is not valid, or None. A refiner's own faults do not make a text invalid."""
-    queried = {codec.clean_label(name) for name in sample.labels[1:]}
+    queried = _asked(prediction)
     foreign = [label for label in prediction.grid.labels[1:] if label not in queried]
     if foreign:
         return f"it contains {foreign[0]!r}, which was not queried"
@@ -229,7 +235,7 @@ def invalidity(prediction: Prediction, sample: Sample) -> str | None:
 
 def label_map(prediction: Prediction, sample: Sample) -> np.ndarray:
     """The predicted masks as (h, w) int16 indexes into the sample's labels; foreign labels are others."""
-    index = {codec.clean_label(name): k for k, name in enumerate(sample.labels) if k}
+    index = {name: k for k, name in enumerate(_asked(prediction), 1)}
     answer = np.zeros(prediction.mask.shape, np.int16)
     for label, mask in prediction.masks.items():
         answer[mask] = index.get(label, 0)

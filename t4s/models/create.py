@@ -53,6 +53,7 @@ def fresh(
         question=architecture.QUESTION,
         class_question=architecture.CLASS_QUESTION,
         answer=architecture.ANSWER,
+        normalize_queries=True,
         positions="cells",
         bidirectional_prefix=True,
         classes_per_query=1,

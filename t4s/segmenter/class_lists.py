@@ -54,7 +54,7 @@ def merge_predictions(photo: np.ndarray, answers: Sequence[Prediction], refiner:
     """
     grid, confidence = merge([answer.grid for answer in answers], [answer.confidence for answer in answers])
     endings = [answer.stats["ended"] for answer in answers]
-    invalid = [answer.faults or not set(answer.grid.labels[1:]) <= set(answer.query) for answer in answers]
+    invalid = [answer.faults or not set(answer.grid.labels[1:]) <= set(answer.asked) for answer in answers]
     faults = tuple(
         replace(fault, message=f"part {number} of the list: {fault.message}")
         for number, answer in enumerate(answers, 1)
@@ -80,4 +80,5 @@ def merge_predictions(photo: np.ndarray, answers: Sequence[Prediction], refiner:
         faults,
         stats,
         trust_confidence=all(endings),
+        asked=tuple(name for answer in answers for name in answer.asked),
     )

@@ -1,16 +1,51 @@
-"""What may be asked: phrases and class lists, checked and cleaned before anything runs. Knows no models."""
+"""What may be asked: phrases and class lists as people type them, checked, cleaned, and put into taught words.
+
+Nothing runs before it is known what will be asked. Knows checkpoints' settings and no models.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from t4s import codec
+from t4s import codec, lexicon, prompts
 from t4s.errors import QueryError
 from t4s.limits import MAX_QUERY
+from t4s.models.checkpoint import CheckpointConfig
 
 
-def check_query(query: str | Sequence[str]) -> tuple[str | tuple[str, ...], tuple[str, ...]]:
-    """A phrase or class names → (what is asked, labels with "others" first). Raises QueryError."""
+@dataclass(frozen=True)
+class Query:
+    """A phrase or a class list.
+
+    typed  the phrase, or the names, as they were given
+    asked  what the model is asked in their place, and what it calls them in its answer
+    """
+
+    typed: str | tuple[str, ...]
+    asked: str | tuple[str, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the answer, "others" first."""
+        return codec.OTHERS, *names_of(self.asked)
+
+    def parts(self, sizes: Sequence[int]) -> list[Query]:
+        """A class list cut into lists of these sizes."""
+        ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+        return [
+            Query(self.typed[end - size : end], self.asked[end - size : end])
+            for size, end in zip(sizes, ends, strict=True)
+        ]
+
+
+def names_of(query: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a class list; a phrase is one."""
+    return (query,) if isinstance(query, str) else query
+
+
+def check_query(query: str | Sequence[str], config: CheckpointConfig | None = None) -> Query:
+    """What a checkpoint is asked for a phrase or class names; None: any checkpoint. Raises QueryError."""
     names = [query] if isinstance(query, str) else list(query)
     if not names:
         raise QueryError("The class list is empty: give at least one name.")
@@ -18,16 +53,36 @@ def check_query(query: str | Sequence[str]) -> tuple[str | tuple[str, ...], tupl
         if not isinstance(name, str) or not 1 <= len(name.strip()) <= MAX_QUERY:
             given = f"{len(name.strip())} characters" if isinstance(name, str) else type(name).__name__
             raise QueryError(f"A phrase has 1 to {MAX_QUERY} characters; this one has {given}.")
-    labels = [codec.clean_label(name) for name in names]
-    if len(set(labels)) < len(labels):
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        raise QueryError(f"The class list names {', '.join(map(repr, twice))} more than once: give each name once.")
-    return (labels[0] if isinstance(query, str) else tuple(labels)), ("others", *labels)
+    labels = [clean_query(name, config) for name in names]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        typed = sorted({name for name, label in zip(names, labels, strict=True) if label in twice})
+        how = "" if typed == twice else f", as {' and '.join(map(repr, typed))}"
+        raise QueryError(
+            f"The class list names {', '.join(map(repr, twice))} more than once{how}: give each name once."
+        )
+    asked = [in_taught_words(label, config) for label in labels]
+    # Of names that are read as the same name, each is asked as it is: a list can hold a name only once.
+    asked = [name if asked.count(name) == 1 else label for name, label in zip(asked, labels, strict=True)]
+    if isinstance(query, str):
+        return Query(query, asked[0])
+    return Query(tuple(names), tuple(asked))
 
 
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """A class list → its names, cleaned. Raises QueryError, for a lone string too: its letters are no names."""
+def check_names(names: Sequence[str], config: CheckpointConfig | None = None) -> Query:
+    """A class list. Raises QueryError, for a lone string too: its letters are no names."""
     if isinstance(names, str):
         raise QueryError(f"The class list is the string {names!r}: give a list of names, [{names!r}].")
-    asked, _ = check_query(tuple(names))
-    return tuple(asked)
+    return check_query(tuple(names), config)
+
+
+def clean_query(phrase: str, config: CheckpointConfig | None = None) -> str:
+    """A phrase as a label, without what typing leaves in it (`prompts.clean`); for a checkpoint that says so also
+    without the words of a request (`prompts.normalize`). Raises QueryError if nothing is left."""
+    tidy = prompts.normalize if config is not None and config.normalize_queries else prompts.clean
+    return codec.clean_label(tidy(codec.clean_label(phrase)))
+
+
+def in_taught_words(label: str, config: CheckpointConfig | None) -> str:
+    """The label with a word that the checkpoint was not taught replaced by a name that stands for it, if one does."""
+    reading = lexicon.reading(label, config.names) if config is not None else None
+    return label if reading is None else clean_query(reading.phrase, config)

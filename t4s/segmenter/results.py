@@ -23,18 +23,20 @@ def refined_prediction(
     stats: dict[str, Any] | None = None,
     *,
     trust_confidence: bool = True,
+    asked: str | tuple[str, ...] = "",
 ) -> Prediction:
     """The grid refined on its photo (h, w, 3) uint8, and all that follows from it.
 
     confidence        (H, W) float32 in [0, 1]; with `trust_confidence` the refiner sees it too, else all cells as sure
     faults            of the text; where SAM disagrees with the grid, that is added
     stats             of the text; `refine_seconds` and `refiner` are added
+    asked             what the model was asked for the query; "": the query itself
     """
     started = time.perf_counter()
     masks = refine(refiner, photo, grid, confidence if trust_confidence else None)
     faults += disagreement_faults(refiner, grid, masks)
     stats = {**(stats or {}), "refine_seconds": time.perf_counter() - started, "refiner": refiner}
-    return build_prediction(query, text, grid, masks, confidence, photo.shape[:2], faults, stats)
+    return build_prediction(query, text, grid, masks, confidence, photo.shape[:2], faults, stats, asked=asked)
 
 
 def refine_again(prediction: Prediction, photo: np.ndarray, refiner: str) -> Prediction:
@@ -49,4 +51,5 @@ def refine_again(prediction: Prediction, photo: np.ndarray, refiner: str) -> Pre
         refiner,
         tuple(fault for fault in prediction.faults if fault not in before),
         prediction.stats,
+        asked=prediction.asked,
     )

@@ -24,7 +24,7 @@ from t4s.models.vlm import VLM, DecoderState, EncodedImage
 from t4s.records import Answer, Prediction
 from t4s.refine.refiner import check_refiner
 from t4s.segmenter import chat, class_lists
-from t4s.segmenter.queries import check_names, check_query
+from t4s.segmenter.queries import Query, check_names, check_query
 from t4s.segmenter.results import refine_again, refined_prediction
 from t4s.segmenter.status import with_status
 
@@ -59,8 +59,8 @@ class Segmenter:
         return image if isinstance(image, EncodedImage) else self.vlm.encode(open_photo(image))
 
     def __call__(self, image: Photo, query: str, refine: str | None = None, decoding: str = "fast") -> Prediction:
-        """Segments what the phrase means. `refine`: a refiner; None: the checkpoint's own."""
-        return self._answer(image, query, refine, decoding)
+        """Segments what the phrase means, as people type it (`queries`). `refine`: None: the checkpoint's own."""
+        return self._answer(image, check_query(query, self.vlm.config), refine, decoding)
 
     def classes(
         self,
@@ -105,8 +105,10 @@ class Segmenter:
         Partial ones are painted cell by cell, their missing rows are "others" and have confidence 0; the last one
         is refined. `stats["ended"]` is "" until then. Of a class list in parts, each is merged with those before it.
         """
-        parts, seconds = [query], 0.0
-        if not isinstance(query, str):
+        seconds = 0.0
+        if isinstance(query, str):
+            parts = [check_query(query, self.vlm.config)]
+        else:
             image, parts, seconds = self._parts(image, query, refine, decoding)
         if len(parts) == 1:
             steps, running = self._begin(image, parts[0], refine, decoding, stop, seconds)
@@ -168,16 +170,14 @@ class Segmenter:
         }
         return Answer(asked, reply.text, spans, stats)
 
-    def _answer(
-        self, image: Photo, query: str | Sequence[str], refine: str | None, mode: str, seconds: float = 0.0
-    ) -> Prediction:
+    def _answer(self, image: Photo, query: Query, refine: str | None, mode: str, seconds: float = 0.0) -> Prediction:
         steps, running = self._begin(image, query, refine, mode, seconds=seconds)
         return with_status(running.prediction(generate.last_step(steps)), self.vlm.config)
 
     def _begin(
         self,
         image: Photo,
-        query: str | Sequence[str],
+        query: Query,
         refine: str | None,
         mode: str,
         stop: Callable[[], bool] = lambda: False,
@@ -189,25 +189,24 @@ class Segmenter:
         """
         vlm, config, started = self.vlm, self.vlm.config, time.perf_counter()
         refiner = refine or config.refiner
-        asked, labels = check_query(query)
         check_refiner(refiner)
-        constraint = generate.check(mode, vlm.tokenizer, config.grid, labels)
+        constraint = generate.check(mode, vlm.tokenizer, config.grid, query.labels)
         encoded = self.encode(image)
-        decoder = vlm.begin(encoded, asked)
-        scorer = scorer_for(vlm, encoded, decoder, asked, constraint)
+        decoder = vlm.begin(encoded, query.asked)
+        scorer = scorer_for(vlm, encoded, decoder, query.asked, constraint)
         eos = (vlm.tokenizer.eos_token_id,)
         steps = generate.decode(mode, decoder, constraint, eos=eos, scorer=scorer, stop=stop)
         began = time.perf_counter()
-        return steps, _Running(encoded.photo, asked, config.grid, refiner, began, began - started + seconds)
+        return steps, _Running(encoded.photo, query, config.grid, refiner, began, began - started + seconds)
 
     def _parts(
         self, image: Photo, names: Sequence[str], refine: str | None, mode: str, classes_per_query: int | None = None
-    ) -> tuple[EncodedImage, list[tuple[str, ...]], float]:
+    ) -> tuple[EncodedImage, list[Query], float]:
         """The photo, the class list cut so that each part can be asked, and the seconds that the photo took."""
         config = self.vlm.config
-        asked = check_names(names)
+        query = check_names(names, config)
         check_refiner(refine or config.refiner)
-        generate.check(mode, self.vlm.tokenizer, config.grid, ("others", *asked))
+        generate.check(mode, self.vlm.tokenizer, config.grid, query.labels)
         if classes_per_query is not None and classes_per_query < 1:
             raise QueryError(
                 f"classes_per_query is {classes_per_query}; it is how many names are asked in one question, 1 or more."
@@ -216,9 +215,11 @@ class Segmenter:
         started = time.perf_counter()
         encoded = self.encode(image)
         seconds = time.perf_counter() - started
-        if most is not None:
-            return encoded, class_lists.parts(asked, lambda part: len(part) <= most), seconds
-        return encoded, class_lists.parts(asked, lambda part: self._fits(encoded, part, mode)), seconds
+
+        def fits(part: Sequence[str]) -> bool:
+            return self._fits(encoded, part, mode) if most is None else len(part) <= most
+
+        return encoded, query.parts([len(part) for part in class_lists.parts(query.asked, fits)]), seconds
 
     def _fits(self, encoded: EncodedImage, names: Sequence[str], mode: str) -> bool:
         """True if the question and the answer to it stay within the positions that the model knows."""
@@ -242,7 +243,7 @@ class _Running:
     """An answer under way: everything about it but the text."""
 
     photo: np.ndarray
-    query: str | tuple[str, ...]
+    query: Query
     shape: tuple[int, int]
     refiner: str
     began: float
@@ -262,7 +263,7 @@ class _Running:
         if step.no_target is not None:
             stats["absent"] = step.no_target
         return refined_prediction(
-            self.query,
+            self.query.typed,
             step.text,
             grid,
             step.confidence(),
@@ -271,4 +272,5 @@ class _Running:
             faults if step.ended else (),
             stats,
             trust_confidence=bool(step.ended),
+            asked=self.query.asked,
         )

@@ -7,16 +7,17 @@ from dataclasses import replace
 from t4s import lexicon
 from t4s.models.checkpoint import CheckpointConfig
 from t4s.records import Prediction, Status
+from t4s.segmenter.queries import clean_query, names_of
 
 
-def status_of(query: str | tuple[str, ...], present: bool, score: float, config: CheckpointConfig) -> Status:
-    """The status of an answer that shows something (`present`) with this score.
+def status_of(names: tuple[str, ...], present: bool, score: float, config: CheckpointConfig) -> Status:
+    """The status of an answer that shows something (`present`) with this score. `names`: cleaned (`clean_query`).
 
     "unknown word": the checkpoint has a list of names and no name asked for is on it, whatever was drawn; of a class
-    list one known name is enough. "unsure": the score lies below the bound in the checkpoint's t4s.json.
+    list one known name is enough. A word is known too if the lexicon says that it means the same as a name on the list.
+    "unsure": the score lies below the bound in the checkpoint's t4s.json.
     """
-    asked = (query,) if isinstance(query, str) else query
-    if not any(lexicon.is_taught(name, config.names) for name in asked):
+    if not any(_is_known(name, config) for name in names):
         return "unknown word"
     if not present:
         return "absent"
@@ -26,23 +27,44 @@ def status_of(query: str | tuple[str, ...], present: bool, score: float, config:
 
 
 def with_status(prediction: Prediction, config: CheckpointConfig) -> Prediction:
-    """The same with its status; `stats["nearest"]` has the taught names that an unknown word may have meant."""
-    query = prediction.query
-    status = status_of(query, prediction.present, prediction.score, config)
-    if status != "unknown word":
-        return replace(prediction, status=status)
-    asked = (query,) if isinstance(query, str) else query
-    nearest = list(dict.fromkeys(word for name in asked for word in lexicon.nearest(name, config.names)))
-    return replace(prediction, status=status, stats=prediction.stats | {"nearest": nearest})
+    """The same with its status, and in `stats`, where there is something to say:
+
+    nearest  the taught names that an unknown word may have meant
+    read_as  {word: the taught one that was asked in its place}, of words that the checkpoint was not taught
+    """
+    names = tuple(clean_query(name, config) for name in names_of(prediction.query))
+    status = status_of(names, prediction.present, prediction.score, config)
+    stats = dict(prediction.stats)
+    if read_as := {name: asked for name, asked in zip(names, names_of(prediction.asked), strict=True) if name != asked}:
+        stats["read_as"] = read_as
+    if status == "unknown word":
+        stats["nearest"] = list(dict.fromkeys(word for name in names for word in lexicon.nearest(name, config.names)))
+    return replace(prediction, status=status, stats=stats)
+
+
+def _is_known(name: str, config: CheckpointConfig) -> bool:
+    if lexicon.is_taught(name, config.names):
+        return True
+    reading = lexicon.reading(name, config.names)
+    return reading is not None and reading.same
 
 
 def explain(prediction: Prediction) -> str:
-    """A sentence about an answer that is unsure or about an unknown word; an empty text for any other."""
+    """Sentences about an answer that is unsure or about words that were not taught; an empty text for any other."""
+    sentences = []
+    read_as = prediction.stats.get("read_as", {})
+    if prediction.status == "unknown word":
+        sentences.append(_unknown(prediction))
+    if read_as:
+        pairs = ", ".join(f"{word!r} as {asked!r}" for word, asked in read_as.items())
+        sentences.append(f"It read {pairs}.")
     if prediction.status == "unsure":
-        return f"The checkpoint is not sure of this answer: its score is {prediction.score:.2f}."
-    if prediction.status != "unknown word":
-        return ""
-    asked = prediction.query if isinstance(prediction.query, str) else ", ".join(prediction.query)
+        sentences.append(f"The checkpoint is not sure of this answer: its score is {prediction.score:.2f}.")
+    return " ".join(sentences)
+
+
+def _unknown(prediction: Prediction) -> str:
+    typed = ", ".join(names_of(prediction.query))
     nearest = prediction.stats.get("nearest")
     closing = f"; nearest: {', '.join(nearest)}." if nearest else "."
-    return f"{asked!r} is not a word this checkpoint was taught{closing}"
+    return f"{typed!r} is not a word this checkpoint was taught{closing}"

@@ -13,7 +13,7 @@ and the embedded model's image tokens have labels as well: the label of their ce
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from t4s.models.checkpoint import CheckpointConfig
 from t4s.models.vlm import VLM
 from t4s.prompts import ANSWERS, CLASS_QUESTIONS, QUESTIONS, question
 from t4s.records import Sample
+from t4s.segmenter.queries import clean_query
 from t4s.training.losses import IGNORE
 
 CORRUPTED_SHARE = 0.5  # of the embedded model's training answers have wrong rows in their input
@@ -129,6 +130,18 @@ def draw_wording(
     return question(template, query, config.class_separator), draw(answer, ANSWERS)
 
 
+def as_asked(sample: Sample, config: CheckpointConfig) -> Sample:
+    """The sample with its phrase or names as the checkpoint will be asked them (`segmenter.queries`)."""
+    names = (sample.query,) if isinstance(sample.query, str) else sample.query
+    asked = tuple(clean_query(name, config) for name in names)
+    if len(set(asked)) < len(asked):
+        raise DataError(
+            f"{sample.id}: the names {', '.join(names)} are the same to this model, {', '.join(asked)}: rename one."
+        )
+    labels = tuple(clean_query(label, config) for label in sample.labels[1:])
+    return replace(sample, query=asked[0] if isinstance(sample.query, str) else asked, labels=(codec.OTHERS, *labels))
+
+
 # --- a row
 
 
@@ -145,6 +158,7 @@ def build_row(
     """
     if vlm.bidirectional_prefix and len(samples) > 1:
         raise ValueError(f"{len(samples)} questions, and the photo attends to each: give every one its own row")
+    samples = [as_asked(sample, vlm.config) for sample in samples]
     inputs, ids = vlm.preprocess(samples[0].image)
     label_cells = vlm.bidirectional_prefix and vlm.config.positions == "cells"
     labels = cell_labels(vlm, samples[0]) if label_cells else [IGNORE] * len(ids)

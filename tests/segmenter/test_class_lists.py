@@ -123,10 +123,10 @@ def test_a_list_too_long_for_the_context_is_asked_in_parts(small, photo, monkeyp
         for context in (10_000, 200, 150, 1):
             config.max_position_embeddings = context
             _, parts, _ = segmenter._parts(encoded, names, None, "fast")
-            assert sum(parts, ()) == names
+            assert sum((part.typed for part in parts), ()) == sum((part.asked for part in parts), ()) == names
             if context >= 150:
                 for part in parts:
-                    prompt = segmenter.vlm.suffix(segmenter.vlm.question(part))
+                    prompt = segmenter.vlm.suffix(segmenter.vlm.question(part.asked))
                     start = 5 * 16 if positions == "cells" else encoded.next_position
                     assert start + len(prompt) <= context
             counts.append(len(parts))

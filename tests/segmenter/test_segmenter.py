@@ -88,7 +88,8 @@ def test_class_lists(segmenter, examples):
     ("", "1 to 200 characters; this one has 0"), ("   ", "this one has 0"), 
     ("x" * (MAX_QUERY + 1), "has 201 characters"),
     ("others", "others"), ([], "class list is empty"), (["cat", "cat"], "'cat' more than once"),
-    (["cat", 7], "this one has int"), ("***", "is empty without"),
+    (["cat", 7], "this one has int"), ("***", "is empty without"), ("Others!", "others"),
+    (["cat", "“cat”"], "'cat' more than once, as 'cat' and '“cat”'"),
 ])  # fmt: skip
 def test_questions_that_cannot_be_asked(query, says: str):
     with pytest.raises(QueryError, match=says):

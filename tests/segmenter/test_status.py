@@ -15,23 +15,25 @@ TAUGHT = CheckpointConfig(
 )
 
 
-@pytest.mark.parametrize("query, present, score, status", [
-    ("dog", True, 0.9, "found"),
-    ("the dog on the left", True, 0.6, "found"),
-    ("dog", True, 0.59, "unsure"),
-    ("dog", False, 0.99, "absent"),
-    ("unicorn", True, 0.99, "unknown word"),
-    ("unicorn", False, 0.99, "unknown word"),
+@pytest.mark.parametrize("names, present, score, status", [
+    (("dog",), True, 0.9, "found"),
+    (("dog on the left",), True, 0.6, "found"),
+    (("dog",), True, 0.59, "unsure"),
+    (("dog",), False, 0.99, "absent"),
+    (("mutt",), True, 0.9, "found"),  # another word for a dog
+    (("poodle",), True, 0.9, "unknown word"),  # a dog, but it was never told which
+    (("unicorn",), True, 0.99, "unknown word"),
+    (("unicorn",), False, 0.99, "unknown word"),
     (("dog", "unicorn"), True, 0.9, "found"),
     (("griffin", "unicorn"), True, 0.9, "unknown word"),
 ])  # fmt: skip
-def test_the_decision(query, present, score, status):
-    assert status_of(query, present, score, TAUGHT) == status
+def test_the_decision(names, present, score, status):
+    assert status_of(names, present, score, TAUGHT) == status
 
 
 def test_a_checkpoint_without_names_and_bound_says_found_or_absent():
-    assert status_of("unicorn", True, 0.01, PLAIN) == "found"
-    assert status_of("unicorn", False, 0.01, PLAIN) == "absent"
+    assert status_of(("unicorn",), True, 0.01, PLAIN) == "found"
+    assert status_of(("unicorn",), False, 0.01, PLAIN) == "absent"
 
 
 def test_the_embedded_checkpoint_knows_what_it_was_taught(segmenter, examples):
