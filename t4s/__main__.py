@@ -96,7 +96,9 @@ def _segment(options: argparse.Namespace) -> int:
 
         print(json.dumps(export.as_dict(prediction), ensure_ascii=False))
     else:
-        print(f"<seg>{prediction.text}</seg>\n{_summary(prediction)}")
+        from t4s.segmenter.status import explain
+
+        print("\n".join(filter(None, [f"<seg>{prediction.text}</seg>", _summary(prediction), explain(prediction)])))
     return 0
 
 
@@ -136,7 +138,8 @@ def _summary(prediction: Prediction) -> str:
         f"\nrepaired at row {fault.row}, column {fault.column}: {fault.message}" for fault in prediction.faults
     )
     if not prediction.present:
-        return f"{prediction.query}: not in this photo (score {prediction.score:.2f}; {cost}){repaired}"
+        verdict = "nothing drawn" if prediction.status == "unknown word" else "not in this photo"
+        return f"{prediction.query}: {verdict} (score {prediction.score:.2f}; {cost}){repaired}"
     return f"{prediction.query}: score {prediction.score:.2f}, box {prediction.box} ({cost}){repaired}"
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +242,18 @@ def test_not_in_the_photo_is_an_answer(answers, photo: str, tmp_path: Path, caps
     assert "dog: not in this photo (score 0.75; 9 tokens in 3 passes, 0.4 s)" in capsys.readouterr().out
     assert not np.asarray(Image.open(tmp_path / "mask.png")).any()
     assert answers.asked == [None, ((4, 4), "dog", {})]
+
+
+def test_a_word_that_was_not_taught_is_said(answers, photo: str, capsys):
+    drawn, absent = (_prediction(f"{label} *2\n others *2\n", (4, 4)) for label in ("dog", "others"))
+    answers.prediction = replace(drawn, query="Mutt", asked="dog", stats=drawn.stats | {"read_as": {"mutt": "dog"}})
+    assert main(["segment", photo, "Mutt"]) == 0
+    assert capsys.readouterr().out.endswith("\nIt read 'mutt' as 'dog'.\n")
+    answers.prediction = replace(absent, status="unknown word", stats=absent.stats | {"nearest": ["horse"]})
+    assert main(["segment", photo, "dog"]) == 0
+    printed = capsys.readouterr().out
+    assert "dog: nothing drawn" in printed
+    assert printed.endswith("\n'dog' is not a word this checkpoint was taught; nearest: horse.\n")
 
 
 def test_mending_is_said(answers, photo: str, capsys):

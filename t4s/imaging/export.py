@@ -162,14 +162,16 @@ def grid_dict(grid: DescriptorGrid, confidence: np.ndarray | None = None) -> dic
 def as_dict(prediction: Prediction) -> dict[str, Any]:
     """A complete prediction for JSON: plain Python only.
 
-    `text` is what the model wrote; `labels` and `rows` are those of the grid (`grid_dict`); `box` is [x0, y0, x1, y1]
-    or None; `parts` are {label, score, box, area}, the largest first; `faults` are {row, column, message}; `coco_rle`
-    is the union mask, `masks` is {label: run lengths}.
+    `query` is what was typed, `asked` what the model was asked for it, in the words of the labels; `text` is what it
+    wrote; `labels` and `rows` are those of the grid (`grid_dict`); `box` is [x0, y0, x1, y1] or None; `parts` are
+    {label, score, box, area}, the largest first; `faults` are {row, column, message}; `coco_rle` is the union mask,
+    `masks` is {label: run lengths}.
     """
     grid = grid_dict(prediction.grid, prediction.confidence)
-    query = prediction.query
+    query, asked = prediction.query, prediction.asked
     return {
         "query": query if isinstance(query, str) else list(query),
+        "asked": asked if isinstance(asked, str) else list(asked),
         **grid,
         "text": prediction.text,
         "present": bool(prediction.present),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_the_view_is_json_and_says_absence_in_words(segmenter: stand_in.StandIn)
     growing = next(segmenter.stream(CATS, "cat"))
     view = views.growing_view(growing, "data:,", "rows")
     assert view["running"] and view["written"] == 16 and view["mask"] is None and not view["faults"]
+
+
+def test_the_headline_says_what_was_read_as_what(segmenter: stand_in.StandIn):
+    found = segmenter(CATS, "cat")
+    read = replace(found, query="Tabby", asked="cat", stats=found.stats | {"read_as": {"tabby": "cat"}})
+    kind, sentence = views.headline(read)
+    assert kind == "found" and sentence.startswith("Found “Tabby”: ")
+    assert sentence.endswith(" It read “tabby” as “cat”.")
+    kind, sentence = views.headline(replace(read, status="unknown word"))
+    assert sentence == "“Tabby” is not a word that this model was taught. It read “tabby” as “cat”."
+    assert "read" not in views.headline(found)[1]
 
 
 def test_captions_are_escaped(segmenter: stand_in.StandIn):

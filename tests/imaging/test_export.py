@@ -246,11 +246,13 @@ def test_prediction_as_json():
     assert data["text"] == text and data["labels"] == ["others", "dog"] and data["rows"] == [[0, 0], [1, 1]]
     assert data["box"] == [2, 1, 9, 4] and data["present"] is True and data["score"] == 0.25
     assert data["faults"] == [{"row": 1, "column": 1, "message": faults[0].message}]
-    assert data["status"] == "found"
+    assert data["status"] == "found" and data["query"] == data["asked"] == "dog"
     assert data["parts"] == [{"label": "dog", "score": 0.25, "box": [2, 1, 9, 4], "area": 21}]
     assert data["stats"] == {"tokens": 7, "forwards": 3, "decode_seconds": 0.5}
     assert np.array_equal(coco.decode(data["coco_rle"]), mask) and data["masks"] == {"dog": data["coco_rle"]}
-    absent = Prediction(("dog", "cat"), text, grid, ~mask & mask, {}, confidence, False, 0.5, None)
+    names = ("The Dog", "cat")
+    absent = Prediction(names, text, grid, ~mask & mask, {}, confidence, False, 0.5, None, asked=("dog", "cat"))
     data = json.loads(json.dumps(export.as_dict(absent)))
     assert data["status"] == "absent" and data["parts"] == []
-    assert data["query"] == ["dog", "cat"] and data["box"] is None and not coco.decode(data["coco_rle"]).any()
+    assert data["query"] == ["The Dog", "cat"] and data["asked"] == ["dog", "cat"]
+    assert data["box"] is None and not coco.decode(data["coco_rle"]).any()

@@ -22,15 +22,23 @@ def headline(prediction: Prediction) -> tuple[str, str]:
         return "stopped", f"Stopped after {rows} of {prediction.grid.shape[0]} rows."
     if ended == "truncated":
         return "fault", "The text broke off; the rows that were written are shown."
+    kind, sentence = _about_phrase(prediction) if isinstance(prediction.query, str) else _about_list(prediction)
+    return kind, f"{sentence}{_read_as(prediction)}"
+
+
+def _about_phrase(prediction: Prediction) -> tuple[str, str]:
     sure = f"{round(100 * prediction.score)} % sure"
-    if isinstance(prediction.query, str):
-        if prediction.status == "unknown word":
-            return "unknown", f"“{prediction.query}” is not a word that this model was taught."
-        if prediction.status == "unsure":
-            return "unsure", f"“{prediction.query}” may be here, but the model is not sure ({sure})."
-        if prediction.present:
-            return "found", f"Found “{prediction.query}”: {share(prediction.mask)} of the photo, {sure}."
-        return "absent", f"“{prediction.query}” is not in this photo ({sure})."
+    if prediction.status == "unknown word":
+        return "unknown", f"“{prediction.query}” is not a word that this model was taught."
+    if prediction.status == "unsure":
+        return "unsure", f"“{prediction.query}” may be here, but the model is not sure ({sure})."
+    if prediction.present:
+        return "found", f"Found “{prediction.query}”: {share(prediction.mask)} of the photo, {sure}."
+    return "absent", f"“{prediction.query}” is not in this photo ({sure})."
+
+
+def _about_list(prediction: Prediction) -> tuple[str, str]:
+    sure = f"{round(100 * prediction.score)} % sure"
     if prediction.status == "unknown word":
         return "unknown", "None of these names is a word that this model was taught."
     asked = len(prediction.query)
@@ -40,6 +48,12 @@ def headline(prediction: Prediction) -> tuple[str, str]:
         found = sum(bool(mask.any()) for mask in prediction.masks.values())
         return "found", f"Found {found} of {asked} names, {sure}."
     return "absent", f"None of the {asked} names is in this photo ({sure})."
+
+
+def _read_as(prediction: Prediction) -> str:
+    """What was asked in place of words that the model was not taught, as a further sentence; "" if nothing was."""
+    pairs = [f"“{word}” as “{name}”" for word, name in prediction.stats.get("read_as", {}).items()]
+    return f" It read {', '.join(pairs)}." if pairs else ""
 
 
 def suggestions(prediction: Prediction) -> list[str]:
