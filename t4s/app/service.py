@@ -3,6 +3,10 @@
 On ZeroGPU each call runs in a process forked from the app's: arguments and results are pickled, the model is inherited
 and never sent, and what a call keeps in memory is lost when it ends. Elsewhere the last photos stay encoded, so that a
 second phrase is answered at once.
+
+A forked process has none of its parent's threads. torch does not know that and waits for its own for ever, once the
+parent has used them; with one thread it needs no other, so every fork is set to one. Locks may be held by threads that
+are gone: a fork takes none here.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from t4s.app.downloads import ResultsZip
 from t4s.app.suggestions import names_in_photo
@@ -40,6 +46,9 @@ UPDATE_SECONDS = 0.08  # between two updates of a growing answer
 PHRASES_AT_ONCE = 4  # of a batch, in one call of the model
 REPLAY_SECONDS = 0.035  # a row, when a kept answer is shown again
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class InferenceService:
@@ -66,7 +75,7 @@ class InferenceService:
         for source in self.sams:
             sam.load(source)
         self._encoded: OrderedDict[str, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
 
     def write(
         self, path: str, query: str | list[str], refiner: str, decoding: str, stop_file: str = ""
@@ -138,13 +147,16 @@ class InferenceService:
 
     def encode(self, path: str) -> Any:
         """The encoded photo, from memory if it is among the last ENCODED_BYTES."""
+        key = _file_version(path)
+        if os.getpid() != self._process:  # forked: nothing that is kept here would last
+            return self._encoded.get(key) or self.segmenter.encode(path)
         with self._lock:
-            if path in self._encoded:
-                self._encoded.move_to_end(path)
-                return self._encoded[path]
+            if key in self._encoded:
+                self._encoded.move_to_end(key)
+                return self._encoded[key]
         encoded = self.segmenter.encode(path)
         with self._lock:
-            self._encoded[path] = encoded
+            self._encoded[key] = encoded
             while len(self._encoded) > 1 and sum(kept.nbytes for kept in self._encoded.values()) > ENCODED_BYTES:
                 self._encoded.popitem(last=False)
         return encoded
@@ -193,6 +205,15 @@ class Budget:
 
     def _is_spent(self) -> bool:
         return time.monotonic() > self._until or self._tokens > MAX_TOKENS
+
+
+def _file_version(path: str) -> tuple[str, int, int]:
+    """What changes when the file at a path becomes another; a missing file has a version, too."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return path, 0, 0
+    return path, status.st_mtime_ns, status.st_size
 
 
 def _small(encoded: Any) -> Any:

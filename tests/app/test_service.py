@@ -7,13 +7,16 @@ import inspect
 import multiprocessing
 import pickle
 import runpy
+import shutil
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 
 import app
+from t4s import Segmenter
 from t4s.app import controller, downloads, service
 from t4s.app.serving import settings
 from t4s.errors import CheckpointError, QueryError
@@ -178,6 +181,41 @@ def test_gpu_functions_work_in_a_process_of_their_own(tiny_sam: str, monkeypatch
     decorated = [name.removeprefix("decorated ") for name in used if name.startswith("decorated ")]
     assert sorted(decorated) == sorted({name for name in used if not name.startswith("decorated ")})
     assert model.refine(str(CATS), answer, "none").mask.any() and used.count("refine") == 2  # no GPU for the others
+
+
+def test_gpu_functions_work_after_real_answers_with_two_threads(monkeypatch: pytest.MonkeyPatch):
+    """Forks waited for ever for the threads that torch had started in the parent."""
+    used: list[str] = []
+    monkeypatch.setattr(app.spaces, "GPU", _zero_gpu(used))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = app.gpu_model(service.InferenceService(Segmenter.from_pretrained(device="cpu")))
+        for answer in model.service.write(str(CATS), "cat", "edge", "fast"):
+            last = answer
+        *_, forked = model.write(str(CATS), "cat", "edge", "fast")
+        assert forked.text == last.text and (forked.mask == last.mask).all()
+        *_, forked = model.write(str(RIDERS), ["horse", "person"], "guided", "constrained")
+        assert forked.stats["ended"] == "complete"
+        (forked,), problem = model.write_all(str(RIDERS), ["horse"], "edge")
+        assert forked.mask.any() and problem == ""
+        assert "cat" in model.names_seen(str(CATS))
+        assert model.refine_on_gpu(str(CATS), last, "guided").mask.any()
+        assert torch.get_num_threads() == 2  # here
+    finally:
+        torch.set_num_threads(before)
+    decorated = {name.removeprefix("decorated ") for name in used if name.startswith("decorated ")}
+    assert decorated == {name for name in used if not name.startswith("decorated ")}
+
+
+def test_a_photo_whose_file_changed_is_encoded_again(tmp_path: Path):
+    """An address may deliver another photo the next day, under the same name."""
+    segmenter = stand_in.StandIn()
+    encode = service.InferenceService(segmenter).encode
+    shutil.copy(CATS, tmp_path / "photo.jpg")
+    first = encode(str(tmp_path / "photo.jpg"))
+    shutil.copy(RIDERS, tmp_path / "photo.jpg")
+    assert encode(str(tmp_path / "photo.jpg")).photo.shape != first.photo.shape
 
 
 def test_sam_encodes_each_photo_once(tiny_sam: str, monkeypatch: pytest.MonkeyPatch):
