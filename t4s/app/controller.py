@@ -6,9 +6,10 @@ data for the components; `tabs` connects them.
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import gradio as gr
 import numpy as np
 
 from t4s.app import downloads, examples, views
-from t4s.app.components import as_gradio_error, escaped
+from t4s.app.components import ASSETS, as_gradio_error, escaped
 from t4s.app.service import ExampleAnswers, InferenceService, replay, sam_source
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
@@ -25,6 +26,7 @@ from t4s.records import Prediction
 from t4s.refine import sam
 
 HISTORY = 12  # answers that can be gone back to
+PHRASE_EXAMPLE = partial(examples.example, ASSETS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +78,19 @@ class Model:
 
 
 class TabController:
-    """The event handlers of one tab. `read_query` makes a phrase, or a list of names, of what was typed."""
+    """The event handlers of one tab. `read_query` makes a phrase, or a list of names, of what was typed.
 
-    def __init__(self, model: Model, read_query: Callable[[str], str | list[str]]):
-        self.model, self.read_query, self.example_answers = model, read_query, ExampleAnswers()
+    `example`: (photo, what is asked about it) of one of the examples, by its index.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        read_query: Callable[[str], str | list[str]],
+        example: Callable[[int], tuple[str, str]] = PHRASE_EXAMPLE,
+    ):
+        self.model, self.read_query, self.example = model, read_query, example
+        self.example_answers = ExampleAnswers()
 
     def show_photo(self, path: str | None, answered: Answered | None = None) -> dict[str, Any]:
         """The photo under an empty grid, or under the answer about it, if that is kept.
@@ -115,8 +126,14 @@ class TabController:
     def ask_example(
         self, index: int, path: str, query: str, refiner: str, sam_id: str, decoding: str, stop_file: str
     ) -> Iterator[Any]:
-        """As `ask`, but the first visitor's answer serves the others: the model runs once."""
-        key = index, query, decoding
+        """As `ask`, but the first visitor's answer serves the others: the model runs once.
+
+        What others will see is never made from what a client sent: photo and query have to be those of the example.
+        """
+        if not self._is_example(index, path, query):
+            yield from self.ask(path, query, refiner, sam_id, decoding, stop_file)
+            return
+        key = index, decoding
         kept = self.example_answers.get(key)
         if kept is None:
             for shown in self.ask(path, query, refiner, sam_id, decoding, stop_file):
@@ -129,6 +146,12 @@ class TabController:
         if kept.stats.get("refiner") != refiner:
             kept = self.model.refine(path, kept, refiner)
         yield from self.show_answers(path, refiner, replay(kept))
+
+    def _is_example(self, index: int, path: str | None, query: str) -> bool:
+        if not isinstance(index, int) or not 0 <= index < len(examples.EXAMPLES) or path is None:
+            return False
+        photo, asked = self.example(index)
+        return query == asked and Path(path).is_file() and filecmp.cmp(path, photo, shallow=False)
 
     def show_answers(self, path: str, refiner: str, answers: Iterator[Prediction]) -> Iterator[tuple[Any, Any]]:
         """What the panels show and what is kept, answer by answer."""

@@ -116,14 +116,12 @@ def everything_tab(model: Model) -> None:
         with gr.Column(scale=9, min_width=300):
             panels, answer = _answer_area("panels-all", "save-all")
     fields = Fields(photo, names, start, stop, gallery, *options, panels, answer)
-    picked = gallery.click(
-        lambda index: (examples.example(ASSETS, index)[0], examples.class_list(index, lists)),
-        gallery,
-        [photo, names],
-        queue=False,
-        **QUIET,
-    )
-    _connect(fields, TabController(model, views.names), [start.click], picked, check_names)
+
+    def example(index: int) -> tuple[str, str]:
+        return examples.example(ASSETS, index)[0], examples.class_list(index, lists)
+
+    picked = gallery.click(example, gallery, [photo, names], queue=False, **QUIET)
+    _connect(fields, TabController(model, views.names, example), [start.click], picked, check_names)
 
 
 def _answer_area(panels_id: str, save_id: str) -> tuple[Panels, gr.State]:

@@ -84,6 +84,20 @@ def test_an_example_asks_the_model_once_and_grows_again_for_the_next_visitor():
     assert segmenter.asked == 2  # another question
 
 
+def test_answers_kept_for_examples_cannot_be_poisoned():
+    """Index, photo and phrase came from the client: anyone could choose what the next visitor saw."""
+    segmenter = stand_in.StandIn()
+    talk = controller.TabController(app.gpu_model(service.InferenceService(segmenter)), str)
+    for index, photo, phrase in ((0, RIDERS, "cat"), (0, CATS, "person"), (99, CATS, "cat"), (-8, CATS, "cat"),
+                                 ("0", CATS, "cat"), ([], CATS, "cat"), (1, CATS, "cat")):  # fmt: skip
+        before = segmenter.asked
+        _, answered = list(talk.ask_example(index, str(photo), phrase, "smooth", "", "fast", ""))[-1]
+        assert segmenter.asked == before + 1 and answered.path == str(photo)
+    _, answered = list(talk.ask_example(0, str(CATS), "cat", "smooth", "", "fast", ""))[-1]
+    right = segmenter(CATS, "cat", "smooth")
+    assert (answered.shown.mask == right.mask).all() and answered.shown.query == "cat"
+
+
 def test_an_answer_is_refined_on_its_own_photo_alone():
     """With a new photo in the field and the old answer still kept, a changed refiner drew the old grid over it."""
     import gradio as gr
