@@ -99,8 +99,9 @@ function drawGrid() {
       return line;
     });
     cellsBox.replaceChildren(...rows);
-    cellsBox.classList.toggle("fine", width > 32 || height > 32);
   }
+  const across = view.size[0] / view.size[1] * height / width; // of a cell, over its height
+  cellsBox.classList.toggle("fine", width > 32 || height > 32 || across > 2 || across < 0.5);
   const marks = new Set(view.marks);
   cells.forEach((cell, i) => {
     const label = view.ids[i], waiting = i >= view.written;
@@ -127,6 +128,15 @@ function cellFacts(i) { // what is known of a cell: [what is there, its run, its
 function showReadout(i) { // under the grid: on one line or, where it is narrow, on two
   const [what, run, place] = cellFacts(i);
   readout.replaceChildren(make("b", "", what), make("span", "", [run, place].filter(Boolean).join(", ")));
+}
+
+function showHint() { // what can be done, or what the colours of the confidence mean
+  if (!settings.confidence || !view?.confidence) { readout.textContent = view?.hint || "\u00a0"; return; }
+  const scale = make("i", "t4s-scale"), doubt = make("i", "t4s-doubt");
+  const colour = view.legend.length ? view.legend[0].label : 1;
+  scale.style.setProperty("--from", css(colour, 0.08));
+  scale.style.setProperty("--to", css(colour, 0.92));
+  readout.replaceChildren(make("span", "", "unsure"), scale, make("span", "", "sure"), doubt, make("span", "", "background, unsure"));
 }
 
 function describe(i) {
@@ -225,7 +235,7 @@ function highlight(run, cell) {
   highlighted = view && view.runs[run] ? run : -1;
   rects.replaceChildren();
   if (highlighted < 0) {
-    if (cell >= 0) showReadout(cell); else readout.textContent = view?.hint || "\u00a0";
+    if (cell >= 0) showReadout(cell); else showHint();
     return;
   }
   const { at, count, label } = view.runs[highlighted], [height, width] = view.shape;
@@ -332,6 +342,7 @@ function show() {
   root.dataset.photo = view.photo ? "yes" : "no";
   root.style.setProperty("--written", view.written / (view.shape[0] * view.shape[1]));
   root.style.setProperty("--ratio", view.size[0] / view.size[1]);
+  root.dataset.shape = view.photo && view.size[0] > 2.2 * view.size[1] ? "wide" : "";
   ["Raw text", "Descriptor grid", "Refined mask"].forEach((title, i) => {
     all("h3")[i].textContent = view.photo || view.sample ? title : ["Text", "Grid", "Mask"][i];
   });
@@ -356,9 +367,10 @@ function show() {
   const keep = view.labels[chosen] && view.legend.some((entry) => entry.label === chosen) ? chosen : 0;
   chosen = 0;
   if (keep) choose(keep); else choose(0);
-  readout.textContent = view.hint || "\u00a0";
-  $(".t4s-facts").replaceChildren(...view.facts.map(([name, fact]) => {
+  showHint();
+  $(".t4s-facts").replaceChildren(...view.facts.map(([name, fact, hint]) => {
     const pair = make("div");
+    if (hint) pair.title = hint;
     pair.append(make("dt", "", name), make("dd", "", fact));
     return pair;
   }));
@@ -415,7 +427,7 @@ root.addEventListener("click", (event) => {
     $("[data-confidence]").setAttribute("aria-pressed", settings.confidence);
     root.dataset.grid = settings.grid;
     root.dataset.maskView = settings.mask;
-    if (view) { drawGrid(); choose(0); paint(); }
+    if (view) { drawGrid(); choose(0); paint(); highlight(-1, -1); }
   }
 });
 cellsBox.addEventListener("keydown", (event) => {

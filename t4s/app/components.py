@@ -45,6 +45,7 @@ def theme() -> gr.themes.Base:
     return base.set(
         block_radius="12px",
         block_border_width="1px",
+        input_border_width="1px",
         block_shadow="none",
         button_primary_shadow="none",
         block_title_text_weight="600",

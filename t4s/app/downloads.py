@@ -75,8 +75,12 @@ def _coco(answer: Prediction, path: str) -> bytes:
     return _json(export.coco_json([(Path(path).name, answer.mask.shape, answer.masks)]))
 
 
+def _coco_parts(answer: Prediction, path: str) -> bytes:
+    return _json(export.coco_json([(Path(path).name, answer.mask.shape, answer.masks)], by_part=True))
+
+
 def _svg(answer: Prediction, path: str) -> bytes:
-    return export.svg(answer.masks, answer.mask.shape, drawing.label_colours(answer.grid.labels)).encode()
+    return export.svg(answer.masks, answer.mask.shape, drawing.label_colours(answer.grid)).encode()
 
 
 def _labelme(answer: Prediction, path: str) -> bytes:
@@ -89,6 +93,7 @@ FILES: dict[str, tuple[str, str, Callable[[Prediction, str], bytes]]] = {
     "cutout": ("Cut-out PNG", "{stem}.cutout.png",
                lambda answer, path: export.cutout_png(open_photo(path), answer.mask)),
     "coco": ("COCO", "{stem}.coco.json", _coco),
+    "parts": ("COCO, by part", "{stem}.parts.coco.json", _coco_parts),
     "geojson": ("GeoJSON", "{stem}.geojson", lambda answer, path: _json(export.geojson(answer.masks))),
     "labelme": ("LabelMe", "{stem}.json", _labelme),
     "svg": ("SVG", "{stem}.svg", _svg),

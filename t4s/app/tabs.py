@@ -33,7 +33,8 @@ link.download = file.orig_name; document.body.append(link); link.click(); link.r
 
 
 LAYOUT_HINT = (
-    "rows: counted runs, row by row, as models write. image: counted runs over the whole grid. full: every cell."
+    "rows: counted runs, row by row, as models write\nimage: counted runs over the whole grid\n"
+    "full: the label of every cell"
 )
 TEXT_HINT = "Without <seg> and </seg>."
 
@@ -223,7 +224,7 @@ def text_tab(model: Model) -> None:
                         sources=["upload", "clipboard"],
                         height=220,
                         elem_id="mask",
-                        placeholder="# Drop a mask here\na PNG, black or index 0 for the background",
+                        placeholder="# Choose a mask\na PNG, its background black or index 0",
                     )
                     labels = gr.Textbox("cat", label="Label, or one for each colour", elem_id="labels", max_length=2000)
                     encode = gr.Button("Write the text", variant="primary", elem_id="encode")

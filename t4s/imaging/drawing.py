@@ -25,10 +25,10 @@ _BASE: tuple[Colour, ...] = (
     (230, 159, 0),
     (86, 180, 233),
     (0, 158, 115),
+    (204, 121, 167),
     (240, 228, 66),
     (0, 114, 178),
     (213, 94, 0),
-    (204, 121, 167),
 )
 _SHADES = (0.0, 0.45, -0.4, 0.7, -0.6, 0.25, -0.2, 0.85, -0.75)  # towards white (+) or black (-), one per cycle
 
@@ -43,14 +43,12 @@ def colour(index: int) -> Colour:
     return tuple(round(value + abs(shift) * (goal - value)) for value in _BASE[base])
 
 
-def palette(count: int) -> list[Colour]:
-    """The colours of labels 0 to `count` - 1."""
-    return [colour(index) for index in range(count)]
-
-
-def label_colours(labels: Sequence[str]) -> dict[str, Colour]:
-    """{label: colour} by position in `labels`; with the labels of a grid, an overlay matches the grid's picture."""
-    return {label: colour(index) for index, label in enumerate(labels)}
+def label_colours(grid: DescriptorGrid) -> dict[str, Colour]:
+    """{label: colour}: those that the grid shows have the first colours, which differ most; absent ones follow."""
+    seen = set(np.unique(grid.ids).tolist()) - {0}
+    order = sorted(range(1, len(grid.labels)), key=lambda index: index not in seen)
+    places = {0: 0} | {index: place for place, index in enumerate(order, 1)}
+    return {label: colour(places[index]) for index, label in enumerate(grid.labels)}
 
 
 def overlay(
@@ -101,7 +99,7 @@ def grid_picture(
     strength = np.ones(grid.shape) if confidence is None else np.asarray(confidence, float).clip(0, 1)
     if photo is not None:
         strength = np.where(grid.ids == 0, 0, 0.6 * strength)
-    cells = np.array(palette(len(grid.labels)), np.uint8)[grid.ids]
+    cells = np.array(list(label_colours(grid).values()), np.uint8)[grid.ids]
     alpha = Image.fromarray((255 * strength).round().astype(np.uint8)).resize(canvas.size, Image.Resampling.NEAREST)
     canvas = Image.composite(Image.fromarray(cells).resize(canvas.size, Image.Resampling.NEAREST), canvas, alpha)
     if lines and min(size[0] / grid.shape[0], size[1] / grid.shape[1]) >= 4:

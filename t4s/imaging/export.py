@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from t4s.codec import DescriptorGrid, encode
 from t4s.imaging.masks import coco_rle
@@ -51,11 +52,12 @@ def _png(image: Image.Image) -> bytes:
 class CocoSet:
     """A COCO data set that grows photo by photo and keeps only run lengths in memory.
 
-    `pycocotools.coco.COCO` opens it. One annotation for each label that is present; a category for every label, even
-    an absent one; ids count from 1.
+    `pycocotools.coco.COCO` opens it. One annotation for each label that is present, or `by_part` for each of its
+    connected parts; a category for every label, even an absent one; ids count from 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, by_part: bool = False) -> None:
+        self._by_part = by_part
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._categories: dict[str, int] = {}
@@ -66,12 +68,16 @@ class CocoSet:
         self._images.append({"id": number, "file_name": name, "height": int(height), "width": int(width)})
         for label, mask in masks.items():
             category = self._categories.setdefault(label, len(self._categories) + 1)
-            if (box := box_of(mask)) is None:
-                continue
-            x0, y0, x1, y1 = box
-            annotation = {"id": len(self._annotations) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
-            area = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(mask.sum()), "segmentation": coco_rle(mask)}
-            self._annotations.append(annotation | area)
+            for area in _connected(mask) if self._by_part else [mask]:
+                self._annotate(number, category, area)
+
+    def _annotate(self, image: int, category: int, mask: np.ndarray) -> None:
+        if (box := box_of(mask)) is None:
+            return
+        x0, y0, x1, y1 = box
+        annotation = {"id": len(self._annotations) + 1, "image_id": image, "category_id": category, "iscrowd": 0}
+        area = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(mask.sum()), "segmentation": coco_rle(mask)}
+        self._annotations.append(annotation | area)
 
     def as_dict(self) -> dict[str, Any]:
         """The data set so far, for JSON."""
@@ -80,9 +86,15 @@ class CocoSet:
         return {"info": info, "images": self._images, "annotations": self._annotations, "categories": named}
 
 
-def coco_json(photos: Iterable[tuple[str, tuple[int, int], Masks]]) -> dict[str, Any]:
-    """The COCO data set of (file name, (h, w), {label: mask})."""
-    data = CocoSet()
+def _connected(mask: np.ndarray) -> list[np.ndarray]:
+    """The connected parts of a mask, each (h, w) bool."""
+    numbers, count = ndimage.label(mask, np.ones((3, 3)))
+    return [numbers == number for number in range(1, count + 1)]
+
+
+def coco_json(photos: Iterable[tuple[str, tuple[int, int], Masks]], by_part: bool = False) -> dict[str, Any]:
+    """The COCO data set of (file name, (h, w), {label: mask}); `by_part`: one annotation for each connected part."""
+    data = CocoSet(by_part)
     for photo in photos:
         data.add(*photo)
     return data.as_dict()

@@ -17,10 +17,10 @@ def at(picture: Image.Image, row: int, column: int) -> tuple[int, ...]:
 
 
 def test_colours_are_distinct_and_the_first_seven_are_seen_by_everyone():
-    assert len(set(drawing.palette(64))) == 64
+    assert len({drawing.colour(index) for index in range(64)}) == 64
     assert drawing.colour(0) == drawing.OTHERS_COLOUR
     # red-green blindness, roughly: only the mean of red and green, and blue, remain (and vice versa for lightness)
-    seen = [((r + g) / 2, b) for r, g, b in drawing.palette(8)[1:]]
+    seen = [((r + g) / 2, b) for r, g, b in map(drawing.colour, range(1, 8))]
     gaps = [np.hypot(a[0] - b[0], a[1] - b[1]) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(gaps) > 15
 
@@ -45,7 +45,7 @@ def test_overlay_of_a_grid_and_of_masks_agree_in_colour():
     picture = drawing.overlay(PHOTO, GRID, opacity=1, outline=False)
     assert at(picture, 5, 50) == drawing.colour(1) and at(picture, 30, 5) == drawing.colour(2)
     cat = {"cat": np.ones((40, 60), bool)}  # the dog has no mask; the cat must keep its colour
-    alone = drawing.overlay(PHOTO, cat, opacity=1, outline=False, colours=drawing.label_colours(GRID.labels))
+    alone = drawing.overlay(PHOTO, cat, opacity=1, outline=False, colours=drawing.label_colours(GRID))
     assert at(alone, 5, 5) == drawing.colour(2)
 
 

@@ -113,6 +113,7 @@ def panel_view(
 ) -> dict[str, Any]:
     """Every key that the script reads; `size` (h, w): of the photo, at `url`; `parts`: `PartMap.numbers`."""
     height, width = size
+    colours = drawing.label_colours(grid)
     areas = masks or {label: grid.label_mask(label) for label in grid.labels[1:]}
     present = [int(label) for label in np.unique(grid.ids) if label and areas[grid.labels[label]].any()]
     return {
@@ -120,7 +121,7 @@ def panel_view(
         "size": [width, height],
         "shape": list(grid.shape),
         "labels": list(grid.labels),
-        "colours": [list(colour) for colour in drawing.palette(len(grid.labels))],
+        "colours": [list(colours[label]) for label in grid.labels],
         "ids": grid.ids.ravel().tolist(),
         "confidence": None if confidence is None else np.asarray(confidence, float).round(3).ravel().tolist(),
         "layout": layout,

@@ -36,7 +36,7 @@ def thumbnail(photo: Image.Image, answer: Prediction, side: int = 384) -> Image.
     height, width = answer.mask.shape
     rows, columns = sampled(height, small.height), sampled(width, small.width)
     masks = {label: mask[rows][:, columns] for label, mask in answer.masks.items()}
-    return drawing.overlay(small, masks, colours=drawing.label_colours(answer.grid.labels))
+    return drawing.overlay(small, masks, colours=drawing.label_colours(answer.grid))
 
 
 def index_picture(

@@ -68,11 +68,13 @@ def share(mask: np.ndarray) -> str:
 
 def percent(value: float) -> str:
     """A share in [0, 1] for people."""
+    if 0 < value < 0.0005:
+        return "<0.1 %"
     return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.1f} %"
 
 
-def facts(prediction: Prediction, refiner: str) -> list[tuple[str, str]]:
-    """The line under the panels: (name, value) pairs. Plain decoding would need one pass a token."""
+def facts(prediction: Prediction, refiner: str) -> list[tuple[str, str, str]]:
+    """The line under the panels: (name, value, what it means). Plain decoding would need one pass a token."""
     stats = prediction.stats
     tokens, forwards = int(stats.get("tokens", 0)), int(stats.get("forwards", 0))
     seconds = {
@@ -81,11 +83,15 @@ def facts(prediction: Prediction, refiner: str) -> list[tuple[str, str]]:
         f"refine ({refiner})": stats.get("refine_seconds"),
     }
     return [
-        ("tokens", str(tokens)),
-        ("model passes", str(forwards)),
-        ("passes saved by drafting", str(max(0, tokens - forwards))),
-        *((name, f"{value:.2f} s") for name, value in seconds.items() if value is not None),
-        ("score", f"{prediction.score:.2f}"),
+        ("tokens", str(tokens), "Pieces of text that the model wrote"),
+        ("model passes", str(forwards), "How often the model ran to write them"),
+        (
+            "passes saved by drafting",
+            str(max(0, tokens - forwards)),
+            "Rows repeat, so the next ones are drafted, and one pass checks many tokens",
+        ),
+        *((name, f"{value:.2f} s", "") for name, value in seconds.items() if value is not None),
+        ("score", f"{prediction.score:.2f}", "Mean confidence of the cells that were found; of all cells if none was"),
     ]
 
 
