@@ -22,15 +22,15 @@ from pathlib import Path
 def main(argv: Sequence[str] | None = None) -> int:
     """Label or merge; returns the exit code: 0, 1 (a server left questions unanswered), 2 or 130 (interrupted)."""
     from t4s.errors import T4SError
-    from t4s.labelling.arguments import parse_arguments
+    from t4s.segmenter.labelling.arguments import parse_arguments
 
     try:
         config = parse_arguments(argv, description=__doc__)
         if config.merge is not None:
-            from t4s.labelling.merge import merge
+            from t4s.segmenter.labelling.merge import merge
 
             return merge(config.merge, config.to, config.min_score)
-        from t4s.labelling.run import label
+        from t4s.segmenter.labelling.run import label
 
         return label(config)
     except T4SError as error:

@@ -28,7 +28,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models", "refine", "decoding", "data"),
     ("segmenter",),
     ("hub",),
-    ("labelling",),
     ("evaluation",),
     ("training",),
     ("app",),
@@ -37,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LAYER = {name: place for place, names in enumerate(LAYERS) for name in names}
 # Within the fourth group from the left, and what the app must not know.
 ALLOWED = {("refine", "models.efficientnet"), ("models", "decoding")}
-APP_MUST_NOT_KNOW = {"hub", "labelling", "evaluation", "training"}
+APP_MUST_NOT_KNOW = {"hub", "evaluation", "training"}
 MAX_ENTRIES, MAX_FILES, MAX_LINES = 25, 9, 400
 TOP_LEVEL = {"app.py", "t4s", "assets", "tests", "requirements.txt", "README.md", "LICENSE", "pyproject.toml"}
 EXPORTS = {

@@ -70,6 +70,8 @@ def merge_predictions(photo: np.ndarray, answers: Sequence[Prediction], refiner:
         "parts": len(answers),
         "invalid_parts": sum(map(bool, invalid)),
     }
+    if not all(answer.stats.get("probabilities", True) for answer in answers):
+        stats["probabilities"] = False
     return refined_prediction(
         tuple(name for answer in answers for name in answer.query),
         codec.encode(grid),

@@ -24,17 +24,20 @@ from t4s.models.vlm import VLM, DecoderState, EncodedImage
 from t4s.records import Answer, Prediction
 from t4s.refine.refiner import check_refiner
 from t4s.segmenter import chat, class_lists
+from t4s.segmenter.endpoint import SILENCE, TRIES, Endpoint
 from t4s.segmenter.queries import Query, check_names, check_query
+from t4s.segmenter.remote import CLASSES, RemoteImage, RemoteModel, RemoteStep
 from t4s.segmenter.results import refine_again, refined_prediction
 from t4s.segmenter.status import with_status
 
-Photo = str | Path | Image.Image | np.ndarray | EncodedImage
+Encoded = EncodedImage | RemoteImage
+Photo = str | Path | Image.Image | np.ndarray | Encoded
 
 
 class Segmenter:
-    """Image and query → `Prediction`. Make one with `from_pretrained`."""
+    """Image and query → `Prediction`. Make one with `from_pretrained` or `remote`."""
 
-    def __init__(self, vlm: VLM):
+    def __init__(self, vlm: VLM | RemoteModel):
         self.vlm = vlm
 
     @classmethod
@@ -54,9 +57,32 @@ class Segmenter:
         """
         return cls(load(source, revision, device, dtype, quantize))
 
-    def encode(self, image: Photo) -> EncodedImage:
+    @classmethod
+    def remote(
+        cls,
+        base_url: str,
+        model: str,
+        api_key: str | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        revision: str | None = None,
+        silence: float = SILENCE,
+        tries: int = TRIES,
+    ) -> Segmenter:
+        """A checkpoint on an OpenAI-compatible server, asked as its own t4s.json says.
+
+        base_url    such as http://127.0.0.1:8000/v1
+        model       the server's name for it
+        checkpoint  the folder or Hub id that has the t4s.json, where the server calls it something else; None: `model`
+        silence     seconds without a word after which a request is tried again, `tries` times in all
+
+        Nothing is sent before the first question. Raises QueryError and CheckpointError; answers raise EndpointError.
+        """
+        return cls(RemoteModel(Endpoint(base_url, model, api_key, silence, tries), checkpoint or model, revision))
+
+    def encode(self, image: Photo) -> Encoded:
         """The photo's part of the prompt, run once; give the result instead of the photo to any other method."""
-        return image if isinstance(image, EncodedImage) else self.vlm.encode(open_photo(image))
+        return image if isinstance(image, Encoded) else self.vlm.encode(open_photo(image))
 
     def __call__(self, image: Photo, query: str, refine: str | None = None, decoding: str = "fast") -> Prediction:
         """Segments what the phrase means, as people type it (`queries`). `refine`: None: the checkpoint's own."""
@@ -89,7 +115,7 @@ class Segmenter:
 
         `image`: the photo that was asked about, in any form; `refiner` None: the checkpoint's own.
         """
-        photo = image.photo if isinstance(image, EncodedImage) else np.asarray(open_photo(image))
+        photo = image.photo if isinstance(image, Encoded) else np.asarray(open_photo(image))
         return with_status(refine_again(prediction, photo, refiner or self.vlm.config.refiner), self.vlm.config)
 
     def stream(
@@ -137,6 +163,8 @@ class Segmenter:
         does not chat (`chat.check_chats`).
         """
         vlm, started = self.vlm, time.perf_counter()
+        if isinstance(vlm, RemoteModel):
+            raise QueryError("Free questions are asked of checkpoints that run here; load it without an endpoint.")
         chat.check_chats(vlm)
         asked = chat.check_question(question, vlm)
         refiner = refine or vlm.config.refiner
@@ -182,7 +210,7 @@ class Segmenter:
         mode: str,
         stop: Callable[[], bool] = lambda: False,
         seconds: float = 0.0,
-    ) -> tuple[Iterator[generate.Step], _Running]:
+    ) -> tuple[Iterator[generate.Step] | Iterator[RemoteStep], _Running]:
         """Everything is checked, photo and question go in; → the loop that will write the body.
 
         `seconds`: what the photo took before.
@@ -190,28 +218,38 @@ class Segmenter:
         vlm, config, started = self.vlm, self.vlm.config, time.perf_counter()
         refiner = refine or config.refiner
         check_refiner(refiner)
-        constraint = generate.check(mode, vlm.tokenizer, config.grid, query.labels)
-        encoded = self.encode(image)
-        decoder = vlm.begin(encoded, query.asked)
-        scorer = scorer_for(vlm, encoded, decoder, query.asked, constraint)
-        eos = (vlm.tokenizer.eos_token_id,)
-        steps = generate.decode(mode, decoder, constraint, eos=eos, scorer=scorer, stop=stop)
+        if isinstance(vlm, RemoteModel):
+            vlm.check(mode, query.labels)
+            encoded = self.encode(image)
+            steps = vlm.write(encoded, query.asked, mode, stop)
+        else:
+            constraint = generate.check(mode, vlm.tokenizer, config.grid, query.labels)
+            encoded = self.encode(image)
+            decoder = vlm.begin(encoded, query.asked)
+            scorer = scorer_for(vlm, encoded, decoder, query.asked, constraint)
+            eos = (vlm.tokenizer.eos_token_id,)
+            steps = generate.decode(mode, decoder, constraint, eos=eos, scorer=scorer, stop=stop)
         began = time.perf_counter()
         return steps, _Running(encoded.photo, query, config.grid, refiner, began, began - started + seconds)
 
     def _parts(
         self, image: Photo, names: Sequence[str], refine: str | None, mode: str, classes_per_query: int | None = None
-    ) -> tuple[EncodedImage, list[Query], float]:
+    ) -> tuple[Encoded, list[Query], float]:
         """The photo, the class list cut so that each part can be asked, and the seconds that the photo took."""
         config = self.vlm.config
         query = check_names(names, config)
         check_refiner(refine or config.refiner)
-        generate.check(mode, self.vlm.tokenizer, config.grid, query.labels)
+        if isinstance(self.vlm, RemoteModel):
+            self.vlm.check(mode, query.labels)
+        else:
+            generate.check(mode, self.vlm.tokenizer, config.grid, query.labels)
         if classes_per_query is not None and classes_per_query < 1:
             raise QueryError(
                 f"classes_per_query is {classes_per_query}; it is how many names are asked in one question, 1 or more."
             )
         most = classes_per_query or config.classes_per_query
+        if most is None and isinstance(self.vlm, RemoteModel):
+            most = CLASSES
         started = time.perf_counter()
         encoded = self.encode(image)
         seconds = time.perf_counter() - started
@@ -249,7 +287,7 @@ class _Running:
     began: float
     prefill_seconds: float
 
-    def prediction(self, step: generate.Step) -> Prediction:
+    def prediction(self, step: generate.Step | RemoteStep) -> Prediction:
         """Text so far → grid, masks, box and score. What is not yet written is not a fault."""
         written = time.perf_counter()
         grid, faults = codec.repair(step.text, self.shape)
@@ -262,6 +300,9 @@ class _Running:
         }
         if step.no_target is not None:
             stats["absent"] = step.no_target
+        unrated = isinstance(step, RemoteStep) and not step.probabilities
+        if unrated:
+            stats["probabilities"] = False
         return refined_prediction(
             self.query.typed,
             step.text,
@@ -271,6 +312,6 @@ class _Running:
             self.refiner if step.ended else "none",
             faults if step.ended else (),
             stats,
-            trust_confidence=bool(step.ended),
+            trust_confidence=bool(step.ended) and not unrated,
             asked=self.query.asked,
         )

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 import t4s
 from t4s.errors import EndpointError
-from t4s.labelling.answering import Questions
-from t4s.labelling.arguments import LabelConfig
-from t4s.labelling.shards import FAILED, FAILURES, UNANSWERED, Row, Shards, write_whole
-from t4s.labelling.sources import PhotoSource, absolute, open_source
-from t4s.labelling.workers import Todo, make_segmenter, many_at_a_time, on_ray, one_after_the_other
 from t4s.models.checkpoint import EMBEDDED, find, fingerprint, is_from_hub
+from t4s.segmenter.labelling.answering import Questions
+from t4s.segmenter.labelling.arguments import LabelConfig
+from t4s.segmenter.labelling.shards import FAILED, FAILURES, UNANSWERED, Row, Shards, write_whole
+from t4s.segmenter.labelling.sources import PhotoSource, absolute, open_source
+from t4s.segmenter.labelling.workers import Todo, make_segmenter, many_at_a_time, on_ray, one_after_the_other
 from t4s.segmenter.remote import find_format
 
 VERSION = 1  # of label.json

@@ -27,9 +27,9 @@ import numpy as np
 from PIL import Image
 
 from t4s.errors import DataError
-from t4s.imaging.drawing import palette
-from t4s.labelling.shards import FAILED, UNANSWERED, Row, Shards, mask_of, read_settings
-from t4s.labelling.sources import Photo, PhotoSource, open_source
+from t4s.imaging.drawing import colour
+from t4s.segmenter.labelling.shards import FAILED, UNANSWERED, Row, Shards, mask_of, read_settings
+from t4s.segmenter.labelling.sources import Photo, PhotoSource, open_source
 
 UNKNOWN = "unknown word"
 MAX_IDS = 255  # of an 8-bit mask
@@ -166,7 +166,7 @@ class _Merged:
         for label, (_, row) in sorted(masks.items(), key=lambda item: item[1][0]):
             ids[mask_of(row, label)] = numbers[label]
         picture = Image.fromarray(ids).convert("P")
-        picture.putpalette([0, 0, 0, *(value for colour in palette(len(masks)) for value in colour)])
+        picture.putpalette([0, 0, 0, *(value for number in numbers.values() for value in colour(number))])
         name = f"masks/{index:07d}.png"
         picture.save(self._folder / name)
         seen = {str(number): label for label, number in numbers.items() if (ids == number).any()}

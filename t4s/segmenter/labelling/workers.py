@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from t4s.errors import CheckpointError, DataError
-from t4s.labelling.answering import Answers, Questions, label_photo
-from t4s.labelling.arguments import LabelConfig
-from t4s.labelling.shards import Row, Shards
-from t4s.labelling.sources import PhotoSource, open_source
+from t4s.segmenter.labelling.answering import Answers, Questions, label_photo
+from t4s.segmenter.labelling.arguments import LabelConfig
+from t4s.segmenter.labelling.shards import Row, Shards
+from t4s.segmenter.labelling.sources import PhotoSource, open_source
 
 Tick = Callable[[Sequence[Row]], None]
 Todo = Mapping[int, Mapping[int, list[Row]]]  # {shard: {photo: rows that are kept}}

@@ -18,11 +18,11 @@ from PIL import Image
 import t4s.label
 from t4s import codec
 from t4s.errors import EndpointError
-from t4s.labelling import run, workers
-from t4s.labelling.shards import Shards, mask_of, schema
+from t4s.segmenter.labelling import run, workers
+from t4s.segmenter.labelling.shards import Shards, mask_of, schema
 from tests.support.labels import StandIn
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -287,7 +287,7 @@ def test_ten_thousand_photos_take_no_more_memory_than_two_thousand(tmp_path: Pat
     code = (
         "import resource, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "import t4s.label\nfrom t4s.labelling import run\nfrom tests.support.labels import StandIn\n"
+        "import t4s.label\nfrom t4s.segmenter.labelling import run\nfrom tests.support.labels import StandIn\n"
         "run.make_segmenter = lambda config: StandIn()\n"
         "assert t4s.label.main(sys.argv[1:]) == 0\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"

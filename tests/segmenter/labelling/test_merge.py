@@ -14,8 +14,8 @@ from PIL import Image
 import t4s.check
 import t4s.label
 from t4s.data.spec import open_dataset
-from t4s.labelling import run
-from t4s.labelling.shards import Shards, mask_of, question_row, unanswered
+from t4s.segmenter.labelling import run
+from t4s.segmenter.labelling.shards import Shards, mask_of, question_row, unanswered
 from tests.support.labels import StandIn
 
 

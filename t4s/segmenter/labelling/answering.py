@@ -9,9 +9,9 @@ from PIL import Image
 
 from t4s.errors import CodecError, EndpointError, ImageError, QueryError, T4SError
 from t4s.imaging.loading import open_photo
-from t4s.labelling.shards import FAILED, UNANSWERED, Asked, Row, answered, question_row, unanswered
-from t4s.labelling.sources import Photo
 from t4s.records import Prediction
+from t4s.segmenter.labelling.shards import FAILED, UNANSWERED, Asked, Row, answered, question_row, unanswered
+from t4s.segmenter.labelling.sources import Photo
 from t4s.segmenter.queries import check_query
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from t4s.errors import DataError
-from t4s.labelling.sources import PhotoSource, open_source
+from t4s.segmenter.labelling.sources import PhotoSource, open_source
 
 NAMES = [f"{number:02d}.png" for number in range(8)] + [f"more/{number:02d}.png" for number in range(8, 11)]
 

@@ -36,6 +36,7 @@ from pycocotools import mask as coco
 from t4s.errors import DataError
 from t4s.imaging.masks import coco_rle
 from t4s.records import Prediction, box_of
+from t4s.segmenter.queries import names_of
 
 SETTINGS = "label.json"
 FAILURES = "failures.jsonl"
@@ -93,13 +94,16 @@ def question_row(index: int, photo: str, asked: Asked, checkpoint: str, revision
 
 
 def answered(row: Row, prediction: Prediction) -> Row:
-    """The row with its answer."""
+    """The row with its answer. Masks are labelled with what was asked for, whatever words the model was asked in."""
     height, width = prediction.mask.shape
+    typed = dict(zip(names_of(prediction.asked), row["names"], strict=True))
     masks = []
     for label, mask in prediction.masks.items():
         if (box := box_of(mask)) is not None:
             counts = coco_rle(mask)["counts"]
-            masks.append({"label": label, "counts": counts, "box": list(box), "area": int(mask.sum())})
+            masks.append(
+                {"label": typed.get(label, label), "counts": counts, "box": list(box), "area": int(mask.sum())}
+            )
     return row | {
         "width": width,
         "height": height,
