@@ -11,6 +11,7 @@ are gone: a fork takes none here.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -31,7 +32,7 @@ from t4s.app.suggestions import names_in_photo
 from t4s.codec import DescriptorGrid
 from t4s.errors import CheckpointError, QueryError, T4SError
 from t4s.imaging.loading import open_photo
-from t4s.limits import MAX_BATCH, MAX_LIST_SECONDS, MAX_SECONDS, MAX_TOKENS
+from t4s.limits import MAX_BATCH, MAX_BYTES, MAX_LIST_SECONDS, MAX_SECONDS, MAX_TOKENS
 from t4s.records import Prediction
 from t4s.refine import sam
 from t4s.refine.refiner import check_refiner
@@ -147,7 +148,7 @@ class InferenceService:
 
     def encode(self, path: str) -> Any:
         """The encoded photo, from memory if it is among the last ENCODED_BYTES."""
-        key = _file_version(path)
+        key = _digest(path)
         if os.getpid() != self._process:  # forked: nothing that is kept here would last
             return self._encoded.get(key) or self.segmenter.encode(path)
         with self._lock:
@@ -207,13 +208,13 @@ class Budget:
         return time.monotonic() > self._until or self._tokens > MAX_TOKENS
 
 
-def _file_version(path: str) -> tuple[str, int, int]:
-    """What changes when the file at a path becomes another; a missing file has a version, too."""
+def _digest(path: str) -> str:
+    """What stands for the contents of a file: a path may hold another photo later, and a photo have several paths."""
     try:
-        status = os.stat(path)
+        with open(path, "rb") as file:
+            return hashlib.blake2b(file.read(MAX_BYTES + 1), digest_size=16).hexdigest()
     except (OSError, ValueError):
-        return path, 0, 0
-    return path, status.st_mtime_ns, status.st_size
+        return path  # which cannot be opened as a photo either
 
 
 def _small(encoded: Any) -> Any:
