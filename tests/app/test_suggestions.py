@@ -1,0 +1,26 @@
+"""What can I ask? The chips are measured by `python tests/chips.py`, and are right for the examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from t4s import Segmenter
+from t4s.app import examples
+from t4s.app.suggestions import names_in_photo
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
+
+
+def test_the_first_five_names_have_what_the_example_shows():
+    segmenter = Segmenter.from_pretrained(device="cpu")
+    first = {name: names_in_photo(segmenter.vlm, segmenter.encode(EXAMPLES / name))[:5] for name, _ in examples.EXAMPLES}
+    right = [phrase in first[name] for name, phrase in examples.EXAMPLES]
+    assert sum(right) >= 7, first  # a person beside an elephant is hard to see
+
+
+def test_a_checkpoint_without_names_or_features_suggests_nothing():
+    untaught = SimpleNamespace(config=SimpleNamespace(names=()))
+    assert names_in_photo(untaught, SimpleNamespace(features={"image": None})) == []
+    taught = SimpleNamespace(config=SimpleNamespace(names=("cat",)))
+    assert names_in_photo(taught, SimpleNamespace(features={})) == []
