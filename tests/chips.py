@@ -1,7 +1,7 @@
 """How often the chips under "What can I ask?" are right: `python tests/chips.py FOLDER`.
 
-FOLDER is a data set of the kind "folder" (`t4s/data/folder.py`). Of COUNT validation photos, evenly spaced, the share is
-printed whose first chip names a class that is in the photo's mask, and the share of those where one of five does.
+FOLDER is a data set of the kind "folder" (`t4s/data/folder.py`). Of COUNT validation photos, evenly spaced, it prints
+the share whose first chip names a class that is in the photo's mask, and the share where one of five does.
 """
 
 from __future__ import annotations
@@ -38,4 +38,4 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     right = hits(Segmenter.from_pretrained(device="cpu"), sys.argv[1])
     first, five = 100 * right[:, 0].mean(), 100 * right.any(1).mean()
-    print(f"{len(right)} photos: the first chip names a class that is there in {first:.1f} %, one of five in {five:.1f} %")
+    print(f"{len(right)} photos. The first chip is there in {first:.1f} %, one of five in {five:.1f} %.")
