@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -164,9 +165,9 @@ def fast(
     candidate = scorer.candidate() if scorer is not None else None
     if candidate is None:
         hypothesis.accept(decoder.last[None], [], [hypothesis.state])
+        kept = 0
     else:
-        _weigh(hypothesis, decoder, candidate)
-    ahead = candidate is not None  # whether the cache may hold more than what is accepted
+        kept = _weigh(hypothesis, decoder, candidate, draft_rows)
     while True:
         ended: Ending = ""
         if hypothesis.complete:
@@ -176,28 +177,43 @@ def fast(
         yield _step(hypothesis, decoder, ended)
         if ended:
             return
-        if ahead:
-            decoder.crop(len(hypothesis.ids) - 1)  # all that is accepted is in the cache but the model's own token
+        decoder.crop(kept)
         draft, states = hypothesis.draft(draft_rows)
-        logits = decoder.feed([hypothesis.ids[-1], *draft[: len(states) - 1]])  # a body's last token is not fed
-        hypothesis.accept(logits, draft, states)
-        ahead = bool(draft)
+        new = hypothesis.ids[kept:]
+        logits = decoder.feed([*new, *draft[: len(states) - 1]])  # a body's last token is not fed
+        hypothesis.accept(logits[len(new) - 1 :], draft, states)
+        kept = len(hypothesis.ids) - 1  # all that is accepted is in the cache but the model's own token
 
 
-def _weigh(hypothesis: Hypothesis, decoder: CausalDecoder, candidate: str) -> None:
-    """One pass over a whole body: it is the answer, or as much of it as the greedy choice agrees with and a token."""
+def _weigh(hypothesis: Hypothesis, decoder: CausalDecoder, candidate: str, draft_rows: int) -> int:
+    """One pass over a whole body and the draft beside it; takes what it decides, and returns how much of it is kept.
+
+    The body is the answer, or the answer begins with some of it, or it begins with as much of the draft as the greedy
+    choice agrees with. Without label scores the draft is the body's own beginning.
+    """
     import torch
 
-    assert hypothesis.scorer is not None
-    pad = hypothesis.constraint.pad
-    draft, states = hypothesis.spell((" " + candidate.encode().decode("latin-1"))[len(pad) :])
-    logits = torch.cat([decoder.last[None], decoder.feed(draft[:-1])])
-    picks = hypothesis.score(logits, draft, states)
-    reusable = hypothesis.scorer.review(picks)
-    if reusable is None:
-        hypothesis.take_all(picks)
+    scorer, pad = hypothesis.scorer, hypothesis.constraint.pad
+    assert scorer is not None
+    body, along = hypothesis.spell((" " + candidate.encode().decode("latin-1"))[len(pad) :])
+    draft, states = hypothesis.draft(draft_rows)
+    first = decoder.last[None]
+    if body[: len(draft)] == draft:
+        draft, states = body, along
+        logits = other = torch.cat([first, decoder.feed(body[:-1])])
     else:
-        hypothesis.accept(logits[: reusable + 1], draft[:reusable], states[: reusable + 1])
+        fed = draft[: len(states) - 1]
+        both = decoder.feed(fed, beside=body[:-1])
+        logits, other = torch.cat([first, both[: len(fed)]]), torch.cat([first, both[len(fed) :]])
+    picks = hypothesis.score(other, body, along)
+    decided = scorer.review(picks)
+    if decided == len(body):
+        hypothesis.take_all(picks)
+    elif decided:
+        hypothesis.accept(other[: decided + 1], body[:decided], along[: decided + 1])
+    else:
+        hypothesis.accept(logits, draft, states)
+    return len(commonprefix([hypothesis.ids[:-1], draft]))
 
 
 def _step(hypothesis: Hypothesis, decoder: CausalDecoder, ended: Ending) -> Step:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 CLOSING = "</seg>"
+MAX_DRAFT = 256  # tokens of a draft: more cost a pass much and are seldom all accepted
 
 
 class Hypothesis:
@@ -105,11 +106,14 @@ class Hypothesis:
         return True
 
     def draft(self, rows: int) -> tuple[list[int], list[State]]:
-        """What probably comes next, to the end of this row and `rows` - 1 rows more, as `accept` takes it."""
+        """What probably comes next, as `accept` takes it: to the end of this row and `rows` - 1 rows more, or as far
+        as there are scores of the cells; at most `MAX_DRAFT` tokens."""
         if rows < 1:
             return [], [self.state]
-        grammar = self.constraint.grammar
-        return self.spell(draft_text(self.written, grammar.shape, grammar.labels, rows))
+        grammar, scores = self.constraint.grammar, self.scorer.label_scores if self.scorer is not None else None
+        rows = rows if scores is None else grammar.shape[0]
+        tokens, states = self.spell(draft_text(self.written, grammar.shape, grammar.labels, rows, scores))
+        return tokens[:MAX_DRAFT], states[: MAX_DRAFT + 1]
 
     def spell(self, ahead: str) -> tuple[list[int], list[State]]:
         """(tokens for the text `ahead` of what is written, the state before each and, if they do not complete the

@@ -25,8 +25,12 @@ class CausalDecoder(Protocol):
     last: torch.Tensor
     forwards: int
 
-    def feed(self, ids: Sequence[int]) -> torch.Tensor:
-        """One pass. Appends `ids`; (len(ids), V) float logits, row i follows ids[i]."""
+    def feed(self, ids: Sequence[int], beside: Sequence[int] = ()) -> torch.Tensor:
+        """One pass. Appends `ids`; (len(ids) + len(beside), V) float logits, row i follows token i of both in turn.
+
+        `beside`: another continuation of what was fed before, which does not see `ids` and is not kept. It is asked
+        for only where a `TokenScorer` has both a candidate and label scores.
+        """
         ...
 
     def crop(self, n: int) -> None:
@@ -39,19 +43,21 @@ class TokenScorer(Protocol):
 
     `constrained` and `fast` ask it the same questions, so that both write the same; `free` does not use it.
 
-    no_target  the probability that the target is absent, once it is known
+    no_target     the probability that the target is absent, once it is known
+    label_scores  (H, W, L) float logits of the labels at each cell, for drafts; None: there are none
     """
 
     no_target: float | None
+    label_scores: np.ndarray | None
 
     def candidate(self) -> str | None:
         """A whole body to be scored in one pass before anything is written; None: there is none."""
         ...
 
-    def review(self, picks: Sequence[Pick]) -> int | None:
-        """None: the candidate is the answer; else decoding is greedy, and so many of its tokens may serve as a draft.
+    def review(self, picks: Sequence[Pick]) -> int:
+        """With how many of the candidate's tokens the answer begins; all of them: it is the answer.
 
-        `picks`: the candidate's tokens, with the logits of the text alone.
+        `picks`: the candidate's tokens, with the logits of the text alone. What follows them is greedy.
         """
         ...
 

@@ -241,17 +241,37 @@ class DecoderState:
             **inputs,
         )
 
-    def feed(self, ids: Sequence[int]) -> torch.Tensor:
-        """One pass; (len(ids), V) float32 logits, row i follows ids[i]."""
-        positions = self.vlm.answer_positions([*self.opening, *self.fed, *ids], self.start)[-len(ids) :]
-        logits = self._pass(ids, positions, self.length + len(self.fed), keep=0).logits[0].float()
+    def feed(self, ids: Sequence[int], beside: Sequence[int] = ()) -> torch.Tensor:
+        """One pass; (len(ids) + len(beside), V) float32 logits, row i follows token i of both in turn.
+
+        `beside` goes on where `ids` does, does not see it, and leaves the cache again.
+        """
+        past, more = self.length + len(self.fed), {}
+        positions = self._positions(ids)
+        if beside:
+            positions += self._positions(beside)
+            more["attention_mask"] = _two_continuations(past, len(ids), len(beside)).to(self.vlm.device)
+        logits = self._pass([*ids, *beside], positions, past, keep=0, **more).logits[0].float()
+        if beside:
+            self.cache.crop(-len(beside))
         self.fed += ids
         self.forwards += 1
-        self.last = logits[-1]
+        self.last = logits[len(ids) - 1]
         return logits
+
+    def _positions(self, ids: Sequence[int]) -> list[int]:
+        """Of body tokens that come next."""
+        return self.vlm.answer_positions([*self.opening, *self.fed, *ids], self.start)[-len(ids) :]
 
     def crop(self, n: int) -> None:
         """Keeps the first n body tokens."""
         if n < len(self.fed):
             self.cache.crop(n - len(self.fed))  # a negative number: how many to remove
             del self.fed[n:]
+
+
+def _two_continuations(past: int, first: int, second: int) -> torch.Tensor:
+    """(1, 1, first + second, past + first + second) bool: all see the past and their own, neither sees the other."""
+    sees = torch.ones(first + second, past + first + second, dtype=torch.bool).tril(past)
+    sees[first:, past : past + first] = False
+    return sees[None, None]

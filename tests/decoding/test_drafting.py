@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t4s import codec
-from t4s.decoding.drafting import complete_row, draft_text
+from t4s.decoding.drafting import complete_row, draft_text, expected_row
 from t4s.decoding.grammar import Grammar
 from t4s.errors import CodecError
 
@@ -70,6 +70,35 @@ def test_draft_text(written, rows, draft):
     assert draft_text(written, (3, 4), LABELS, rows) == draft
 
 
+def cells(*rows: str) -> np.ndarray:
+    """(H, W, 3) logits: each digit is the label that leads at its cell, by 3; a "?" is label 1, which leads by 1."""
+    scores = np.zeros((len(rows), len(rows[0]), len(LABELS)))
+    for y, row in enumerate(rows):
+        for x, char in enumerate(row):
+            scores[y, x, 1 if char == "?" else int(char)] = 1.0 if char == "?" else 3.0
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("written", "draft"),
+    [
+        (" ", "others *4\n others *2| dog *2\n others *2| dog *2\n"),  # what the cells say
+        (" others *4\n others *3", "| dog *1\n others *3| dog *1\n"),  # an unsure cell gives way, below as well
+        (" others *4\n others *1|", " dog *3\n others *1| dog *3\n"),  # and a sure one that was wrong above
+        (" others *4\n others *4\n", " others *4\n"),
+        (" dog house *4\n", " dog house *4\n dog house *4\n"),
+        (" dog house *1| others *3\n others *2| dog *1| ", "others *1\n others *2| dog *1| others *1\n"),
+    ],
+)
+def test_cells_say_what_comes_and_the_text_overrules_them(written, draft):
+    assert draft_text(written, (3, 4), LABELS, 9, cells("0000", "00??", "00??")) == draft
+
+
+def test_a_sure_cell_below_an_unsure_one_is_what_it_says():
+    assert expected_row([0, 0, 0, 1], 1, cells("00?1", "0011")) == [0, 0, 1, 1]
+    assert expected_row([0, 0, 0, 1], 1, cells("00?1", "00?1")) == [0, 0, 0, 1]
+
+
 @given(st.data())
 def test_drafts_are_always_valid(data):
     """Whatever is written so far, what is drafted follows it by the grammar, and goes as far as it is asked to."""
@@ -79,7 +108,8 @@ def test_drafts_are_always_valid(data):
     text = " " + codec.encode(grid)
     written = text[: data.draw(st.integers(1, len(text) - 1))]
     rows = data.draw(st.integers(1, 6))
-    draft = draft_text(written, shape, LABELS, rows)
+    scores = np.random.default_rng(data.draw(st.integers(0, 9))).normal(0, 3, (*shape, len(LABELS)))
+    draft = draft_text(written, shape, LABELS, rows, data.draw(st.sampled_from([None, scores])))
     grammar = Grammar(shape, LABELS)
     try:
         state = grammar.advance(grammar.start, (written + draft)[1:])

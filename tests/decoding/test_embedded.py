@@ -48,7 +48,7 @@ def test_fast_writes_what_constrained_writes_in_few_passes(segmenter, examples):
     photos = sorted(examples.glob("*.jpg"))[:3]
     pairs, different, slow, quick = compare(segmenter, photos, PHRASES[:4])
     assert pairs == 12 and different == 0
-    assert slow > 4 * quick
+    assert slow > 6 * quick
 
 
 @pytest.mark.long
@@ -56,7 +56,7 @@ def test_fast_writes_what_constrained_writes_on_200_pairs(segmenter, examples):
     """DESIGN's equality (c): float32; a first difference only at a tie, and at most one pair in 200."""
     pairs, different, slow, quick = compare(segmenter, sorted(examples.glob("*.jpg")), PHRASES)
     assert pairs >= 200 and different <= pairs // 200
-    assert slow > 5 * quick
+    assert slow > 6 * quick
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -85,6 +85,19 @@ def test_fast_writes_what_constrained_writes(pull, rule):
         codec.decode(quick.text, SHAPE)
 
 
+@pytest.mark.parametrize("rule", [None, no_target.Rule(0.1)])
+def test_cells_that_are_right_take_one_pass(rule):
+    """Of a grid or of nothing, with or without the empty answer beside it. Cells that are surely wrong cost little."""
+    rules = Constraint(WORDS, SHAPE, LABELS)
+    for seed in range(8):
+        grid = scene(seed, SHAPE)
+        for cells, most in ((grid, 1), (scene(seed + 1, SHAPE), 2 * SHAPE[0])):
+            fusion = CellFusion(rules.grammar, 5 * np.eye(len(LABELS))[cells.ids], 1e-6)
+            model = StandInDecoder(codec.encode(grid), 50)
+            step = last_step(fast(model, rules, draft_rows=4, scorer=TinyScorer(rules, fusion, rule)))
+            assert step.text == codec.encode(grid) and step.forwards <= most
+
+
 def test_cells_that_are_sure_enough_write_the_grid_and_unsure_ones_change_nothing():
     grid, rules = scene(5, SHAPE), Constraint(WORDS, SHAPE, LABELS)
     truth, true_cells = codec.encode(scene(2, SHAPE)), np.eye(len(LABELS))[grid.ids]

@@ -103,6 +103,23 @@ def test_crop_forgets_exactly_what_it_says(fresh_vlm: VLM):
     torch.testing.assert_close(decoder.feed(body[3:]), first[3:], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("ahead", ["", "others *1|"])
+def test_a_continuation_beside_another_leaves_no_trace(fresh_vlm: VLM, ahead: str):
+    """Two bodies in one pass say what each says in a pass of its own, and the first one goes on as if alone."""
+    encoded = fresh_vlm.encode(photo(1))
+    first, second = map(fresh_vlm.text_ids, (" dog *3\n others *4\n", " others *2| dog *1\n dog *4\n"))
+    both, one, two = (fresh_vlm.begin(encoded, "dog") for _ in range(3))
+    if ahead:
+        for decoder in (both, one, two):
+            decoder.feed(fresh_vlm.text_ids(ahead))
+    logits = both.feed(first, beside=second)
+    alone = torch.cat([one.feed(first), two.feed(second)])
+    torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
+    assert both.fed == one.fed and both.forwards == one.forwards and torch.equal(both.last, logits[len(first) - 1])
+    more = fresh_vlm.text_ids(" dog *4\n")
+    torch.testing.assert_close(both.feed(more), one.feed(more), atol=1e-4, rtol=1e-4)
+
+
 def test_two_interleaved_photos_do_not_mix(fresh_vlm: VLM):
     body = fresh_vlm.text_ids(BODY)
     alone = [fresh_vlm.begin(fresh_vlm.encode(photo(seed)), "dog").feed(body) for seed in (1, 2)]

@@ -37,15 +37,17 @@ class StandInDecoder:
             row[self.truth[len(self.cache)]] += self.pull
         return torch.from_numpy(row)
 
-    def feed(self, ids: Sequence[int]) -> torch.Tensor:
+    def feed(self, ids: Sequence[int], beside: Sequence[int] = ()) -> torch.Tensor:
         assert len(ids), "an empty pass"
-        rows = []
-        for token in ids:
-            self.cache.append(int(token))
-            rows.append(self._logits())
+        before, rows = list(self.cache), []
+        for continuation in (beside, ids):
+            self.cache = list(before)
+            for token in continuation:
+                self.cache.append(int(token))
+                rows.append(self._logits())
         self.forwards += 1
-        self.fed += len(ids)
-        return torch.stack(rows)
+        self.fed += len(ids) + len(beside)
+        return torch.stack(rows[len(beside) :] + rows[: len(beside)])
 
     def crop(self, n: int) -> None:
         assert n <= len(self.cache)

@@ -69,7 +69,7 @@ class CellFusion:
     """
 
     def __init__(self, grammar: Grammar, logits: np.ndarray, weight: float):
-        self.grammar, self.weight = grammar, weight
+        self.grammar, self.logits, self.weight = grammar, logits, weight
         loss = logits - logits.max(-1, keepdims=True)  # (H, W, L), at most 0: what a label costs at a cell
         height, _, labels = loss.shape
         before = np.concatenate([np.zeros((height, 1, labels)), loss.cumsum(1)], 1)  # of all cells to the left

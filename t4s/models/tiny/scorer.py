@@ -28,6 +28,7 @@ class TinyScorer:
     def __init__(self, constraint: Constraint, fusion: CellFusion | None = None, rule: no_target.Rule | None = None):
         self.constraint, self.fusion, self.rule = constraint, fusion, rule
         self.no_target: float | None = None
+        self.label_scores = None if fusion is None else fusion.logits
         self._must_draw: int | None = None  # the row that must show something, where greedy decoding draws nothing
 
     def candidate(self) -> str | None:
@@ -37,15 +38,19 @@ class TinyScorer:
         shape, labels = self.constraint.grammar.shape, self.constraint.labels
         return codec.encode(codec.DescriptorGrid(np.zeros(shape, int), labels))
 
-    def review(self, picks: Sequence[Pick]) -> int | None:
-        """None if the target is absent by the rule. If not, something will be drawn."""
+    def review(self, picks: Sequence[Pick]) -> int:
+        """All of the empty answer if the target is absent by the rule; if not, something will be drawn.
+
+        Where greedy decoding would draw nothing, that is after the empty rows above the one in which drawing most
+        probably begins.
+        """
         assert self.rule is not None
         rows = no_target.empty_rows(self.constraint, picks)
         self.no_target = self.rule.probability(rows)
         if self.no_target >= self.rule.above:
-            return None
-        if not self._stays_empty(picks):
             return len(picks)
+        if not self._stays_empty(picks):
+            return 0
         self._must_draw = no_target.first_drawn(rows)
         return no_target.rows_of(self.constraint, picks).index(self._must_draw)
 
