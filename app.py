@@ -4,7 +4,7 @@
 
 Three Space variables choose the models: T4S_CHECKPOINT (a Hub id or a folder; unset: the embedded checkpoint),
 T4S_REFINER (a name of t4s/refine, or "sam:SOURCE"; unset: the checkpoint's own) and T4S_SAM (the SAMs that visitors may
-choose; see t4s/app/serving/settings.py).
+choose). With T4S_ENDPOINT the model runs on another server. See t4s/app/serving/settings.py.
 
 Here are the functions that run a model, the page with its tabs, and the launch. The rest is in t4s/app, and what the
 browser draws is in assets/app.
@@ -106,7 +106,7 @@ def main() -> None:
     """Loads the model and serves the page; a wrong setting ends the program with one sentence."""
     try:
         settings = Settings.read(os.environ)
-        demo = build(Segmenter.from_pretrained(settings.checkpoint), settings.refiner, settings.sams)
+        demo = build(settings.load(), settings.refiner, settings.sams)
     except T4SError as problem:
         sys.exit(str(problem))
     try:

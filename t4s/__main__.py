@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--refine", metavar="NAME", help="refiner (default: the checkpoint's own)")
     segment.add_argument("--decoding", metavar="NAME", help="fast (default), constrained or free")
     segment.add_argument("--checkpoint", metavar="SRC", help="a folder or a Hub id (default: the embedded model)")
+    segment.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server that runs --checkpoint")
+    segment.add_argument("--model", metavar="NAME", help="the server's name for it (default: --checkpoint)")
     for command, (_, help_text) in COMMANDS.items():
         commands.add_parser(command, help=help_text, add_help=False)
     return parser
@@ -87,7 +89,10 @@ def _segment(options: argparse.Namespace) -> int:
 
     if options.checkpoint is None:
         logging.disable_progress_bar()  # the embedded model loads in a second; a download may show its bar
-    segmenter = Segmenter.from_pretrained(options.checkpoint)
+    if options.endpoint is None:
+        segmenter = Segmenter.from_pretrained(options.checkpoint)
+    else:
+        segmenter = Segmenter.remote(options.endpoint, options.model, checkpoint=options.checkpoint)
     chosen = {name: value for name in ("refine", "decoding") if (value := getattr(options, name)) is not None}
     prediction = segmenter(photo, options.phrase, **chosen)
     _write(prediction, photo, options)

@@ -37,6 +37,8 @@ class EvalConfig:
     update_card: bool = False
     device: str | None = None
     dtype: str | None = None
+    endpoint: str | None = None
+    model: str | None = None
 
 
 def parse_arguments(argv: Sequence[str] | None = None, description: str | None = None) -> EvalConfig:
@@ -79,6 +81,8 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--update-card", action="store_true", help="write the figures into a checkpoint folder's card and t4s.json")
     add("--device", help='"cpu", "cuda", "cuda:1" (default: a GPU if there is one)')
     add("--dtype", help='"float32", "bfloat16" or "float16" (default: what the device does best)')
+    add("--endpoint", metavar="URL", help="an OpenAI-compatible server that runs --checkpoint")
+    add("--model", metavar="NAME", help="the server's name for it (default: --checkpoint)")
 
     # names of earlier versions
     hidden = {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
@@ -99,6 +103,8 @@ def check(config: EvalConfig) -> None:
     _check_numbers(config)
     if config.oracle and config.checkpoint:
         raise QueryError("--oracle stands in for a model, so it needs none; leave --checkpoint or --oracle out.")
+    if config.endpoint and config.oracle:
+        raise QueryError("--oracle asks no model, and --endpoint names a server that runs one; leave one of them out.")
     if config.grid and not config.oracle:
         raise QueryError("--grid is the grid size of --oracle, and a checkpoint has its own; leave it out.")
     if config.class_list and (config.only or config.synonyms):
@@ -161,6 +167,7 @@ def check_vqa(config: EvalConfig) -> None:
         "--only": config.only,
         "--class-list": config.class_list,
         "--mean-mask-baseline": config.mean_mask_baseline,
+        "--endpoint": config.endpoint,
     }
     given = [name for name, value in about_masks.items() if value]
     if given:

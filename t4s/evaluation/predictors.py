@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from t4s import codec
-from t4s.errors import DataError, QueryError
+from t4s.errors import DataError, EndpointError, QueryError
 from t4s.records import build_prediction
 
 if TYPE_CHECKING:
@@ -69,14 +69,21 @@ class SegmenterPredictor:
         from t4s.models.checkpoint import find
         from t4s.segmenter.segmenter import Segmenter
 
-        device = device_for(config.device)
-        self._segmenter = Segmenter.from_pretrained(config.checkpoint, config.revision, device, config.dtype)
+        if config.endpoint is None:
+            device = device_for(config.device)
+            self._segmenter = Segmenter.from_pretrained(config.checkpoint, config.revision, device, config.dtype)
+            self.state = checkpoint_state(find(config.checkpoint, config.revision))
+            info = _checkpoint_info(config, self._segmenter)
+        else:
+            self._segmenter = Segmenter.remote(
+                config.endpoint, config.model, checkpoint=config.checkpoint, revision=config.revision
+            )
+            self.state, info = _remote_state(config), _remote_info(config)
         checkpoint = self._segmenter.vlm.config
         self._classes_per_query = config.classes_per_query
         self.shape = (checkpoint.grid[0], checkpoint.grid[1])
-        self.state = checkpoint_state(find(config.checkpoint, config.revision))
         self.info = replace(
-            _checkpoint_info(config, self._segmenter),
+            info,
             refine=config.refine or checkpoint.refiner,
             decoding=config.decoding,
             grid=self.shape,
@@ -96,6 +103,10 @@ class SegmenterPredictor:
                     )
                 yield prediction, None
             except QueryError as error:
+                yield None, str(error)
+            except EndpointError as error:
+                if error.concerns != "photo":
+                    raise
                 yield None, str(error)
 
 
@@ -254,6 +265,20 @@ def checkpoint_state(folder: Path) -> str:
             content = json.dumps(settings, sort_keys=True).encode()
         digest.update(f"{file.name} {len(content)} ".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def _remote_state(config: EvalConfig) -> str:
+    """What is known here of a checkpoint on a server: its name there and its settings, but not its weights."""
+    from t4s.segmenter.remote import find_format
+
+    file = find_format(str(config.checkpoint or config.model), config.revision)
+    return hashlib.sha256(f"{config.model} ".encode() + file.read_bytes()).hexdigest()[:16]
+
+
+def _remote_info(config: EvalConfig) -> PredictorInfo:
+    from t4s.hub import public
+
+    return PredictorInfo(public(str(config.checkpoint or config.model)), revision=config.revision, device="endpoint")
 
 
 def _checkpoint_info(config: EvalConfig, segmenter: Segmenter) -> PredictorInfo:

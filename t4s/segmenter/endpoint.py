@@ -16,6 +16,7 @@ photo, may help.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import threading
@@ -31,6 +32,7 @@ SILENCE = 120.0  # seconds without a word after which a request is given up
 TRIES = 6
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between tries; Retry-After of the server counts, up to the longest
 TOP_LOGPROBS = (20, 5)  # alternatives a token that are asked for: the most that OpenAI and vLLM give, or fewer
+KEY_VARIABLE = "T4S_ENDPOINT_KEY"  # a key on a command line would be seen by others
 NO_KEY = "none"  # without a key the client would send the token that this machine has for the Hub
 
 Message = dict[str, Any]
@@ -85,7 +87,7 @@ class Endpoint:
         if urlparse(base_url).scheme not in ("http", "https") or not urlparse(base_url).hostname:
             raise QueryError(f"The endpoint is {base_url!r}; write its address, such as http://127.0.0.1:8000/v1.")
         self.base_url, self.model, self.silence, self.tries = base_url, model, silence, tries
-        self._key = api_key or NO_KEY
+        self._key = api_key or os.environ.get(KEY_VARIABLE) or NO_KEY
         self._lock = threading.Lock()
         self._grammar: list[GrammarForm | None] = []  # once it is known, its one element
         self._logprobs: list[dict[str, Any]] = []

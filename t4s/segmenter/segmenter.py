@@ -61,7 +61,7 @@ class Segmenter:
     def remote(
         cls,
         base_url: str,
-        model: str,
+        model: str | None = None,
         api_key: str | None = None,
         *,
         checkpoint: str | Path | None = None,
@@ -72,13 +72,17 @@ class Segmenter:
         """A checkpoint on an OpenAI-compatible server, asked as its own t4s.json says.
 
         base_url    such as http://127.0.0.1:8000/v1
-        model       the server's name for it
-        checkpoint  the folder or Hub id that has the t4s.json, where the server calls it something else; None: `model`
+        model       the server's name for it; None: `checkpoint`
+        api_key     None: what the variable T4S_ENDPOINT_KEY has, if anything
+        checkpoint  the folder or Hub id that has the t4s.json; None: `model`
         silence     seconds without a word after which a request is tried again, `tries` times in all
 
         Nothing is sent before the first question. Raises QueryError and CheckpointError; answers raise EndpointError.
         """
-        return cls(RemoteModel(Endpoint(base_url, model, api_key, silence, tries), checkpoint or model, revision))
+        source, name = checkpoint or model, model or checkpoint
+        if source is None or name is None:
+            raise QueryError("A server needs a model: name the folder or Hub id whose t4s.json says how to ask it.")
+        return cls(RemoteModel(Endpoint(base_url, str(name), api_key, silence, tries), source, revision))
 
     def encode(self, image: Photo) -> Encoded:
         """The photo's part of the prompt, run once; give the result instead of the photo to any other method."""

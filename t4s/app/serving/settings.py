@@ -5,6 +5,8 @@ T4S_REFINER     a refiner, or "sam:SOURCE"; unset: the checkpoint's own
 T4S_SAM         Hub ids or folders of the SAMs that visitors may choose, comma-separated: each is loaded at the start.
                 "*": any SAM of the Hub, downloaded when someone asks for it, for a server that only its operator uses.
                 Unset: none where others can reach the server (`is_public`), "*" where they cannot.
+T4S_ENDPOINT    the address of an OpenAI-compatible server that runs the checkpoint, of which only the t4s.json is read
+                here; T4S_ENDPOINT_MODEL: its name there, if it is another; T4S_ENDPOINT_KEY: the key
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 
 from t4s.errors import QueryError
 from t4s.limits import MAX_SAMS
+from t4s.segmenter.segmenter import Segmenter
 
 LOCAL_NAMES = ("", "127.0.0.1", "localhost", "::1", "[::1]")
 
@@ -25,13 +28,25 @@ class Settings:
     checkpoint: str | None = None
     refiner: str = ""
     sams: tuple[str, ...] | None = ()
+    endpoint: str | None = None
+    endpoint_model: str | None = None
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
         """The settings in `environment` (os.environ). Raises QueryError."""
         return cls(
-            environment.get("T4S_CHECKPOINT") or None, environment.get("T4S_REFINER", ""), _allowed_sams(environment)
+            environment.get("T4S_CHECKPOINT") or None,
+            environment.get("T4S_REFINER", ""),
+            _allowed_sams(environment),
+            environment.get("T4S_ENDPOINT") or None,
+            environment.get("T4S_ENDPOINT_MODEL") or None,
         )
+
+    def load(self) -> Segmenter:
+        """The model, here or on its server (which has the key from the environment). Raises T4SError."""
+        if self.endpoint is not None:
+            return Segmenter.remote(self.endpoint, self.endpoint_model, checkpoint=self.checkpoint)
+        return Segmenter.from_pretrained(self.checkpoint)
 
 
 def is_public(environment: Mapping[str, str]) -> bool:

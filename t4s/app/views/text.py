@@ -94,7 +94,7 @@ def write_text(
     """A mask file → (view, grid).
 
     `labels`: one name for each class of the file, comma-separated, in the order of their values. The view's facts
-    compare the layouts in characters and in the tokens of `tokenizer`.
+    compare the layouts in characters and in the tokens of `tokenizer` (None: on a server).
     """
     mask = read_mask(path)
     given = names(labels)
@@ -103,8 +103,10 @@ def write_text(
     sizes = []
     for name in codec.LAYOUTS:
         body = codec.encode(grid, name)
-        tokens = len(tokenizer.encode(body, add_special_tokens=False))
-        sizes.append((name, f"{len(body):,} characters, {tokens:,} tokens"))
+        size = f"{len(body):,} characters"
+        if tokenizer is not None:
+            size += f", {len(tokenizer.encode(body, add_special_tokens=False)):,} tokens"
+        sizes.append((name, size))
     note = f"{shape[0]}×{shape[1]} cells as text, in the {layout} layout. {mask.note}".strip()
     return text_view(grid, codec.encode(grid, layout), layout, (), note, mask.classes.shape) | {"facts": sizes}, grid
 

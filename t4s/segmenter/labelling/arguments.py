@@ -11,6 +11,7 @@ from typing import Literal
 
 from t4s.errors import DataError, QueryError
 
+SILENCE = 120.0  # seconds
 SHARD_SIZE = 100  # photos: what a kill loses at most
 Decoding = Literal["fast", "constrained", "free"]
 
@@ -35,8 +36,8 @@ class LabelConfig:
     dtype: str | None = None
     endpoint: str | None = None
     model: str | None = None
-    api_key: str | None = None
     concurrency: int = 8
+    silence: float = SILENCE
     ray: str | None = None  # an address; "": a cluster of this machine
     actors: int | None = None
     cpus: float = 1.0
@@ -80,13 +81,15 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--device", help='"cpu", "cuda", "cuda:1" (default: a GPU if there is one)')
     add("--dtype", help='"float32", "bfloat16" or "float16" (default: what the device does best)')
 
-    remote = parser.add_argument_group("on a server")
+    remote = parser.add_argument_group("on a server (its key, if any, in the variable T4S_ENDPOINT_KEY)")
     remote.add_argument(
         "--endpoint", metavar="URL", help="an OpenAI-compatible server; --checkpoint says how to ask it"
     )
     remote.add_argument("--model", metavar="NAME", help="the server's name for it (default: --checkpoint)")
-    remote.add_argument("--api-key", metavar="KEY", help="default: the variable T4S_ENDPOINT_KEY")
     remote.add_argument("--concurrency", type=int, default=8, metavar="N", help="requests at a time (8)")
+    remote.add_argument(
+        "--silence", type=float, default=SILENCE, metavar="SECONDS", help=f"without a word: try again ({SILENCE:g})"
+    )
 
     cluster = parser.add_argument_group("on a Ray cluster (pip install ray)")
     cluster.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="without an address: this machine")
@@ -131,6 +134,8 @@ def check(config: LabelConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise QueryError(f"--{name.replace('_', '-')} is {value}; it is a number from 1.")
+    if config.silence <= 0:
+        raise QueryError(f"--silence is {config.silence:g}; it is a number of seconds above 0.")
     if config.ray is not None and (config.endpoint or config.part != (0, 1)):
         raise QueryError("--ray shares the photos itself, among models of its own; leave --endpoint and --part out.")
     if config.endpoint and not (config.model or config.checkpoint):

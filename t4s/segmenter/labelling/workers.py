@@ -30,10 +30,7 @@ def make_segmenter(config: LabelConfig) -> Any:
 
     logging.disable_progress_bar()  # there is one bar, that of the photos
     if config.endpoint is not None:
-        checkpoint = config.checkpoint or config.model
-        return Segmenter.remote(
-            config.endpoint, config.model or checkpoint, config.api_key, checkpoint=checkpoint, revision=config.revision
-        )
+        return Segmenter.remote(config.endpoint, config.model, checkpoint=config.checkpoint, revision=config.revision)
     return Segmenter.from_pretrained(config.checkpoint, config.revision, config.device, config.dtype)
 
 
