@@ -109,9 +109,10 @@ def main() -> None:
         demo = build(settings.load(), settings.refiner, settings.sams)
     except T4SError as problem:
         sys.exit(str(problem))
+    port = os.environ.get("GRADIO_SERVER_PORT")  # one that is named is taken or refused; else the next free one
     try:
-        demo.queue().launch(mcp_server=True, **LAUNCH)
-    except OSError as problem:
+        demo.queue().launch(mcp_server=True, server_port=int(port) if port else None, **LAUNCH)
+    except (OSError, ValueError) as problem:
         sys.exit(f"The app cannot listen ({problem}): free the port, or name another with GRADIO_SERVER_PORT.")
 
 

@@ -15,8 +15,9 @@ import json
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
@@ -54,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the mask, a PNG of the photo's size")
     segment.add_argument("--overlay", metavar="FILE", type=Path, help="write the photo with the mask over it")
     segment.add_argument("--json", action="store_true", help="print everything as one JSON object")
-    segment.add_argument("--refine", metavar="NAME", help="refiner (default: the checkpoint's own)")
+    segment.add_argument(
+        "--refine",
+        metavar="NAME",
+        help="refiner: none, smooth, guided, crf, edge, sam or sam:SOURCE (default: the checkpoint's own)",
+    )
     segment.add_argument("--decoding", metavar="NAME", help="fast (default), constrained or free")
     segment.add_argument("--checkpoint", metavar="SRC", help="a folder or a Hub id (default: the embedded model)")
     segment.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server that runs --checkpoint")
@@ -67,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 after one sentence on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        _use_utf8(stream)
     try:
         if arguments and arguments[0] in COMMANDS:
             module = import_module(f"t4s.{COMMANDS[arguments[0]][0]}")
@@ -82,6 +89,10 @@ def _segment(options: argparse.Namespace) -> int:
     for target in (options.output, options.overlay):
         _check_target(target, options.photo)
     photo = open_photo(options.photo)  # before torch is loaded: a wrong name is answered at once
+    shown = sys.stderr.isatty()
+    if shown:
+        print("Loading the model …", end="\r", file=sys.stderr, flush=True)
+    _check_question(options)
 
     from transformers.utils import logging
 
@@ -94,6 +105,8 @@ def _segment(options: argparse.Namespace) -> int:
     else:
         segmenter = Segmenter.remote(options.endpoint, options.model, checkpoint=options.checkpoint)
     chosen = {name: value for name in ("refine", "decoding") if (value := getattr(options, name)) is not None}
+    if shown:
+        print("\033[K", end="", file=sys.stderr, flush=True)
     prediction = segmenter(photo, options.phrase, **chosen)
     _write(prediction, photo, options)
     if options.json:
@@ -105,6 +118,28 @@ def _segment(options: argparse.Namespace) -> int:
 
         print("\n".join(filter(None, [f"<seg>{prediction.text}</seg>", _summary(prediction), explain(prediction)])))
     return 0
+
+
+def _check_question(options: argparse.Namespace) -> None:
+    """Refuse what cannot be asked before a checkpoint is downloaded or loaded."""
+    from t4s.decoding.generate import MODES
+    from t4s.refine.refiner import check_refiner
+    from t4s.segmenter.queries import check_query
+
+    check_query(options.phrase)
+    if options.refine is not None:
+        check_refiner(options.refine)
+    if options.decoding not in (None, *MODES):
+        raise QueryError(f"There is no decoding {options.decoding!r}: choose one of {', '.join(MODES)}.")
+
+
+def _use_utf8(stream: TextIO) -> None:
+    """Files and pipes get UTF-8, whatever the locale says; on a terminal what it cannot show is written as \\u…."""
+    if isinstance(stream, TextIOWrapper):
+        if stream.isatty():
+            stream.reconfigure(errors="backslashreplace")
+        else:
+            stream.reconfigure(encoding="utf-8")
 
 
 def _check_target(target: Path | None, photo: str) -> None:

@@ -195,6 +195,44 @@ def test_a_question_that_cannot_be_asked(arguments: list[str], hint: str, exampl
     assert hint in captured.err and captured.out == ""
 
 
+def test_a_question_is_checked_before_a_checkpoint_is_looked_for(examples: Path, capsys):
+    """It took a download to learn that a refiner is spelled otherwise."""
+    for arguments, hint in (
+        (["x" * 201], "201"),
+        (["cat", "--refine", "egde"], "egde"),
+        (["cat", "--decoding", "quick"], "quick"),
+    ):
+        assert main(["segment", str(examples / "gull.jpg"), *arguments, "--checkpoint", "no/such/folder"]) == 2
+        assert hint in capsys.readouterr().err
+
+
+def test_help_names_the_refiners():
+    from t4s.refine.refiner import NAMES
+
+    told = " ".join(_t4s("segment", "--help").stdout.split())
+    assert f"refiner: {', '.join(NAMES)} or sam:SOURCE" in told
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_files_and_pipes_get_utf8(examples: Path, encoding: str):
+    """`t4s segment … > o.json` ended in a traceback after the model ran."""
+    command = [
+        sys.executable,
+        "-m",
+        "t4s",
+        "segment",
+        str(examples / "gull.jpg"),
+        "猫 naïve",
+        "--json",
+        "--refine",
+        "none",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert "猫 naïve" in json.loads(done.stdout.decode("utf-8"))["text"] + json.loads(done.stdout)["query"]
+
+
 @pytest.mark.parametrize("arguments", [[], ["segment"], ["segment", "photo.jpg"], ["paint", "photo.jpg"]])
 def test_a_command_that_is_none(arguments: list[str]):
     done = _t4s(*arguments)

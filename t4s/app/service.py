@@ -30,7 +30,7 @@ import torch
 from t4s.app.downloads import ResultsZip
 from t4s.app.suggestions import names_in_photo
 from t4s.codec import DescriptorGrid
-from t4s.errors import CheckpointError, QueryError, T4SError
+from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
 from t4s.limits import MAX_BATCH, MAX_BYTES, MAX_LIST_SECONDS, MAX_SECONDS, MAX_TOKENS
 from t4s.records import Prediction
@@ -67,7 +67,6 @@ class InferenceService:
         self.known_names = tuple(getattr(config, "names", ()))
         self.refiner = refiner or config.refiner
         check_refiner(self.refiner)
-        check_package(self.refiner)
         own = sam_source(self.refiner)
         if own:
             self.refiner = f"sam:{own}"
@@ -222,14 +221,6 @@ def _small(encoded: Any) -> Any:
     height, width = encoded.photo.shape[:2]
     step = max(height, width) // STREAMED_SIDE
     return replace(encoded, photo=np.ascontiguousarray(encoded.photo[::step, ::step])) if step > 1 else encoded
-
-
-def check_package(refiner: str) -> None:
-    """Raises CheckpointError if the package that a refiner needs is missing."""
-    if refiner == "crf" and find_spec("pydensecrf") is None:
-        raise CheckpointError(
-            "The refiner 'crf' needs the package pydensecrf2: pip install pydensecrf2, or use 'edge'."
-        )
 
 
 def sam_source(refiner: str) -> str:

@@ -18,15 +18,22 @@ TRUST = 0.8  # weight of the grid's shares against a uniform distribution over t
 GAUSSIAN, BILATERAL = {"sxy": 2, "compat": 2}, {"sxy": 12, "srgb": 7, "compat": 4}
 
 
-def paint_crf(photo: np.ndarray, soft: np.ndarray) -> Painter:
-    """The CRF over `soft` (L, H, W), interpolated, at the working size. CheckpointError if the package is missing."""
+def check_package() -> None:
+    """Raises CheckpointError if the package is missing."""
     try:
-        from pydensecrf.densecrf import DenseCRF2D
+        import pydensecrf.densecrf  # noqa: F401
     except ImportError as error:
         raise CheckpointError(
             "The refiner 'crf' needs the package pydensecrf2, which is not installed: pip install pydensecrf2 (it "
             "needs a C++ compiler), or use 'edge'."
         ) from error
+
+
+def paint_crf(photo: np.ndarray, soft: np.ndarray) -> Painter:
+    """The CRF over `soft` (L, H, W), interpolated, at the working size. CheckpointError if the package is missing."""
+    check_package()
+    from pydensecrf.densecrf import DenseCRF2D
+
     small = np.array(shrink(photo, WORKING_SIDE), order="C")  # a copy: the package refuses read-only pixels
     height, width = small.shape[:2]
     shares = TRUST * maps(bicubic(soft, (height, width)), height) + (1 - TRUST) / len(soft)

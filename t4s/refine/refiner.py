@@ -27,7 +27,7 @@ import numpy as np
 
 from t4s.codec import DescriptorGrid, Fault, mask_from_grid
 from t4s.errors import ImageError, QueryError
-from t4s.refine.crf import paint_crf
+from t4s.refine.crf import check_package, paint_crf
 from t4s.refine.edge import paint_edge
 from t4s.refine.guided import paint_guided
 from t4s.refine.interpolate import Painter, cells_of, paint_none, paint_smooth
@@ -76,8 +76,9 @@ def refine(
 
 
 def check_refiner(name: str) -> None:
-    """Raises QueryError if there is no such refiner, before anything expensive runs."""
-    _find(name)
+    """Before anything expensive runs: QueryError if there is no such refiner, CheckpointError if it lacks its package."""
+    if _find(name) is paint_crf:
+        check_package()
 
 
 def disagreements(grid: DescriptorGrid, masks: dict[str, np.ndarray], bound: float = AGREEMENT) -> tuple[Fault, ...]:

@@ -8,6 +8,8 @@ import multiprocessing
 import pickle
 import runpy
 import shutil
+import socket
+import sys
 from pathlib import Path
 
 import gradio as gr
@@ -261,6 +263,18 @@ def test_a_wrong_space_variable_is_told_in_a_sentence(monkeypatch: pytest.Monkey
         runpy.run_path(str(ROOT / "app.py"), run_name="__main__")
 
 
+@pytest.mark.parametrize("port", ["taken", "seven"])
+def test_a_port_that_cannot_be_had_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, port: str):
+    monkeypatch.setattr(app.Segmenter, "from_pretrained", lambda source: stand_in.StandIn())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = str(taken.getsockname()[1])
+        monkeypatch.setenv("GRADIO_SERVER_PORT", number if port == "taken" else port)
+        with pytest.raises(SystemExit, match="cannot listen.*name another with GRADIO_SERVER_PORT"):
+            app.main()
+
+
 def test_visitors_choose_among_what_the_operator_allows(tiny_sam: str, tmp_path: Path):
     """One anonymous request could have the server download and build any repository, in place of its own SAM."""
     own = service.InferenceService(stand_in.StandIn(), "edge", [tiny_sam])
@@ -290,7 +304,8 @@ def test_a_server_of_ones_own_takes_any_sam_of_the_hub(tiny_sam: str):
 
 
 def test_a_refiner_without_its_package_stops_the_start(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(service, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(CheckpointError, match="pip install pydensecrf2"):
         service.InferenceService(stand_in.StandIn(), "crf")
 
