@@ -106,19 +106,16 @@ def test_eval(folder: Path, photos: Path, tmp_path: Path, capsys):
     assert "100.0" not in capsys.readouterr().out.split("cIoU")[-1]
 
 
-def test_label_loses_nothing_and_records_nothing_wrong(folder: Path, photos: Path, tmp_path: Path, monkeypatch):
+def test_label_loses_nothing_and_records_nothing_wrong(folder: Path, photos: Path, tmp_path: Path):
     """Every kind of bad moment, with several requests at a time: the same bytes as on a good day."""
     given = [str(photos), "--query", "dog", "--query", "cat", "--shard-size", "5", "--checkpoint", str(folder),
-             "--model", "tiny", "--concurrency", "4"]  # fmt: skip
-    monkeypatch.setattr(endpoint.Endpoint.__init__, "__defaults__", (None, 0.5, 6))  # seconds of silence
-    monkeypatch.setattr("t4s.segmenter.segmenter.Segmenter.remote.__func__.__kwdefaults__",
-                        {"checkpoint": None, "revision": None, "silence": 0.5, "tries": 8})  # fmt: skip
+             "--model", "tiny", "--concurrency", "4", "--silence", "0.5"]  # fmt: skip
     with ChatServer(answer) as server:
         assert t4s.label.main([*given, "--endpoint", server.url, "-o", str(tmp_path / "good")]) == 0
     with ChatServer(answer) as server:
-        server.faults += FAULTS * 2
+        server.faults += FAULTS
         assert t4s.label.main([*given, "--endpoint", server.url, "-o", str(tmp_path / "bad")]) == 0
-        assert not server.faults and server.busiest <= 4
+        assert not server.faults and server.busiest > 1
     assert files(tmp_path / "bad") == files(tmp_path / "good")
     rows = list(Shards.open(tmp_path / "good").all_rows())
     statuses = [(row["query"], row["status"]) for row in rows if row["photo"] != "05b.png"]

@@ -30,7 +30,13 @@ def make_segmenter(config: LabelConfig) -> Any:
 
     logging.disable_progress_bar()  # there is one bar, that of the photos
     if config.endpoint is not None:
-        return Segmenter.remote(config.endpoint, config.model, checkpoint=config.checkpoint, revision=config.revision)
+        return Segmenter.remote(
+            config.endpoint,
+            config.model,
+            checkpoint=config.checkpoint,
+            revision=config.revision,
+            silence=config.silence,
+        )
     return Segmenter.from_pretrained(config.checkpoint, config.revision, config.device, config.dtype)
 
 
