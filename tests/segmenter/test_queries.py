@@ -57,7 +57,7 @@ def test_other_checkpoints_are_asked_what_was_typed_cleaned():
 
 @pytest.mark.parametrize("typed, asked", [
     ("guy", "person"),
-    ("The guy on the left", "person on the left"),
+    ("The guy on the left", "the person on the left"),
     ("guys", "people"),
     ("Tabby", "cat"),
     ("foal", "horse"),
