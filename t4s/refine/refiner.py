@@ -76,7 +76,7 @@ def refine(
 
 
 def check_refiner(name: str) -> None:
-    """Before anything expensive runs: QueryError if there is no such refiner, CheckpointError if it lacks its package."""
+    """Before anything runs: QueryError if there is no such refiner, CheckpointError if its package is missing."""
     if _find(name) is paint_crf:
         check_package()
 

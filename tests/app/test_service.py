@@ -10,6 +10,7 @@ import runpy
 import shutil
 import socket
 import sys
+import weakref
 from pathlib import Path
 
 import gradio as gr
@@ -362,6 +363,28 @@ def test_an_answer_ends_when_its_seconds_or_tokens_are_spent(monkeypatch: pytest
     assert last.stats["ended"] == "truncated"
     answers, problem = slow.write_all(str(CATS), ["cat", "person"], "smooth")
     assert [each.stats["ended"] for each in answers] == ["truncated"] * 2 and problem == ""
+
+
+def test_only_the_last_steps_of_an_answer_are_kept():
+    """`*_, last = steps` keeps all of them, each with its masks."""
+    alive: weakref.WeakSet[Prediction] = weakref.WeakSet()
+    most = 0
+
+    class Watched(Endless):
+        def stream(self, *arguments, **settings):
+            nonlocal most
+            for answer in super().stream(*arguments, **settings):
+                alive.add(answer)
+                most = max(most, len(alive))
+                yield answer
+
+    watched = service.InferenceService(Watched(tokens=100))
+    answers, _ = watched.write_all(str(CATS), ["cat", "dog"], "none")
+    assert len(answers) == 2 and watched.segmenter.steps > 80 and most <= 6
+    most = 0
+    for _ in watched.write(str(CATS), "cat", "none", "fast"):
+        pass
+    assert most <= 6
 
 
 def test_a_stopped_answer_is_stopped_and_not_truncated(tmp_path: Path):

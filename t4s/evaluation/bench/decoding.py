@@ -161,12 +161,12 @@ def replay(name: str, samples: Sequence[Sample], sides: Sequence[int], drafts: S
 
 def _replay(grid: codec.DescriptorGrid, words: Vocabulary, model: TrueText, draft_rows: int) -> Row:
     from t4s.decoding.constraint import Constraint
-    from t4s.decoding.generate import fast
+    from t4s.decoding.generate import fast, last_step
 
     text = codec.encode(grid)
     model.begin(words.spell(text))
     started = time.process_time()  # CPU time: what else the machine does must not count
-    *_, last = fast(model, Constraint(words, grid.shape, grid.labels), draft_rows=draft_rows)
+    last = last_step(fast(model, Constraint(words, grid.shape, grid.labels), draft_rows=draft_rows))
     seconds = time.process_time() - started
     if last.text != text:
         raise RuntimeError(f"The replay wrote {last.text!r} instead of {text!r}: report this, it is a bug.")
