@@ -6,6 +6,7 @@ import asyncio
 import base64
 import http.server
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import app
+from t4s import limits
 from t4s.app import downloads
 from t4s.app.serving import fetching, gate, queueing
 from t4s.errors import ImageError
@@ -231,6 +233,15 @@ def test_the_app_outlives_its_scratch_folder(client: Client):
 
     shutil.rmtree(downloads.scratch_file("x").parents[1])
     assert client.predict(handle_file(CATS), "cat", api_name="/segment")[3]["present"]
+
+
+def test_the_readmes_limits_are_those_of_the_code():
+    table = (ROOT / "t4s" / "app" / "README.md").read_text("utf-8").partition("### Limits")[2]
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", table, re.M)
+    assert len(rows) > 15
+    assert {name: int(value.replace(",", "")) for name, value in rows} == {name: vars(limits)[name] for name, _ in rows}
+    tested = {name for name in vars(limits) if name.startswith(("MAX_", "QUEUE_"))} - dict(rows).keys()
+    assert not [name for name in tested if not name.startswith(("MAX_SAM_", "MAX_PARTS", "MAX_QUESTION", "MAX_ANSWER"))]
 
 
 # --- the queue ----------------------------------------------------------------------------------------
