@@ -6,6 +6,7 @@ fit is a CheckpointError that names it.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from t4s.errors import CheckpointError
 from t4s.models.checkpoint import ADAPTER, ADAPTER_WEIGHTS, EMBEDDED, CheckpointConfig, base_of, check_weights, find
 from t4s.models.original.convert import converted
 from t4s.models.tiny import vision_tower  # noqa: F401 (it registers itself with the Auto classes)
+from t4s.models.trial import patterns_problem, template_problem
 from t4s.models.vlm import VLM
 
 Device = str | int | torch.device
@@ -59,6 +61,10 @@ def load(
 
 def _check_template(folder: Path, vlm: VLM) -> None:
     """Put one question into the chat template. Raises CheckpointError if it fails or leaves no place for the photo."""
+    templates = vlm.processor.chat_template if folder != EMBEDDED else None
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        if isinstance(template, str) and (problem := template_problem(template)):
+            raise CheckpointError(f"The chat template of {folder} {problem}; download or save it again.")
     try:
         vlm.suffix(vlm.question("others"))
     except (TemplateError, ValueError, TypeError) as error:
@@ -228,12 +234,24 @@ def _quantization(quantize: str, dtype: torch.dtype, device: torch.device) -> di
     return {"quantization_config": config, "device_map": {"": device}}
 
 
+def _check_patterns(folder: Path, model: PreTrainedModel) -> None:
+    """Raises CheckpointError if a pattern in adapter_config.json is invalid or endless."""
+    try:
+        content = json.loads((folder / ADAPTER).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder / ADAPTER} cannot be read ({_short(error)}); save it again.") from error
+    names = [name for name, _ in model.named_modules()]
+    if isinstance(content, dict) and (problem := patterns_problem(content, names)):
+        raise CheckpointError(f"A pattern in {folder / ADAPTER} {problem}; save the adapter again.")
+
+
 def _adapted(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """A LoRA adapter merged into its base. Raises CheckpointError for missing or unexpected keys."""
     from peft import PeftModel, get_peft_model_state_dict
 
     weights = folder / ADAPTER_WEIGHTS
     _check_readable([weights])
+    _check_patterns(folder, model)
     try:
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=False, use_safetensors=True)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # other shapes or layers
