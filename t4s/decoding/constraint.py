@@ -2,8 +2,9 @@
 
 `Vocabulary` knows what text every token of a Hugging Face tokenizer spells, byte by byte, and is built once per
 tokenizer. `Constraint` walks it together with the automaton of one grid and one set of labels: a token is allowed
-when the automaton takes all of its bytes. Any spelling of valid text is allowed, not only the tokenizer's own:
-which one is written is the model's choice.
+when the automaton takes all of its bytes. How text is cut into tokens is the model's choice, with one exception: where
+only one label is left that a run can have, the rest of it is spelled as the tokenizer spells it. There is nothing to
+choose, and no model was trained on another spelling.
 
 Byte-level BPE (GPT-2, Llama 3, Qwen, DeepSeek, our own) and SentencePiece-style vocabularies (Llama 2, Mistral,
 Gemma; with byte tokens or without) are read from the tokenizer's decoder. Knows nothing of models.
@@ -22,7 +23,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from t4s.decoding.grammar import Grammar, State
+from t4s.decoding.grammar import MARK, Grammar, State
 from t4s.errors import CheckpointError, QueryError
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Constraint:
                 )
         self.vocabulary, self.labels, self.grammar = vocabulary, grammar.labels, grammar.utf8()
         self._choices: dict[tuple[int, int, int, str], AllowedTokens] = {}
+        self._fitting: dict[tuple[int, int, int, str], AllowedTokens] = {}
         self._lines: dict[str, tuple[list[int], list[int]]] = {}
 
     @property
@@ -131,11 +133,31 @@ class Constraint:
 
     def choice(self, state: State) -> AllowedTokens:
         """The allowed tokens; remembered by all that matters of `state`, which leaves out most of its row."""
-        rows_left = min(self.grammar.shape[0] - state.row, self.vocabulary.max_rows + 1)
-        key = (rows_left, *state[1:])
+        key = self._key(state)
         if key not in self._choices:
-            self._choices[key] = self._walk(state)
+            self._choices[key] = self._as_spelled(state, self.fitting(state))
         return self._choices[key]
+
+    def fitting(self, state: State) -> AllowedTokens:
+        """The tokens that keep the text valid, labels in any spelling."""
+        key = self._key(state)
+        if key not in self._fitting:
+            self._fitting[key] = self._walk(state)
+        return self._fitting[key]
+
+    def _key(self, state: State) -> tuple[int, int, int, str]:
+        return (min(self.grammar.shape[0] - state.row, self.vocabulary.max_rows + 1), *state[1:])
+
+    def _as_spelled(self, state: State, fitting: AllowedTokens) -> AllowedTokens:
+        """In the rest of the only label that there can be, the tokenizer's own next token alone, if it ends in it."""
+        labels = [] if MARK in state.spelled else self.grammar.labels_beginning(state)
+        rest = f" {self.grammar.labels[labels[0]]}"[len(state.spelled) :] if len(labels) == 1 else ""
+        own = self.spell_after("\n" + state.spelled, rest + MARK)[:1] if rest else []
+        at = fitting.index.get(own[0]) if own else None
+        if at is None or len(fitting.texts[at]) > len(rest):
+            return fitting
+        ids, texts, states = fitting.ids[at : at + 1], (fitting.texts[at],), (fitting.states[at],)
+        return AllowedTokens(ids, texts, states, {own[0]: 0})
 
     def advance(self, state: State, token: int) -> State | None:
         """The state after a token, or None if it is not allowed."""

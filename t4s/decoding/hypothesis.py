@@ -76,7 +76,8 @@ class Hypothesis:
     def _take(self, pick: Pick) -> None:
         self.picks.append(pick)
         self._append(int(pick.choice.ids[pick.best]))
-        self.state = self.constraint.advance(self.state, self.ids[-1])
+        rows, following = pick.choice.states[pick.best]
+        self.state = following._replace(row=self.state.row + rows)
 
     def _append(self, token: int) -> None:
         self.ids.append(token)
@@ -84,7 +85,7 @@ class Hypothesis:
 
     def follow(self, logits: torch.Tensor, token: int) -> None:
         """Takes a token of free text, whatever it is, and follows the grammar as long as it can."""
-        allowed = self.constraint.choice(self.state) if self.state is not None and not self.complete else None
+        allowed = self.constraint.fitting(self.state) if self.state is not None and not self.complete else None
         if allowed is not None and token in allowed.index:
             self._take(Pick(allowed, gather(logits[None], [allowed])[0], allowed.index[token]))
             return
@@ -118,16 +119,19 @@ class Hypothesis:
     def spell(self, ahead: str) -> tuple[list[int], list[State]]:
         """(tokens for the text `ahead` of what is written, the state before each and, if they do not complete the
         body, the one after them)."""
-        tokens, states = [], [self.state]
-        for token in self.constraint.spell_after(self.written, ahead):
-            state = self.constraint.advance(states[-1], token)
-            if state is None:
+        tokens, states, spelled, at = [], [self.state], self.constraint.spell_after(self.written, ahead), 0
+        while spelled and not self.constraint.is_final(states[-1]):
+            choice = self.constraint.choice(states[-1])
+            fits = spelled[0] in choice.index
+            token = spelled[0] if fits else int(choice.ids[0])
+            piece = self.constraint.vocabulary.latin1([token])
+            if not fits and (len(choice.ids) > 1 or not ahead.startswith(piece, at)):
                 break  # spelled in other bytes than the label's (a tokenizer that normalises Unicode)
+            at += len(piece)
+            spelled = spelled[1:] if fits else self.constraint.spell_after(self.written + ahead[:at], ahead[at:])
             tokens.append(token)
-            if self.constraint.is_final(state):
-                break
-            states.append(state)
-        return tokens, states
+            states.append(self.constraint.advance(states[-1], token))
+        return tokens, states[: len(tokens)] if self.constraint.is_final(states[-1]) else states
 
 
 def gather(logits: torch.Tensor, choices: Sequence[AllowedTokens]) -> list[np.ndarray]:

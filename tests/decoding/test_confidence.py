@@ -54,7 +54,9 @@ def counts_in_one_token(width: int) -> list[int]:
 
 
 COUNTS_IN_PARTS = ids_of(*NAMES, *PARTS)
-EVERYTHING_IN_PARTS = ids_of(*PARTS, " *1", " *1|", " others", "others", " ", "og", "dog", " dog", *"dog*thers")
+EVERYTHING_IN_PARTS = ids_of(
+    *PARTS, " *1", " *1|", " others", "others", " ", "th", "ers", "og", "dog", " dog", *"dog*thers"
+)
 
 
 def units(model: Random, constraint: Constraint, prefix: list[int], state, unit: str = "") -> dict[str, float]:

