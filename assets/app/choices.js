@@ -1,12 +1,12 @@
-// A row of buttons: names to ask for, or the answers so far. `props.value` is {title, items: [{text, image, kind}], words}.
+// A row of buttons: names to ask for, or the answers so far. `props.value` is {title, items: [{text, image}], note, words,
+// examples}; the note stands where there are no items yet.
 const row = element.querySelector(".t4s-choices");
 
 function showChoices() {
-  const { title = "", items = [] } = props.value || {};
-  const made = items.map(({ text, image, kind }, index) => {
+  const { title = "", items = [], note = "" } = props.value || {};
+  const made = items.map(({ text, image }, index) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.dataset.kind = kind || "";
     if (image) {
       const picture = document.createElement("img");
       picture.src = image;
@@ -22,8 +22,10 @@ function showChoices() {
   const heading = document.createElement("b");
   heading.textContent = title;
   row.setAttribute("aria-label", title);
-  row.hidden = !items.length;
-  row.replaceChildren(heading, ...made);
+  row.hidden = !items.length && !note;
+  const hint = document.createElement("small");
+  hint.textContent = note;
+  row.replaceChildren(heading, ...(made.length ? made : [hint]));
 }
 
 // --- the phrase: "/" goes to it, known names complete it ----------------------------------------------

@@ -336,6 +336,7 @@ function show() {
     headline.textContent = "";
     return;
   }
+  cells.forEach((cell) => cell.classList.remove("lit")); // of a run that is no more
   highlighted = -1;
   rects.replaceChildren();
   root.dataset.state = view.sample ? "empty" : view.running ? "running" : view.text ? "done" : "ready";
@@ -346,7 +347,7 @@ function show() {
   ["Raw text", "Descriptor grid", "Refined mask"].forEach((title, i) => {
     all("h3")[i].textContent = view.photo || view.sample ? title : ["Text", "Grid", "Mask"][i];
   });
-  headline.textContent = view.message;
+  headline.textContent = view.message.replaceAll(" %", "\u00a0%");
   headline.title = view.message;
   headline.dataset.kind = view.kind;
   for (const image of all(".t4s-photo")) {

@@ -7,7 +7,7 @@ data for the components; `tabs` connects them.
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +18,8 @@ import numpy as np
 
 from t4s.app import downloads, examples, views
 from t4s.app.components import ASSETS, as_gradio_error, escaped
-from t4s.app.service import ExampleAnswers, InferenceService, replay, sam_source
+from t4s.app.service import SUGGESTED_NAMES, ExampleAnswers, InferenceService, replay, sam_source
+from t4s.app.suggestions import best_names
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
 from t4s.limits import MAX_LABELS, MAX_QUERY
@@ -191,15 +192,27 @@ class TabController:
 
     @as_gradio_error
     def suggest(self, path: str | None) -> dict[str, Any]:
-        """The names that the photo shows, as choices; none for a photo that cannot be read."""
-        words = sorted(self.model.service.known_names)
+        """The names that the photo shows, or that the checkpoint draws best; none for a photo that cannot be read."""
         try:
-            names = [] if path is None else self.model.names_seen(path)
+            names = [] if path is None else self.model.names_seen(path) or self._best_names
         except (T4SError, gr.Error):  # the panels say what is wrong with the photo
             names = []
-        phrases = [phrase for _, phrase in examples.EXAMPLES]
-        items = [{"text": name} for name in names]
-        return {"title": "What can I ask?", "items": items, "words": words, "examples": phrases}
+        return self.choices(names)
+
+    def choices(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """The value of the chips; without names a note, if there will be names for a photo."""
+        words = sorted(self.model.service.known_names)
+        return {
+            "title": "What can I ask?",
+            "items": [{"text": name} for name in names],
+            "note": "Names of what a photo shows come here." if words or self._best_names else "",
+            "words": words,
+            "examples": [phrase for _, phrase in examples.EXAMPLES],
+        }
+
+    @property
+    def _best_names(self) -> list[str]:
+        return best_names(self.model.service.metrics, SUGGESTED_NAMES)
 
     def remember(self, answered: Answered | None, history: list[Past]) -> tuple[list[Past], dict[str, Any]]:
         """The history with the answer on show, newest first, and its thumbnails as choices."""

@@ -6,6 +6,7 @@ is a class that is in the photo in 82.7 %, and one of the first five is in 97.3 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,12 @@ import torch.nn.functional as F
 
 SUREST = 8  # cells that are averaged for a name
 CONTRAST = 0.5  # how much the average over the photo counts against a name: some names resemble every photo a little
+
+
+def best_names(metrics: Mapping[str, Any], count: int) -> list[str]:
+    """The names that a checkpoint's card says it draws best; [] if it was not measured. `metrics`: of its t4s.json."""
+    scores = metrics.get("names") or {}
+    return sorted(scores, key=scores.get, reverse=True)[:count]
 
 
 @torch.inference_mode()

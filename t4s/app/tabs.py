@@ -69,15 +69,8 @@ def segment_tab(model: Model) -> None:
                 label="What to find", placeholder="the dog on the left", max_length=MAX_QUERY, elem_id="phrase", lines=1
             )
             start, stop = components.start_and_stop("Segment", "go")
-            chips = Choices(
-                {
-                    "title": "What can I ask?",
-                    "items": [],
-                    "words": sorted(model.service.known_names),
-                    "examples": [phrase for _, phrase in examples.EXAMPLES],
-                },
-                elem_id="chips",
-            )
+            controller = TabController(model, str)
+            chips = Choices(controller.choices(), elem_id="chips")
             gallery = components.example_gallery("examples")
             options = components.model_options(model.service, "refiner")
         with gr.Column(scale=9, min_width=300):
@@ -86,7 +79,7 @@ def segment_tab(model: Model) -> None:
             gr.DeepLinkButton("Copy a link to this answer", size="sm", elem_classes="t4s-link")
     fields = Fields(photo, phrase, start, stop, gallery, *options, panels, answer, chips, history)
     picked = gallery.click(partial(examples.example, ASSETS), gallery, [photo, phrase], queue=False, **QUIET)
-    _connect(fields, TabController(model, str), [start.click, phrase.submit], picked, check_phrase)
+    _connect(fields, controller, [start.click, phrase.submit], picked, check_phrase)
 
 
 # --- a list of names ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,8 +120,118 @@ def test_the_slash_goes_to_the_phrase_and_known_names_complete_it(visit: Visit):
     assert visit.wrong == []
 
 
+def test_a_link_leads_back_to_the_answer(visit: Visit):
+    page = visit.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit.ask("toilet")
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”", timeout=PATIENCE)
+    said = page.locator("#panels .t4s-headline").text_content()
+    page.get_by_role("button", name="Copy a link").click()
+    page.wait_for_function("async () => (await navigator.clipboard.readText()).includes('deep_link=')")
+    link = page.evaluate("() => navigator.clipboard.readText()")
+    page.goto(link)
+    expect(page.locator("#panels .t4s-headline")).to_have_text(said, timeout=PATIENCE)
+    expect(page.locator("#phrase textarea")).to_have_value("toilet")
+    expect(page.locator("#photo img")).to_be_visible()
+    assert visit.wrong == []
+
+
+def test_no_run_stays_lit_when_the_next_answer_comes(visit: Visit, segmenter: stand_in.StandIn):
+    page = visit.page
+    segmenter.pause = 0.05
+    try:
+        page.locator("#panels .t4s-grid .cell").nth(40).hover()
+        page.focus("#phrase textarea")
+        visit.page.fill("#phrase textarea", "cat")
+        page.keyboard.press("Enter")
+        expect(page.locator("#panels .t4s[data-state=running]")).to_be_attached(timeout=PATIENCE)
+        visit.finished()
+    finally:
+        segmenter.pause = 0.0
+    lit = page.locator("#panels .cell.lit").evaluate_all("cells => cells.map(cell => Number(cell.dataset.cell))")
+    assert lit == list(range(lit[0], lit[0] + len(lit))) if lit else True  # one run at most
+
+
+def test_confidence_has_a_legend(visit: Visit):
+    page = visit.page
+    page.mouse.move(5, 5)
+    page.click("#panels [data-confidence]")
+    expect(page.locator("#panels .t4s-readout")).to_have_text("unsuresurebackground, unsure")
+    page.click("#panels [data-confidence]")
+    expect(page.locator("#panels .t4s-readout")).to_contain_text("Point at cells")
+
+
+def test_stop_keeps_the_names_that_were_found(visit: Visit, segmenter: stand_in.StandIn):
+    page = visit.page
+    visit.tab("Everything")
+    visit.upload(CATS, "#photo-all")
+    page.fill("#names textarea", "toilet; cat")
+    segmenter.pause = 0.5
+    try:
+        page.click("#go-all")
+        running = page.locator("#panels-all .t4s[data-state=running] .cell:not(.waiting)")
+        expect(running.first).to_be_attached(timeout=PATIENCE)
+        page.click("#stop-go-all")
+        expect(page.locator("#panels-all .t4s-headline")).to_contain_text("Stopped after", timeout=PATIENCE)
+    finally:
+        segmenter.pause = 0.0
+    expect(page.locator("#stop-go-all")).to_be_hidden()
+    assert page.locator("#panels-all .cell:not(.waiting)").count() > 0
+
+
+def test_a_stopped_batch_gives_the_zip_of_what_is_done(visit: Visit, segmenter: stand_in.StandIn, tmp_path: Path):
+    page = visit.page
+    visit.tab("Batch")
+    expect(page.locator("#stop-go-batch")).to_be_hidden()
+    page.set_input_files("#batch-files input[type=file]", [CATS, EXAMPLES / "gull.jpg", EXAMPLES / "buses.jpg"])
+    page.fill("#batch-phrases textarea", "cat\nhorse")
+    expect(page.locator("#batch-files tr")).to_have_count(3, timeout=PATIENCE)
+    segmenter.pause = 0.1
+    try:
+        page.click("#go-batch")
+        expect(page.locator("#batch-progress")).to_contain_text("1 of 3", timeout=PATIENCE)
+        page.click("#stop-go-batch")
+        expect(page.locator("#batch-progress")).to_contain_text("Stopped after", timeout=PATIENCE)
+    finally:
+        segmenter.pause = 0.0
+    expect(page.locator("#batch-progress")).to_contain_text("of 3 photos; the ZIP has the results so far")
+    expect(page.locator("#stop-go-batch")).to_be_hidden()
+    expect(page.locator("#batch-table")).to_contain_text("not there")
+    expect(page.locator("#batch-gallery")).to_contain_text("horse (not there)")
+    with page.expect_download() as coming:
+        page.click("#batch-zip")
+    coming.value.save_as(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as box:
+        assert "masks/two_cats__cat.png" in box.namelist() and "masks/buses__cat.png" not in box.namelist()
+    assert visit.wrong == []
+
+
 def test_every_control_and_picture_has_a_name(visit: Visit):
+    visit.tab("Segment")
     assert visit.page.evaluate(UNNAMED) == []
+
+
+def test_a_phone_shows_the_mask_first_and_stays_where_it_is(
+    browser: Browser, address: str, segmenter: stand_in.StandIn
+):
+    visit = Visit(browser, address, 390, 844, touch=True)
+    page = visit.page
+    expect(page.get_by_text("Choose a photo", exact=True).first).to_be_visible()
+    expect(page.get_by_text("or drop one here").first).to_be_hidden()
+    visit.upload(CATS)
+    segmenter.pause = 0.1
+    try:
+        visit.ask("cat")
+        expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
+        page.wait_for_timeout(800)  # the page glides to the panels
+        tops = [page.locator("#panels .t4s-mask").bounding_box()["y"]]
+        visit.finished()
+        tops.append(page.locator("#panels .t4s-mask").bounding_box()["y"])
+    finally:
+        segmenter.pause = 0.0
+    assert 0 < tops[0] < 844 / 2 and tops[0] == tops[1]
+    assert visit.wrong == []
+    page.close()
 
 
 @pytest.mark.long

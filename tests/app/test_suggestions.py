@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from t4s import Segmenter
 from t4s.app import examples
-from t4s.app.suggestions import names_in_photo
+from t4s.app.suggestions import best_names, names_in_photo
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 
@@ -26,3 +26,8 @@ def test_a_checkpoint_without_names_or_features_suggests_nothing():
     assert names_in_photo(untaught, SimpleNamespace(features={"image": None})) == []
     taught = SimpleNamespace(config=SimpleNamespace(names=("cat",)))
     assert names_in_photo(taught, SimpleNamespace(features={})) == []
+
+
+def test_a_measured_checkpoint_offers_what_it_draws_best():
+    assert best_names({"names": {"cat": 0.5, "dog": 0.9, "car": 0.7}}, 2) == ["dog", "car"]
+    assert best_names({}, 2) == []

@@ -16,8 +16,17 @@ PATIENCE = 60_000  # milliseconds; a loaded machine is slow, and nothing sleeps
 class Visit:
     """A page of the app. `wrong` collects what went wrong on it: errors of its scripts, calls to other machines."""
 
-    def __init__(self, browser: Browser, address: str, width: int = 1440, height: int = 900, dark: bool = False):
-        self.page: Page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
+    def __init__(
+        self,
+        browser: Browser,
+        address: str,
+        width: int = 1440,
+        height: int = 900,
+        dark: bool = False,
+        touch: bool = False,
+    ):
+        size = {"width": width, "height": height}
+        self.page: Page = browser.new_page(viewport=size, accept_downloads=True, has_touch=touch, is_mobile=touch)
         self.page.set_default_timeout(PATIENCE)
         self.wrong: list[str] = []
         self.page.on("console", lambda line: self.wrong.append(line.text) if line.type == "error" else None)
