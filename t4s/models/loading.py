@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
+from PIL import Image
 from safetensors import SafetensorError, safe_open
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from t4s.errors import CheckpointError
 from t4s.models.checkpoint import ADAPTER, ADAPTER_WEIGHTS, EMBEDDED, CheckpointConfig, base_of, check_weights, find
@@ -29,6 +31,14 @@ Device = str | int | torch.device
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 NOT_QUANTIZED = ("lm_head", "vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "aligner")
 SHOWN = 3  # names in a message
+SPARE_WEIGHTS = 50_000_000  # that a configuration may describe beyond what the files can hold: 200 MB
+MAX_LAYERS = 1000  # of any part of a model; building more takes minutes, even without memory
+_COUNTS = ("layers", "depth", "mixers", "blocks")  # parts of the names of such numbers
+# What transformers and torch raise for a configuration that is not valid.
+_INVALID = (
+    StrictDataclassError, OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, RuntimeError,
+    IndexError, ArithmeticError, AssertionError, MemoryError,
+)  # fmt: skip
 
 
 def load(
@@ -48,8 +58,14 @@ def load(
     folder = converted(source, revision) or find(source, revision)
     config = CheckpointConfig.read(folder)
     model = load_model(folder, config, number_type, place, quantize)
-    vlm = VLM(model.eval().requires_grad_(False), load_processor(folder), config)
+    processor = load_processor(folder)
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise _broken_processor(folder, TypeError("it takes no photo with a text"))
+    vlm = VLM(model.eval().requires_grad_(False), processor, config)
+    if source not in (None, EMBEDDED):
+        _check_template_ends(folder, vlm)
     _check_template(folder, vlm)
+    _check_photo(folder, vlm)
     if config.license:
         print(
             f"The weights of {source or EMBEDDED} are licensed {config.license!r}; that holds for what is made from "
@@ -59,18 +75,33 @@ def load(
     return vlm
 
 
-def _check_template(folder: Path, vlm: VLM) -> None:
-    """Put one question into the chat template. Raises CheckpointError if it fails or leaves no place for the photo."""
-    templates = vlm.processor.chat_template if folder != EMBEDDED else None
+def _check_template_ends(folder: Path, vlm: VLM) -> None:
+    """Raises CheckpointError if a chat template runs on and on."""
+    templates = vlm.processor.chat_template
     for template in templates.values() if isinstance(templates, dict) else [templates]:
         if isinstance(template, str) and (problem := template_problem(template)):
             raise CheckpointError(f"The chat template of {folder} {problem}; download or save it again.")
+
+
+def _check_template(folder: Path, vlm: VLM) -> None:
+    """Put one question into the chat template. Raises CheckpointError if it fails or leaves no place for the photo."""
     try:
         vlm.suffix(vlm.question("others"))
     except (TemplateError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"The chat template of {folder} does not take a photo and a question ({_short(error)}); it is in "
             "chat_template.jinja or tokenizer_config.json: download or save it again."
+        ) from error
+
+
+def _check_photo(folder: Path, vlm: VLM) -> None:
+    """Put one small photo into the processor. Raises CheckpointError if its settings do not take it."""
+    try:
+        vlm.preprocess(Image.new("RGB", (8, 8)))
+    except _INVALID as error:
+        raise CheckpointError(
+            f"The processor of {folder} does not take a photo ({_short(error)}); its settings are in "
+            "processor_config.json or preprocessor_config.json: download or save it again."
         ) from error
 
 
@@ -154,6 +185,7 @@ def load_model(
         return _adapted(load_model(base, base_config, dtype, place, quantize), folder)
     extra = {} if quantize is None else _quantization(quantize, dtype, place)
     _check_readable(folder.glob("*.safetensors"))
+    _check_size(folder)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
             folder,
@@ -164,7 +196,7 @@ def load_model(
             output_loading_info=True,
             **extra,
         )
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, RuntimeError) as error:
+    except _INVALID as error:
         raise CheckpointError(f"{folder} cannot be loaded as an image-text-to-text model: {_short(error)}") from error
     _check_complete(folder, info)
     _check_finite(folder, model)
@@ -181,6 +213,47 @@ def _check_readable(files: Iterable[Path]) -> None:
             raise CheckpointError(
                 f"{file} is not a whole safetensors file ({_short(error)}); download or copy it again."
             ) from error
+
+
+def _check_size(folder: Path) -> None:
+    """Compares the size that config.json describes with that of the weights, before memory is taken for it.
+
+    What is missing or of another shape is named later; here it is only kept from being as large as someone likes.
+    """
+    try:
+        described = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded as an image-text-to-text model: {_short(error)}") from error
+    if many := next((name for name, value in _entries(described) if _is_too_many(name, value)), ""):
+        raise CheckpointError(f"The config.json of {folder} has more than {MAX_LAYERS:,} {many}; save it again.")
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+    except _INVALID as error:
+        raise CheckpointError(f"{folder} cannot be loaded as an image-text-to-text model: {_short(error)}") from error
+    wanted = sum(weight.numel() for weight in model.parameters())
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))  # at least half a byte a weight
+    if wanted > 2 * stored + SPARE_WEIGHTS:
+        raise CheckpointError(
+            f"The config.json of {folder} describes {wanted:,} weights, and its files hold {stored:,} bytes; they do "
+            "not go together: save the checkpoint again."
+        )
+
+
+def _entries(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of everything in nested dicts and lists; a list's entries have its name."""
+    waiting = [(name, content)]
+    while waiting:
+        name, value = waiting.pop()
+        yield name, value
+        if isinstance(value, dict):
+            waiting += [(str(key), entry) for key, entry in value.items()]
+        elif isinstance(value, list):
+            waiting += [(name, entry) for entry in value]
+
+
+def _is_too_many(name: str, value: Any) -> bool:
+    return isinstance(value, int | float) and value > MAX_LAYERS and any(part in name for part in _COUNTS)
 
 
 def _check_complete(folder: Path, info: dict[str, Any]) -> None:

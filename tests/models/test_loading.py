@@ -123,6 +123,35 @@ def test_a_chat_template_that_fails(folder, template):
         loading.load(folder, device="cpu")
 
 
+@pytest.mark.parametrize("path, value, says", [
+    (("text_config", "hidden_size"), 32_768, "describes .* weights, and its files hold"),
+    (("vision_config", "hidden_size"), 10**9, "describes .* weights, and its files hold"),
+    (("text_config", "vocab_size"), 10**9, "describes .* weights, and its files hold"),
+    (("text_config", "num_hidden_layers"), 10**9, "has more than 1,000 num_hidden_layers"),
+    (("text_config", "num_hidden_layers"), float("inf"), "has more than 1,000 num_hidden_layers"),
+    (("text_config", "hidden_size"), 1.5, "cannot be loaded as an image-text-to-text model"),
+    (("text_config", "layer_types"), "x", "cannot be loaded as an image-text-to-text model"),
+    (("text_config", "tie_word_embeddings"), None, "cannot be loaded as an image-text-to-text model"),
+])  # fmt: skip
+def test_a_configuration_takes_no_memory_before_it_is_checked(folder, path, value, says):
+    config = json.loads((folder / "config.json").read_text())
+    config[path[0]][path[1]] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=says):
+        loading.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("path, value", [
+    (("image_processor", "image_std"), ["x", 1, 1]), (("patch_size",), float("nan")), (("processor_class",), "../x"),
+])  # fmt: skip
+def test_a_processor_that_takes_no_photo(folder, path, value):
+    config = json.loads((folder / "processor_config.json").read_text())
+    (config if len(path) == 1 else config[path[0]])[path[-1]] = value
+    (folder / "processor_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="The processor of "):
+        loading.load(folder, device="cpu")
+
+
 def test_a_body_that_does_not_exist(folder):
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["body"] = "lite9"
