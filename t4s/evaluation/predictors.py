@@ -173,7 +173,9 @@ class OraclePredictor:
         else:
             masks = {sample.labels[k]: sample.class_map == k for k in np.unique(sample.class_map) if k > 0}
         certain = np.ones(self.shape, np.float32)
-        prediction = build_prediction(sample.query, codec.encode(grid), grid, masks, certain, size, (), {})
+        names = sample.labels[1:]
+        asked = names[0] if isinstance(sample.query, str) else names
+        prediction = build_prediction(sample.query, codec.encode(grid), grid, masks, certain, size, asked=asked)
         if self._mode == "mask" and sample.box is not None:  # the official box is the true one
             return replace(prediction, box=sample.box)
         return prediction

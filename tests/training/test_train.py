@@ -74,7 +74,7 @@ def test_the_published_setting_is_the_default():
     assert (llava.lr, llava.weight_decay) == (2e-4, 0)
     assert llava.total_batch * llava.queries_per_image == llava.accumulate * 2 * llava.batch * 4 == 128
     assert llava.steps == round(5 * 1000 / 32)
-    internvl = given.resolve("lora", "internvl", photos=1000, shared_prefix=False, world=1)
+    internvl = given.resolve("lora", "internvl", photos=2000, shared_prefix=False, world=1)
     assert (internvl.lr, internvl.queries_per_image, internvl.total_batch) == (1e-4, 1, 128)
     text = " ".join(arguments.build_parser().format_help().split())
     for words in ("LoRA 0.0002", "InternVL with LoRA 0.0001", "(default: 64)", "(default: 128)", "(default: 0.05)",
