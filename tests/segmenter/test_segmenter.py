@@ -14,6 +14,8 @@ from PIL import Image
 from t4s import QueryError, codec
 from t4s.limits import MAX_QUERY
 from t4s.records import box_of
+from t4s.refine.refiner import refine
+from t4s.segmenter import results
 from t4s.segmenter.segmenter import check_query
 
 
@@ -69,6 +71,17 @@ def test_partial_predictions_grow_to_the_whole(segmenter, cats, examples):
     for before, after in zip(partials, partials[1:], strict=False):
         assert after.text.startswith(before.text) and not before.stats["ended"] and before.faults == ()
     assert partials[-1].text == cats.text and np.array_equal(partials[-1].mask, cats.mask)
+
+
+def test_an_answer_under_way_is_painted_cell_by_cell(segmenter, examples, monkeypatch):
+    """No refiner sees it, however large the photo is."""
+    refined = []
+    monkeypatch.setattr(results, "refine", lambda *given: refined.append(given) or refine(*given))
+    *growing, last = segmenter.stream(examples / "two_cats.jpg", "cat", refine="smooth")
+    assert len(refined) == 1 and any(step.present for step in growing) and last.stats["refiner"] == "smooth"
+    for step in growing:
+        cells = codec.mask_from_grid(step.grid, "cat", last.mask.shape)
+        assert np.array_equal(step.mask, cells) and step.present == ("cat" in step.masks)
 
 
 def test_a_stop_ends_between_passes(segmenter, examples):
