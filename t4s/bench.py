@@ -5,6 +5,7 @@ python -m t4s.bench refine --dataset folder:PHOTOS@val       # the refiners, sid
 python -m t4s.bench places --dataset places:PHOTOS@val       # phrases of place and size
 python -m t4s.bench absent --dataset folder:PHOTOS@val       # the threshold of the no-target decision
 python -m t4s.bench codec                                    # text and grids, beside plain loops
+python -m t4s.bench scale PHOTOS --query dog                 # photos a second of t4s label, by workers
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ QUESTIONS = {
     "places": "whether the dog on the left is the one on the left",
     "absent": "T-acc and N-acc by the threshold of the no-target decision",
     "codec": "speed of encoding and decoding beside plain loops",
+    "scale": "photos a second of t4s label: processes, Ray actors, requests to a server",
 }
 
 

@@ -1,3 +1,24 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     'torch>=2.8,<=2.11.0; python_version == "3.12"',
+#     'torch>=2.8,<=2.13.0; python_version != "3.12"',
+#     "transformers>=5.24,<6",
+#     "tokenizers>=0.22,<1",
+#     "jinja2>=3.1,<4",
+#     "accelerate>=1.15,<2",
+#     "peft>=0.21,<1",
+#     "safetensors>=0.8,<1",
+#     "huggingface_hub>=2.4,<3",
+#     "numpy>=2.0,<3",
+#     "pillow>=12.3,<13",
+#     "scipy>=1.15,<2",
+#     "pycocotools>=2.0.10,<3",
+#     "tqdm>=4.66,<5",
+#     "pyarrow>=21,<27",
+#     "datasets>=5,<6",
+# ]
+# ///
 """Label many photos: every photo is asked the same questions, and the answers go into Parquet shards.
 
     python t4s/label.py PHOTOS --query "the dog" -o OUT                    # a folder; or: t4s label PHOTOS …

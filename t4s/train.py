@@ -1,3 +1,22 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     'torch>=2.8,<=2.11.0; python_version == "3.12"',
+#     'torch>=2.8,<=2.13.0; python_version != "3.12"',
+#     "transformers>=5.24,<6",
+#     "tokenizers>=0.22,<1",
+#     "jinja2>=3.1,<4",
+#     "accelerate>=1.15,<2",
+#     "peft>=0.21,<1",
+#     "safetensors>=0.8,<1",
+#     "huggingface_hub>=2.4,<3",
+#     "numpy>=2.0,<3",
+#     "pillow>=12.3,<13",
+#     "scipy>=1.15,<2",
+#     "pycocotools>=2.0.10,<3",
+#     "tqdm>=4.66,<5",
+# ]
+# ///
 """Fine-tune an image-text-to-text model to write masks as text, and publish the checkpoint.
 
     python t4s/train.py --base ID --dataset jsonl:data.jsonl --out runs/mine --push-to-hub  # LoRA on a pretrained model

@@ -116,7 +116,9 @@ def on_ray(config: LabelConfig, questions: Questions, shards: Shards, todo: Todo
         raise DataError('--ray needs the package "ray": pip install "ray>=2.60"') from error
     address = config.ray or None
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+        ray.init(
+            address, log_to_driver=False, logging_level="WARNING", include_dashboard=False if not address else None
+        )
     except (ConnectionError, ValueError) as error:
         raise DataError(
             f"There is no Ray cluster at {config.ray!r} ({error}); start one, or leave the address out."
