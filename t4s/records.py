@@ -81,9 +81,9 @@ class Prediction:
     box         (x0, y0, x1, y1) in pixels of `mask`, x1 and y1 exclusive, or None
     faults      what was wrong with the text and how it was repaired
     stats       tokens (of the body), forwards (passes after the prefill), prefill_seconds,
-                decode_seconds, refine_seconds, …; absent: the probability of the empty answer, if the
-                checkpoint computes it (`no_target_threshold` in its t4s.json); nearest: taught names that an
-                unknown word may have meant; read_as: {word or phrase: the taught one asked in its place}
+                decode_seconds, refine_seconds, …; where they are known: absent, the probability of the
+                empty answer; similarity, of the photo's cells to the name; nearest, the taught names that
+                an unknown word may have meant; read_as, {word or phrase: the taught one asked in its place}
     status      "found", "absent", "unsure" or "unknown word"; by default what `present` says
     asked       what the model was asked for the query: its labels in text, grid and masks; by default the query
     """

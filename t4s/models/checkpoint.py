@@ -60,6 +60,7 @@ class CheckpointConfig:
     no_target_threshold   P(all background) from which the target is absent; None: plain greedy decoding
     cell_fusion_weight    weight of the cell scores beside the token logits; None: not used
     unsure_below          score below which a drawn answer is reported as unsure; None: never
+    unsure_similarity_below  the same for the similarity of the photo's cells to the name asked for, in [-1, 1]
     names                 class names that the image cells were trained on; () if none were
     base_model            of an adapter: Hub id, folder or "t4s-tiny"; base_revision: its commit or fingerprint
     refiner               the refiner used where none is asked for
@@ -82,6 +83,7 @@ class CheckpointConfig:
     no_target_threshold: float | None = None
     cell_fusion_weight: float | None = None
     unsure_below: float | None = None
+    unsure_similarity_below: float | None = None
     names: tuple[str, ...] = ()
     base_model: str | None = None
     base_revision: str | None = None
@@ -149,6 +151,12 @@ class CheckpointConfig:
             "unsure_below",
             bound is None or (_is_number(bound) and 0 < bound < 1),
             "allowed are numbers between 0 and 1, and null for never",
+        )
+        similarity = self.unsure_similarity_below
+        self._require(
+            "unsure_similarity_below",
+            similarity is None or (_is_number(similarity) and -1 < similarity < 1),
+            "allowed are numbers between -1 and 1, and null for never",
         )
         weight = self.cell_fusion_weight
         self._require(

@@ -220,7 +220,7 @@ class Segmenter:
         `seconds`: what the photo took before.
         """
         vlm, config, started = self.vlm, self.vlm.config, time.perf_counter()
-        refiner = refine or config.refiner
+        refiner, similarity = refine or config.refiner, 0.0
         check_refiner(refiner)
         if isinstance(vlm, RemoteModel):
             vlm.check(mode, query.labels)
@@ -231,10 +231,12 @@ class Segmenter:
             encoded = self.encode(image)
             decoder = vlm.begin(encoded, query.asked)
             scorer = scorer_for(vlm, encoded, decoder, query.asked, constraint)
+            if scorer is not None and scorer.rule is not None:
+                similarity = scorer.rule.cell_similarity
             eos = (vlm.tokenizer.eos_token_id,)
             steps = generate.decode(mode, decoder, constraint, eos=eos, scorer=scorer, stop=stop)
         began = time.perf_counter()
-        return steps, _Running(encoded.photo, query, config.grid, refiner, began, began - started + seconds)
+        return steps, _Running(encoded.photo, query, config.grid, refiner, began, began - started + seconds, similarity)
 
     def _parts(
         self, image: Photo, names: Sequence[str], refine: str | None, mode: str, classes_per_query: int | None = None
@@ -290,6 +292,7 @@ class _Running:
     refiner: str
     began: float
     prefill_seconds: float
+    similarity: float  # of the photo's cells and the name asked for; 0 where that says nothing
 
     def prediction(self, step: generate.Step | RemoteStep) -> Prediction:
         """Text so far → grid, masks, box and score. What is not yet written is not a fault."""
@@ -304,6 +307,8 @@ class _Running:
         }
         if step.no_target is not None:
             stats["absent"] = step.no_target
+        if self.similarity:
+            stats["similarity"] = self.similarity
         unrated = isinstance(step, RemoteStep) and not step.probabilities
         if unrated:
             stats["probabilities"] = False

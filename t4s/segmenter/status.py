@@ -10,18 +10,22 @@ from t4s.records import Prediction, Status
 from t4s.segmenter.queries import clean_query, names_of
 
 
-def status_of(names: tuple[str, ...], present: bool, score: float, config: CheckpointConfig) -> Status:
-    """The status of an answer that shows something (`present`) with this score. `names`: cleaned (`clean_query`).
+def status_of(
+    names: tuple[str, ...], present: bool, score: float, config: CheckpointConfig, similarity: float | None = None
+) -> Status:
+    """The status of an answer that shows something (`present`) with this score. `names`: cleaned (`clean_query`);
+    `similarity`: of the photo's cells to the name, where that says something.
 
     "unknown word": the checkpoint has a list of names and no name asked for is on it, whatever was drawn; of a class
     list one known name is enough. A word is known too if the lexicon says that it means the same as a name on the list.
-    "unsure": the score lies below the bound in the checkpoint's t4s.json.
+    "unsure": the score or the similarity lies below its bound in the checkpoint's t4s.json.
     """
     if not any(_is_known(name, config) for name in names):
         return "unknown word"
     if not present:
         return "absent"
-    if config.unsure_below is not None and score < config.unsure_below:
+    bounds = ((score, config.unsure_below), (similarity, config.unsure_similarity_below))
+    if any(value is not None and bound is not None and value < bound for value, bound in bounds):
         return "unsure"
     return "found"
 
@@ -33,7 +37,7 @@ def with_status(prediction: Prediction, config: CheckpointConfig) -> Prediction:
     read_as  {word: the taught one that was asked in its place}, of words that the checkpoint was not taught
     """
     names = tuple(clean_query(name, config) for name in names_of(prediction.query))
-    status = status_of(names, prediction.present, prediction.score, config)
+    status = status_of(names, prediction.present, prediction.score, config, prediction.stats.get("similarity"))
     stats = dict(prediction.stats)
     if read_as := {name: asked for name, asked in zip(names, names_of(prediction.asked), strict=True) if name != asked}:
         stats["read_as"] = read_as
@@ -59,7 +63,9 @@ def explain(prediction: Prediction) -> str:
         pairs = ", ".join(f"{word!r} as {asked!r}" for word, asked in read_as.items())
         sentences.append(f"It read {pairs}.")
     if prediction.status == "unsure":
-        sentences.append(f"The checkpoint is not sure of this answer: its score is {prediction.score:.2f}.")
+        likeness = prediction.stats.get("similarity")
+        further = "" if likeness is None else f", and the photo's similarity to the name {likeness:.2f}"
+        sentences.append(f"The checkpoint is not sure of this answer: its score is {prediction.score:.2f}{further}.")
     return " ".join(sentences)
 
 

@@ -79,6 +79,8 @@ def test_another_layout_is_refused(tmp_path):
     ("positions", ["cells"], "positions"),
     ("bidirectional_prefix", "yes", "bidirectional_prefix 'yes', allowed are true and false"),
     ("no_target_threshold", math.nan, "no_target_threshold nan"),
+    ("unsure_similarity_below", 1, "unsure_similarity_below 1, allowed are numbers between -1 and 1"),
+    ("normalize_queries", "yes", "normalize_queries 'yes', allowed are true and false"),
     ("cell_fusion_weight", math.inf, "cell_fusion_weight inf"),
     ("names", "dog", "names is 'dog', expected a list"),
     ("names", ["dog", 3], "names"),

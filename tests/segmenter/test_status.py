@@ -31,6 +31,14 @@ def test_the_decision(names, present, score, status):
     assert status_of(names, present, score, TAUGHT) == status
 
 
+def test_a_photo_that_hardly_shows_the_name_makes_unsure():
+    strict = replace(TAUGHT, unsure_similarity_below=0.15)
+    assert status_of(("dog",), True, 0.9, strict, 0.14) == "unsure"
+    assert status_of(("dog",), True, 0.9, strict, 0.15) == status_of(("dog",), True, 0.9, strict) == "found"
+    assert status_of(("dog",), False, 0.9, strict, 0.14) == "absent"
+    assert status_of(("dog",), True, 0.9, TAUGHT, 0.14) == "found"
+
+
 def test_a_checkpoint_without_names_and_bound_says_found_or_absent():
     assert status_of(("unicorn",), True, 0.01, PLAIN) == "found"
     assert status_of(("unicorn",), False, 0.01, PLAIN) == "absent"
@@ -40,7 +48,7 @@ def test_the_embedded_checkpoint_knows_what_it_was_taught(segmenter, examples):
     encoded = segmenter.encode(examples / "two_cats.jpg")
     found = segmenter(encoded, "cat", refine="none")
     unknown = segmenter(encoded, "hrose", refine="none")
-    assert found.status == "found" and explain(found) == ""
+    assert found.status == "found" and explain(found) == "" and found.stats["similarity"] > 0.2
     assert unknown.status == "unknown word" and unknown.stats["nearest"][0] == "horse"
     assert explain(unknown).startswith("'hrose' is not a word this checkpoint was taught; nearest: horse")
     assert segmenter.refine(unknown, encoded, "none").status == "unknown word"

@@ -31,7 +31,7 @@ def _about_phrase(prediction: Prediction) -> tuple[str, str]:
     if prediction.status == "unknown word":
         return "unknown", f"“{prediction.query}” is not a word that this model was taught."
     if prediction.status == "unsure":
-        return "unsure", f"“{prediction.query}” may be here, but the model is not sure ({sure})."
+        return "unsure", f"“{prediction.query}” may be here, but the model is not sure."
     if prediction.present:
         return "found", f"Found “{prediction.query}”: {share(prediction.mask)} of the photo, {sure}."
     return "absent", f"“{prediction.query}” is not in this photo ({sure})."
@@ -43,7 +43,7 @@ def _about_list(prediction: Prediction) -> tuple[str, str]:
         return "unknown", "None of these names is a word that this model was taught."
     asked = len(prediction.query)
     if prediction.status == "unsure":
-        return "unsure", f"Some of the {asked} names may be here, but the model is not sure ({sure})."
+        return "unsure", f"Some of the {asked} names may be here, but the model is not sure."
     if prediction.present:
         found = sum(bool(mask.any()) for mask in prediction.masks.values())
         return "found", f"Found {found} of {asked} names, {sure}."
