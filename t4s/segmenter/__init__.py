@@ -10,9 +10,6 @@
     class_lists  lists longer than a checkpoint answers at once: asked in parts, merged by confidence
     chat         free answers of a model that chats, and the grids in them
 
-Everything about one answer is checked before the photo and the question run through the model.
+Everything about one answer is checked before the photo and the question run through the model. `Segmenter` is imported
+from `t4s`; nothing is imported here, so that `t4s label --help` does not wait for torch.
 """
-
-from t4s.segmenter.segmenter import Segmenter
-
-__all__ = ["Segmenter"]

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from t4s import codec
+from t4s import Segmenter, codec
 from t4s.decoding.constraint import vocabulary
 from t4s.errors import CheckpointError, QueryError
 from t4s.limits import MAX_QUESTION
 from t4s.models.checkpoint import CheckpointConfig
 from t4s.models.vlm import VLM
-from t4s.segmenter import Segmenter, chat
+from t4s.segmenter import chat
 from t4s.segmenter.chat import places
 from tests.support.families import IMAGE_SIZE, build, here
 

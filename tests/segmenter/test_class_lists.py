@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t4s import codec
+from t4s import Segmenter, codec
 from t4s.data.semantic import ADE20K
 from t4s.errors import QueryError
 from t4s.evaluation.scoring import score
 from t4s.models.vlm import VLM
 from t4s.records import IGNORED, Sample
-from t4s.segmenter import Segmenter, class_lists
+from t4s.segmenter import class_lists
 
 NAMES = ("cat", "dog", "owl", "cow", "pig")
 
