@@ -97,7 +97,9 @@ def _check_template(folder: Path, vlm: VLM) -> None:
 def _check_photo(folder: Path, vlm: VLM) -> None:
     """Put one small photo into the processor. Raises CheckpointError if its settings do not take it."""
     try:
-        vlm.preprocess(Image.new("RGB", (8, 8)))
+        _, ids = vlm.preprocess(Image.new("RGB", (8, 8)))
+        if vlm.image_token not in ids:
+            raise ValueError("it gives the photo no token")
     except _INVALID as error:
         raise CheckpointError(
             f"The processor of {folder} does not take a photo ({_short(error)}); its settings are in "

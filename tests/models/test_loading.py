@@ -143,6 +143,7 @@ def test_a_configuration_takes_no_memory_before_it_is_checked(folder, path, valu
 
 @pytest.mark.parametrize("path, value", [
     (("image_processor", "image_std"), ["x", 1, 1]), (("patch_size",), float("nan")), (("processor_class",), "../x"),
+    (("image_processor", "size"), True),
 ])  # fmt: skip
 def test_a_processor_that_takes_no_photo(folder, path, value):
     config = json.loads((folder / "processor_config.json").read_text())
