@@ -70,6 +70,7 @@ _MODIFIERS = frozenset(
     " tall taller tallest short shorter shortest tiny huge light dark gray golden silver bright pure please only"
     " segment find show me where image photo".split()
 ) | frozenset(COLOURS)
+_NUMBERED = frozenset("all every each any both everything one two three".split())
 LONGEST_NAME = 4  # words of a name
 SPELLED_ALIKE = 0.75  # difflib's ratio from which a word may be a misspelling of another
 MOST_NEAREST = 3  # words that `nearest` gives at most
@@ -244,6 +245,20 @@ def taught_name(phrase: str, names: Sequence[str]) -> str | None:
 def is_taught(phrase: str, names: Sequence[str]) -> bool:
     """True if a checkpoint that was taught these names knows what the phrase is about. Without names: always."""
     return not names or taught_name(phrase, names) is not None
+
+
+def with_article(phrase: str, names: Sequence[str] = ()) -> str:
+    """A phrase that says more than a name, with an article, as training asks it: "dog on the left" → "the dog on the
+    left". A name stays bare ("potted plant", "top hat"), and so does what has a number ("all dogs", "two dogs")."""
+    words = phrase.split()
+    more = (
+        " ".join(head_words(phrase)) != phrase and phrase not in _homes() and phrase not in taught_words(tuple(names))
+    )
+    return (
+        f"the {phrase}"
+        if len(words) > 1 and more and words[0] not in _NUMBERED and _LATIN.fullmatch(phrase)
+        else phrase
+    )
 
 
 class Reading(NamedTuple):

@@ -65,14 +65,6 @@ _ENDINGS = re.compile(
 )
 _ALL_OF = re.compile(r"^all (?:of )?(?:the|my|your|our|his|her|their|these|those) (?=.)")
 _ARTICLE = re.compile(r"^(?:the|an?|this|that|these|those|my|your|our|his|her|their|some|any) (?=.)")
-# What singles out one of several by its place or size, or names two things: training asks that with an article.
-_SINGLED_OUT = re.compile(
-    r"^(?:left|right|top|bottom|upper|lower|middle|(?:bigg|larg|small)(?:er|est)) ."
-    r"|\b(?:left|right|top|bottom)most\b"
-    r"|\b(?:on|at|in|to) (?:the )?(?:\w+ )?(?:left|right|top|bottom|middle|centre|center|corner)\b"
-    r"| and (?:the|an?) "
-)
-_NUMBERED = re.compile(r"(?:all|every|each|everything|both|one|two|three)\b")
 
 
 def clean(phrase: str) -> str:
@@ -97,15 +89,13 @@ def _one_shorter(text: str) -> str:
 def normalize(phrase: str) -> str:
     """A phrase as `clean` leaves it, in lower case, without the words of a request around it and without its article.
 
-    "Please segment the Dog in this photo!" → "dog"; "Where is my dog?" → "dog"; "all of the dogs" → "all dogs". A
-    phrase that says which one is meant always has one: "Dog on the left" → "the dog on the left". Words are taken off
-    only before others: "find", "the" and "everything" stay.
+    "Please segment the Dog in this photo!" → "dog"; "Where is my dog?" → "dog"; "all of the dogs" → "all dogs". Words
+    are taken off only before others: "find", "the" and "everything" stay.
     """
     text = clean(unicodedata.normalize("NFC", phrase.lower()))
     while (shorter := clean(_without_request(text))) != text:
         text = shorter
-    text = _ARTICLE.sub("", _ALL_OF.sub("all ", text, count=1), count=1)
-    return f"the {text}" if _SINGLED_OUT.search(text) and not _NUMBERED.match(text) else text
+    return _ARTICLE.sub("", _ALL_OF.sub("all ", text, count=1), count=1)
 
 
 def _without_request(text: str) -> str:

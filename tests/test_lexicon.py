@@ -103,6 +103,27 @@ def test_the_nearest_word(word, first):
     assert lexicon.nearest(word, NAMES)[0] == first
 
 
+@pytest.mark.parametrize("phrase, asked", [
+    ("dog on the left", "the dog on the left"),
+    ("bigger dog", "the bigger dog"),
+    ("dog that is sitting", "the dog that is sitting"),
+    ("dog and the cat", "the dog and the cat"),
+    ("dog", "dog"),
+    ("potted plant", "potted plant"),
+    ("beatles poster", "beatles poster"),
+    ("top hat", "top hat"),
+    ("top dog", "the top dog"),
+    ("left luggage", "left luggage"),  # one of the names here
+    ("all dogs", "all dogs"),
+    ("two dogs on the left", "two dogs on the left"),
+    ("everything but the dog", "everything but the dog"),
+    ("left", "left"),
+    ("猫 on the left", "猫 on the left"),
+])  # fmt: skip
+def test_what_says_more_than_a_name_has_an_article(phrase, asked):
+    assert lexicon.with_article(phrase, (*NAMES, "left luggage")) == asked
+
+
 @pytest.mark.parametrize("phrase, put, same", [
     ("guy", "person", True),
     ("Everyone", "person", True),

@@ -76,10 +76,15 @@ def check_names(names: Sequence[str], config: CheckpointConfig | None = None) ->
 
 
 def clean_query(phrase: str, config: CheckpointConfig | None = None) -> str:
-    """A phrase as a label, without what typing leaves in it (`prompts.clean`); for a checkpoint that says so also
-    without the words of a request (`prompts.normalize`). Raises QueryError if nothing is left."""
-    tidy = prompts.normalize if config is not None and config.normalize_queries else prompts.clean
-    return codec.clean_label(tidy(codec.clean_label(phrase)))
+    """A phrase as a label, without what typing leaves in it (`prompts.clean`); for a checkpoint that says so, a name
+    alone or a phrase with an article, without the words of a request (`prompts.normalize`, `lexicon.with_article`).
+
+    Raises QueryError if nothing is left.
+    """
+    label = codec.clean_label(phrase)
+    if config is None or not config.normalize_queries:
+        return codec.clean_label(prompts.clean(label))
+    return codec.clean_label(lexicon.with_article(prompts.normalize(label), config.names))
 
 
 def in_taught_words(label: str, config: CheckpointConfig | None) -> str:

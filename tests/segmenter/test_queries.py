@@ -24,6 +24,12 @@ FORMS = (
     "Could you please highlight the {0} in this photo?", "I want the {0}", "I'd like to see the {0}.",
     "Is there a {0} in the picture?", "the mask of the {0}", "Hi, select the {0} for me", "outline the\n{0}",
 )  # fmt: skip
+PLACES = (
+    "the {} on the left", "the {} on the right", "the {} at the top", "the {} at the bottom", "the {} in the middle",
+    "the leftmost {}", "the rightmost {}", "the top {}", "the bottom {}", "the {} in the top left corner",
+    "the bigger {}", "the biggest {}", "the larger {}", "the largest {}", "the smaller {}", "the smallest {}",
+    "the {} next to the chair", "the {} that is sitting", "the huge {}", "the red {}", "the {} and the chair",
+)  # fmt: skip
 EMBEDDED = CheckpointConfig(positions="cells", bidirectional_prefix=True, normalize_queries=True, names=NAMES)
 
 
@@ -34,6 +40,20 @@ def test_every_form_asks_for_the_bare_name(form: str):
         typed = form.format(name, name.capitalize(), name.upper())
         query = check_query(typed, EMBEDDED)
         assert query.typed == typed and query.asked == name and query.labels == ("others", name)
+
+
+@pytest.mark.parametrize("form", PLACES)
+def test_phrases_that_say_more_are_asked_with_an_article_as_in_training(form: str):
+    """Whether it was typed or not, and whatever was typed around them."""
+    for name in ("dog", "cat", "person", "potted plant"):
+        phrase = form.format(name)
+        for typed in (phrase, phrase.removeprefix("the "), f"Find {phrase}, please!", phrase.title()):
+            assert check_query(typed, EMBEDDED).asked == phrase
+
+
+def test_every_taught_name_is_asked_as_it_is(segmenter):
+    config = segmenter.vlm.config
+    assert all(check_query(name, config).asked == name for name in config.names)
 
 
 @pytest.mark.parametrize("typed", ["Dog", "Where is the dog, please?", "“The DOG.”"])
@@ -65,7 +85,7 @@ def test_other_checkpoints_are_asked_what_was_typed_cleaned():
     ("dogs", "dogs"),  # taught, as training asks for plurals too
     ("hrose", "hrose"),
     ("unicorn", "unicorn"),
-    ("green dog", "green dog"),
+    ("green dog", "the green dog"),
     ("everything but the dog", "everything but the dog"),
     ("zebra crossing", "zebra crossing"),
     ("猫", "猫"),
