@@ -82,7 +82,8 @@ function completePhrase(field) {
   field.addEventListener("blur", close);
 }
 
-function nameExamples() { // the pictures' captions are drawn by the style sheet
+function nameForReaders() { // the examples' captions are drawn by the style sheet; an empty gallery is a picture of one
+  document.querySelectorAll(".empty[aria-label]:not([role])").forEach((box) => box.setAttribute("role", "img"));
   for (const gallery of document.querySelectorAll(".t4s-shelf")) {
     gallery.querySelectorAll(".gallery-item:not([aria-label])").forEach((item) => {
       const index = [...item.parentElement.querySelectorAll(".gallery-item")].indexOf(item);
@@ -92,8 +93,8 @@ function nameExamples() { // the pictures' captions are drawn by the style sheet
 }
 
 if (props.value?.examples) {
-  nameExamples();
-  new MutationObserver(nameExamples).observe(document.body, { childList: true, subtree: true });
+  nameForReaders();
+  new MutationObserver(nameForReaders).observe(document.body, { childList: true, subtree: true });
 }
 
 if (props.value?.words) {

@@ -345,7 +345,7 @@ function show() {
   root.style.setProperty("--ratio", view.size[0] / view.size[1]);
   root.dataset.shape = view.photo && view.size[0] > 2.2 * view.size[1] ? "wide" : "";
   ["Raw text", "Descriptor grid", "Refined mask"].forEach((title, i) => {
-    all("h3")[i].textContent = view.photo || view.sample ? title : ["Text", "Grid", "Mask"][i];
+    all("h2")[i].textContent = view.photo || view.sample ? title : ["Text", "Grid", "Mask"][i];
   });
   headline.textContent = view.message.replaceAll(" %", "\u00a0%");
   headline.title = view.message;

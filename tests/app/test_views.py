@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradio.data_classes import ImageData
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from t4s import codec
-from t4s.app import components, examples, explainer, views
+from t4s.app import examples, explainer, views
+from t4s.app.serving import fetching
 from t4s.imaging import export
 from t4s.imaging.loading import open_photo
 from t4s.imaging.masks import read_mask
@@ -60,8 +61,8 @@ def test_an_image_in_the_address_itself_is_taken_to_the_letter(tmp_path: Path):
 
     Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "mask.png")
     data = (tmp_path / "mask.png").read_bytes()
-    payload = ImageData(url=f"data:image/png;base64,{base64.b64encode(data).decode()}")
-    assert Path(components.Photo(type="filepath").preprocess(payload)).read_bytes() == data
+    address = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    assert asyncio.run(fetching.fetch(address, tmp_path)).read_bytes() == data
 
 
 def test_only_lists_that_the_checkpoint_can_draw_are_offered():
@@ -128,6 +129,13 @@ def test_the_headline_says_what_was_read_as_what(segmenter: stand_in.StandIn):
     kind, sentence = views.headline(replace(read, status="unknown word"))
     assert sentence == "“Tabby” is not a word that this model was taught. It read “tabby” as “cat”."
     assert "read" not in views.headline(found)[1]
+
+
+def test_the_headline_says_what_was_left_out_of_a_phrase(segmenter: stand_in.StandIn):
+    answer = segmenter(CATS, "cat")
+    assert "left out" not in views.headline(answer)[1]
+    assert "It left out < > *, which" in views.headline(replace(answer, query="<b>*cat*</b>"))[1]
+    assert "It left out |, which" in views.headline(replace(answer, query=("cat", "a|dog")))[1]
 
 
 def test_captions_are_escaped(segmenter: stand_in.StandIn):

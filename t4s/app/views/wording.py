@@ -23,7 +23,7 @@ def headline(prediction: Prediction) -> tuple[str, str]:
     if ended == "truncated":
         return "fault", "The text broke off; the rows that were written are shown."
     kind, sentence = _about_phrase(prediction) if isinstance(prediction.query, str) else _about_list(prediction)
-    return kind, f"{sentence}{_read_as(prediction)}"
+    return kind, f"{sentence}{_left_out(prediction)}{_read_as(prediction)}"
 
 
 def _about_phrase(prediction: Prediction) -> tuple[str, str]:
@@ -48,6 +48,13 @@ def _about_list(prediction: Prediction) -> tuple[str, str]:
         found = sum(bool(mask.any()) for mask in prediction.masks.values())
         return "found", f"Found {found} of {asked} names, {sure}."
     return "absent", f"None of the {asked} names is in this photo ({sure})."
+
+
+def _left_out(prediction: Prediction) -> str:
+    """The characters of the query that no label can have, as a further sentence; "" if it has none."""
+    typed = "".join([prediction.query] if isinstance(prediction.query, str) else prediction.query)
+    marks = [mark for mark in "<>|*" if mark in typed]
+    return f" It left out {' '.join(marks)}, which no label can have." if marks else ""
 
 
 def _read_as(prediction: Prediction) -> str:
