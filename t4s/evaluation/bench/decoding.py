@@ -2,6 +2,7 @@
 
     python -m t4s.bench decoding --dataset folder:PHOTOS@val                          # part one
     python -m t4s.bench decoding --dataset folder:PHOTOS@val --checkpoint embedded    # both parts
+    python -m t4s.bench decoding --dataset folder:PHOTOS@val --tokenizers --peers     # beside generate (peers.py)
 
 Part one needs no model: a stand-in's greedy choice is the true text, so passes are those of a perfect model, and the
 milliseconds are what the loops themselves cost on top of a model's passes. The masks are every photo's classes, each
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--smallest", type=float, default=0.005, help="leave out masks below this share of the photo (default: 0.005)")
     add("--limit", type=int, help="at most this many photos, evenly spaced over the dataset")
     add("--checkpoint", help="part two: query this model ('embedded', a folder or a Hub id)")
+    add("--peers", action="store_true", help="part two: beside generate, alone and with xgrammar and llguidance")
     add("--pairs", type=int, default=200, help="part two: number of (photo, phrase) pairs (default: 200)")
     add("--json", dest="json_file", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--cells", dest="grid_sizes", nargs="+", type=int, help=argparse.SUPPRESS,
@@ -60,6 +62,7 @@ def run(
     checkpoint: str | None,
     pairs: int,
     json_file: Path | None,
+    peers: bool = False,
 ) -> None:
     """Print Markdown tables; both parts in one run."""
     samples = list(masks(dataset, smallest, limit))
@@ -69,7 +72,10 @@ def run(
         rows = replay(name, samples, grid_sizes, draft_rows)
         report["replay"] += rows
         print(table(rows), end="\n\n", flush=True)
-    if checkpoint:
+    if peers:
+        report["peers"] = compare_peers(checkpoint or "embedded", samples, pairs)
+        print(table(report["peers"]))
+    elif checkpoint:
         report["checkpoint"] = query(checkpoint, samples, pairs)
         print(table(report["checkpoint"].pop("loops")), end="\n\n")
         print(table([report["checkpoint"]]))
@@ -199,6 +205,15 @@ def _means(figures: Sequence[Row]) -> Row:
 
 
 # --- part two: a real model
+
+
+def compare_peers(checkpoint: str, samples: Sequence[Sample], pairs: int) -> list[Row]:
+    """The table of `peers.compare` for some of the samples, evenly spaced."""
+    from t4s import Segmenter
+    from t4s.evaluation.bench import peers
+
+    segmenter = Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint)
+    return peers.compare(segmenter, samples[:: max(1, len(samples) // pairs)][:pairs])
 
 
 def query(checkpoint: str, samples: Sequence[Sample], pairs: int) -> Row:
