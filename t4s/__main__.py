@@ -177,10 +177,11 @@ def _summary(prediction: Prediction) -> str:
     repaired = "".join(
         f"\nrepaired at row {fault.row}, column {fault.column}: {fault.message}" for fault in prediction.faults
     )
+    score = f"score {prediction.score:.2f}" if stats.get("probabilities", True) else "no score from the server"
     if not prediction.present:
         verdict = "nothing drawn" if prediction.status == "unknown word" else "not in this photo"
-        return f"{prediction.query}: {verdict} (score {prediction.score:.2f}; {cost}){repaired}"
-    return f"{prediction.query}: score {prediction.score:.2f}, box {prediction.box} ({cost}){repaired}"
+        return f"{prediction.query}: {verdict} ({score}; {cost}){repaired}"
+    return f"{prediction.query}: {score}, box {prediction.box} ({cost}){repaired}"
 
 
 if __name__ == "__main__":

@@ -197,15 +197,16 @@ class RemoteStep:
         self.ended = ended
         self.ids = range(len(reply.tokens) or reply.chunks)
         self.forwards = len(self.ids)
-        self._spelled = b"".join(token.data for token in reply.tokens) == reply.text.encode()
-        self.probabilities = bool(reply.tokens) and self._spelled
+        # Tokens of turns may stand around the text; some servers give tokens without their spaces, which help nobody.
+        self._offset = b"".join(token.data for token in reply.tokens).find(reply.text.encode())
+        self.probabilities = bool(reply.tokens) and self._offset >= 0
 
     def confidence(self) -> np.ndarray:
         """(H, W) float32 in [0, 1]; 0 where nothing is written yet, and from the first fault on."""
         if not self.probabilities:
             return np.ones(self._shape, np.float32)
         text = self._reply.text
-        start, end = (len(text[:at].encode()) for at in (self._place.inside, self._place.end))
+        start, end = (self._offset + len(text[:at].encode()) for at in (self._place.inside, self._place.end))
         return cell_confidence(self._reply.tokens, start, end, Grammar(self._shape, self._labels), self._distinct)
 
 

@@ -21,9 +21,9 @@ from t4s.decoding.grammar import Grammar
 from t4s.errors import CheckpointError, EndpointError, QueryError
 from t4s.models.checkpoint import CheckpointConfig
 from t4s.segmenter import endpoint
-from t4s.segmenter.endpoint import Token
+from t4s.segmenter.endpoint import Reply, Token
 from t4s.segmenter.queries import check_query
-from t4s.segmenter.remote import answer_grammar, cell_confidence
+from t4s.segmenter.remote import RemoteStep, answer_grammar, cell_confidence
 from tests.support.chat_server import SURE, ChatServer
 from tests.support.families import build
 
@@ -238,6 +238,21 @@ def test_confidence_is_that_of_the_same_model_here(local: Segmenter, photo: np.n
 
     assert np.allclose(listed(10**6), expected, atol=1e-4)
     assert np.abs(listed(3) - expected).max() < 0.5, "what is not listed is left open, not taken for sure"
+
+
+def test_tokens_that_do_not_spell_the_text_are_not_used():
+    """As of servers that decode each token alone and lose its space."""
+    text = "It is <seg>others *4\n</seg>"
+    pieces = ["It", " is", " <seg>", "others", " *", "4", "\n", "</seg>", "</s>"]
+    labels = ("others", "dog")
+    for spelled, known in (
+        (["<s>", "It", " is", " <seg>", *pieces[3:]], True),
+        ([p.strip(" ") for p in pieces], False),
+    ):
+        reply = Reply(text, [Token(piece.encode(), -0.1, ()) for piece in spelled], 9, "stop")
+        step = RemoteStep(reply, (1, 4), labels, "complete", False)
+        assert step.probabilities == known and step.text == "others *4\n"
+        assert (step.confidence() < 1).all() == known
 
 
 def test_a_faulty_text_has_no_confidence_behind_the_fault():

@@ -172,7 +172,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk(choice)
             if self.chat.pause or fault == "slow":
                 time.sleep(self.chat.pause or 0.01)
-        self._chunk({"index": 0, "delta": {}, "finish_reason": "stop" if tokens == TOKEN.findall(text) else "length"})
+        end: dict[str, Any] = {
+            "index": 0,
+            "delta": {},
+            "finish_reason": "stop" if tokens == TOKEN.findall(text) else "length",
+        }
+        if body.get("logprobs"):
+            end["logprobs"] = {"content": [{"token": "</s>", "logprob": -0.1, "top_logprobs": []}]}
+        self._chunk(end)
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _chunk(self, choice: dict[str, Any]) -> None:
