@@ -234,6 +234,16 @@ def test_a_phone_shows_the_mask_first_and_stays_where_it_is(
     page.close()
 
 
+def test_no_switch_is_cut_off_where_three_panels_are_narrow(visit: Visit):
+    page = visit.page
+    cut = """() => [...document.querySelectorAll("#panels .t4s-switch, #panels header, #panels footer")]
+        .filter(node => node.scrollWidth > node.clientWidth).map(node => node.outerHTML.slice(0, 80))"""
+    for width in (1060, 1100, 1160, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(cut) == [], width
+    page.set_viewport_size({"width": 1440, "height": 900})
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [390, 1100, 1440, 1920])
