@@ -7,16 +7,17 @@ runs to its end. A client here is a network address, for session hashes are the 
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from typing import Any
 
 from gradio.queueing import Event, Queue
 
 from t4s.limits import MAX_LISTEN_SECONDS, MAX_PLACES, QUEUE_PLACES
 
-REMEMBERED = 4096  # clients whose last turn is known
+FADE_SECONDS = 10.0  # after which a turn counts 1/e of what it did
 
 
 class Listeners:
@@ -45,12 +46,15 @@ class FairQueue(Queue):
         super().__init__(*arguments, **settings)
         self._listeners = listeners
         self._joining: Counter[str] = Counter()
-        self._last_turn: OrderedDict[str, float] = OrderedDict()
+        self._turns: dict[str, tuple[float, float]] = {}  # client: (turns, counted at this time)
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
-        """As Gradio's; refused if all places are taken, or all that one client may take."""
+        """As Gradio's; refused if all places are taken, or all that one client may take.
+
+        In a full queue the oldest job that nobody listens to gives up its place.
+        """
         client = client_address(request)
-        if len(self) + self._joining.total() >= QUEUE_PLACES:
+        if len(self) + self._joining.total() >= QUEUE_PLACES and not self._make_room():
             return False, f"All {QUEUE_PLACES} places of the queue are taken; try again in a moment.", "queue_full"
         if self._places(client) >= MAX_PLACES:
             return False, f"You wait for {MAX_PLACES} answers, as many as one may; wait for one of them.", "queue_full"
@@ -62,7 +66,7 @@ class FairQueue(Queue):
             self._take_turns()
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
-        """The next job to run: of those that someone listens to, that of the client whose last turn is longest ago."""
+        """The next job to run: of those that someone listens to, that of the client who had the fewest turns lately."""
         for name, waiting in self.event_queue_per_concurrency_id.items():
             self._forget_unheard(waiting.queue)
             limit = waiting.concurrency_limit
@@ -88,28 +92,44 @@ class FairQueue(Queue):
             waiting.queue[:] = self._in_turn(waiting.queue)
 
     def _in_turn(self, events: list[Event]) -> list[Event]:
-        """The clients' first jobs, then their second ones, and so on; in each round the last served client is last."""
-        seen: Counter[str] = Counter()
+        """A client's first job comes after as many turns as it had lately, each further one a turn later."""
+        turns: dict[str, float] = {}
         ranked = []
         for event in sorted(events, key=lambda event: event.enqueue_time):
             client = client_address(event.request)
-            ranked.append((seen[client], self._last_turn.get(client, 0.0), len(ranked), event))
-            seen[client] += 1
-        return [event for *_, event in sorted(ranked, key=lambda rank: rank[:3])]
+            turns[client] = turns[client] + 1 if client in turns else self._turns_lately(client)
+            ranked.append((turns[client], len(ranked), event))
+        return [event for *_, event in sorted(ranked, key=lambda rank: rank[:2])]
 
     def _had_turn(self, client: str) -> None:
-        self._last_turn[client] = time.monotonic()
-        self._last_turn.move_to_end(client)
-        while len(self._last_turn) > REMEMBERED:
-            self._last_turn.popitem(last=False)
+        self._turns[client] = self._turns_lately(client) + 1, time.monotonic()
+        for other in [other for other in self._turns if self._turns_lately(other) < 0.01]:
+            del self._turns[other]
+
+    def _turns_lately(self, client: str) -> float:
+        """How many turns a client had; they fade with time, so that a visitor who looks at an answer is soon first."""
+        turns, counted = self._turns.get(client, (0.0, 0.0))
+        return turns * math.exp((counted - time.monotonic()) / FADE_SECONDS)
 
     def _forget_unheard(self, events: list[Event]) -> None:
         """Drops jobs whose client has not asked for the answer in time."""
         for event in [event for event in events if time.monotonic() - event.enqueue_time > MAX_LISTEN_SECONDS]:
             if not self._listeners.hear(event):
-                events.remove(event)
-                self.event_ids_to_events.pop(event._id, None)
-                self.pending_event_ids_session.get(event.session_hash, set()).discard(event._id)
+                self._forget(event, events)
+
+    def _make_room(self) -> bool:
+        """Drops the oldest job that nobody listens to; False if there is none."""
+        queues = [waiting.queue for waiting in self.event_queue_per_concurrency_id.values()]
+        unheard = [(event, queue) for queue in queues for event in queue if not self._listeners.hear(event)]
+        if not unheard:
+            return False
+        self._forget(*min(unheard, key=lambda pair: pair[0].enqueue_time))
+        return True
+
+    def _forget(self, event: Event, events: list[Event]) -> None:
+        events.remove(event)
+        self.event_ids_to_events.pop(event._id, None)
+        self.pending_event_ids_session.get(event.session_hash, set()).discard(event._id)
 
 
 def client_address(request: Any) -> str:
