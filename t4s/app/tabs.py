@@ -141,15 +141,16 @@ def _connect(
     refiner = [fields.refiner, fields.sam_id]
     asked = [fields.photo, fields.query, *refiner, fields.decoding]
     shown = [fields.panels, fields.answer]
+    waiting = {"show_progress": "minimal", "show_progress_on": fields.query, **PRIVATE}  # the place in the queue
     fields.photo.change(controller.show_photo, [fields.photo, fields.answer], fields.panels, **QUICK_QUEUE, **QUIET)
     typed = gr.on(triggers, controller.start, asked, [*shown, stop_file], validator=check, **QUICK_QUEUE, **QUIET)
     clicked = picked.then(controller.start, asked, [*shown, stop_file], **QUICK_QUEUE, **QUIET)
     answers = [
-        typed.success(controller.ask, [*asked, stop_file], shown, **MODEL_QUEUE, **QUIET),
-        clicked.success(controller.ask_example, [fields.examples, *asked, stop_file], shown, **MODEL_QUEUE, **QUIET),
+        typed.success(controller.ask, [*asked, stop_file], shown, **MODEL_QUEUE, **waiting),
+        clicked.success(controller.ask_example, [fields.examples, *asked, stop_file], shown, **MODEL_QUEUE, **waiting),
     ]
     if fields.chips is not None and fields.history is not None:
-        answers += _connect_chips_and_history(fields, controller, asked, shown, stop_file)
+        answers += _connect_chips_and_history(fields, controller, asked, shown, stop_file, waiting)
     fields.panels.release(controller.keep_above, fields.answer, shown, **QUICK_QUEUE, **QUIET)
     fields.panels.select(remove_parts, fields.answer, fields.answer, **QUICK_QUEUE, **QUIET)
     for answered in answers:  # a toast says what went wrong; the panels go back to the photo
@@ -166,7 +167,12 @@ def _connect(
 
 
 def _connect_chips_and_history(
-    fields: Fields, controller: TabController, asked: list[Any], shown: list[Any], stop_file: gr.State
+    fields: Fields,
+    controller: TabController,
+    asked: list[Any],
+    shown: list[Any],
+    stop_file: gr.State,
+    waiting: dict[str, Any],
 ) -> list[Any]:
     """Names to click, words that were meant, and answers to go back to → the events that ask the model."""
     past = gr.State([], time_to_live=components.ANSWER_SECONDS)
@@ -178,7 +184,7 @@ def _connect_chips_and_history(
     for clicked in (fields.chips.select, fields.panels.submit):
         named = clicked(_chosen_text, None, fields.query, queue=False, **QUIET)
         started = named.then(controller.start, asked, [*shown, stop_file], **QUICK_QUEUE, **QUIET)
-        answers.append(started.success(controller.ask, [*asked, stop_file], shown, **MODEL_QUEUE, **QUIET))
+        answers.append(started.success(controller.ask, [*asked, stop_file], shown, **MODEL_QUEUE, **waiting))
     return answers
 
 

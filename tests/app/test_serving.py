@@ -341,6 +341,25 @@ def test_posts_that_never_listen_take_no_turn_and_not_all_places(
     assert result["present"] and segmenter.asked == 2
 
 
+def test_the_place_in_the_queue_is_told(slow: tuple[stand_in.StandIn, str]):
+    """In a script by the job's status; on the page beside the phrase."""
+    segmenter, url = slow
+    segmenter.pause = 0.3
+    clients = [Client(url, verbose=False) for _ in range(3)]
+    jobs = [client.submit(handle_file(CATS), "cat", api_name="/segment") for client in clients]
+    places: set[tuple[int, int]] = set()
+    until = time.monotonic() + 30
+    while not {(0, 2), (1, 2)} <= places and time.monotonic() < until:
+        places |= {(status.rank, status.queue_size) for job in jobs if (status := job.status()).rank is not None}
+        time.sleep(0.02)
+    assert {(0, 2), (1, 2)} <= places
+    segmenter.pause = 0.0
+    assert all(job.result(timeout=60)[3]["present"] for job in jobs)
+    config = clients[0].config
+    asking = [each for each in config["dependencies"] if each["show_progress"] == "minimal"]
+    assert len(asking) >= 4 and all(each["show_progress_on"] for each in asking)
+
+
 def test_an_answer_ends_when_its_client_leaves(slow: tuple[stand_in.StandIn, str]):
     segmenter, url = slow
     segmenter.pause = 0.3  # about five seconds for an answer
