@@ -26,8 +26,6 @@ ANSWERS = (
     "It is <seg>{body}</seg>.",
 )
 FREE_QUESTION = "{query}\nAnswer the question using a single word or phrase."  # of VQA datasets, as LLaVA-1.5 asks them
-
-
 CLASS_SEPARATOR = ", "
 
 # --- phrases as people type them
@@ -46,14 +44,15 @@ _OPENINGS = tuple(
         r"please|pls|kindly",
         r"(?:can|could|would|will) you|(?:can|could|may) (?:i|we)|let(?: me|'?s| us)|help me(?: to)?|try to",
         r"i(?:'?d| would) like(?: you)?(?: to)?|i (?:want|need)(?: you)?(?: to)?|i(?:'m| am) looking for",
-        r"(?:segment|find|highlight|locate|detect|identify|extract|isolate)(?: (?:out|me|us))?(?: (?:only|just))?",
-        r"(?:show|give|get)(?: (?:me|us))(?: (?:only|just))?",
-        r"(?:look|search) for|(?:point) (?:at|to)|(?:cut|pick|mask) out",
+        r"(?:segment|find|highlight|locate|detect|identify|extract|isolate)(?: (?:out|me|us|for me))?",
+        r"(?:show|give|get) (?:me|us)",
+        r"(?:look|search) for|(?:look|point) at|point (?:to|out)|focus on|(?:cut|pick|mask) out",
         r"(?:show|give|get|see|select|choose|mark|mask|outline|draw|trace|circle|crop|label|return|have|only|just)"
         rf"(?= {_DETERMINER} .)",
-        r"where(?: is|'?s| are|'re)",
-        r"(?:is|are) there|(?:do|can) you see|which pixels (?:are|show|belong to)",
-        r"(?:(?:the|an?) )?(?:(?:segmentation|binary) )?(?:mask|outline|segmentation|pixels) (?:of|for)"
+        r"where(?: is|'?s| are|'re| (?:can|do) (?:i|we|you) (?:find|see))",
+        rf"(?:is|are) there|(?:do|can) you see|(?:there(?: is|'?s| are)|i see)(?= {_DETERMINER} .)",
+        r"(?:which|what) pixels (?:are|show|belong to)|which one is",
+        r"(?:(?:the|an?) )?(?:(?:segmentation|binary) )?(?:mask|outline|segmentation|pixels) (?:of|for|on|around|over)"
         rf"(?= {_DETERMINER} .)",
     )
 )

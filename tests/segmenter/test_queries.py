@@ -23,6 +23,8 @@ FORMS = (
     "where's my {0}", "Find the {0}", "find {0}", "Show me the {0}", "show me where the {0} is", "Can you find {0}?",
     "Could you please highlight the {0} in this photo?", "I want the {0}", "I'd like to see the {0}.",
     "Is there a {0} in the picture?", "the mask of the {0}", "Hi, select the {0} for me", "outline the\n{0}",
+    "Where can I find the {0}?", "Point out the {0}", "draw a mask around the {0}", "Which one is the {0}?",
+    "Do you see a {0}?", "I'm looking for a {0}", "please, help me find my {0}", "{0}, please",
 )  # fmt: skip
 PLACES = (
     "the {} on the left", "the {} on the right", "the {} at the top", "the {} at the bottom", "the {} in the middle",
