@@ -476,8 +476,8 @@ $(".t4s-copy").addEventListener("click", async (event) => {
 });
 
 let wasRunning = false;
-function bringIntoSight() { // on a phone the panels lie below the button that was pressed
-  const running = root.dataset.state === "running";
+function bringIntoSight() { // on a phone the panels, and what is wrong with a photo, lie below the button that was pressed
+  const running = root.dataset.state === "running" || view?.kind === "fault";
   if (running && !wasRunning && root.getBoundingClientRect().top > innerHeight - 160) {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     root.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });

@@ -17,7 +17,7 @@ import gradio as gr
 import numpy as np
 
 from t4s.app import downloads, examples, views
-from t4s.app.components import ASSETS, as_gradio_error, escaped
+from t4s.app.components import ASSETS, as_gradio_error
 from t4s.app.service import SUGGESTED_NAMES, ExampleAnswers, InferenceService, replay, sam_source
 from t4s.app.suggestions import best_names
 from t4s.errors import QueryError, T4SError
@@ -107,7 +107,6 @@ class TabController:
         try:
             return views.photo_view(*_preview(path), self.model.service.shape)
         except T4SError as problem:
-            gr.Warning(escaped(problem))
             return views.sample_view(examples.DRAWING) | {"kind": "fault", "message": str(problem)}
 
     @as_gradio_error

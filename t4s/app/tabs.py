@@ -209,7 +209,7 @@ def text_tab(model: Model) -> None:
                         max_lines=18,
                         elem_id="rle",
                         elem_classes="t4s-mono",
-                        info=f"{TEXT_HINT} One row of this example is a cell short.",
+                        info=TEXT_HINT,
                     )
                     decode = gr.Button("Draw the mask", variant="primary", elem_id="decode")
                     text_size = components.grid_size(shape, "rows", "columns")
@@ -232,7 +232,9 @@ def text_tab(model: Model) -> None:
                         list(codec.LAYOUTS), value="rows", label="Layout", elem_id="layout-to", info=LAYOUT_HINT
                     )
         with gr.Column(scale=9, min_width=300):
-            panels = Panels(views.read_text(examples.FAULTY, shape, "rows")[0], elem_id="panels-text")
+            shown = views.read_text(examples.FAULTY, shape, "rows")[0]
+            message = f"An example, one row of which is a cell short: {shown['message']}"
+            panels = Panels(shown | {"message": message}, elem_id="panels-text")
 
     @components.as_gradio_error
     def read(text: str, height: float, width: float, layout: str) -> dict[str, Any]:
@@ -249,7 +251,6 @@ def text_tab(model: Model) -> None:
     def write_again(path: str | None, *others: Any) -> tuple[Any, ...]:
         return write(path, *others) if path else (gr.skip(),) * 5
 
-    text.input(lambda: gr.update(info=TEXT_HINT), None, text, queue=False, **QUIET)
     text_inputs = [text, *text_size, text_layout]
     changes = [*(side.release for side in text_size), text_layout.input]
     gr.on([decode.click, *changes], read, text_inputs, panels, **QUICK_QUEUE, **QUIET)

@@ -136,6 +136,17 @@ def test_a_link_leads_back_to_the_answer(visit: Visit):
     assert visit.wrong == []
 
 
+def test_a_broken_photo_is_said_once_and_in_sight(browser: Browser, address: str, tmp_path: Path):
+    visit = Visit(browser, address, 390, 844, touch=True)
+    (tmp_path / "cut.jpg").write_bytes(CATS.read_bytes()[:9000])
+    visit.hand_in(tmp_path / "cut.jpg")
+    headline = visit.page.locator("#panels .t4s-headline")
+    expect(headline).to_contain_text("cut off or broken", timeout=PATIENCE)
+    expect(headline).to_be_in_viewport(timeout=PATIENCE)
+    assert visit.page.get_by_test_id("toast-body").count() == 0
+    visit.page.close()
+
+
 def test_no_run_stays_lit_when_the_next_answer_comes(visit: Visit, segmenter: stand_in.StandIn):
     page = visit.page
     segmenter.pause = 0.05
@@ -177,6 +188,26 @@ def test_stop_keeps_the_names_that_were_found(visit: Visit, segmenter: stand_in.
         segmenter.pause = 0.0
     expect(page.locator("#stop-go-all")).to_be_hidden()
     assert page.locator("#panels-all .cell:not(.waiting)").count() > 0
+
+
+def test_doubt_is_said_about_lists_too(visit: Visit):
+    page = visit.page
+    page.fill("#names textarea", "elephant; horse")
+    page.click("#go-all")
+    headline = page.locator("#panels-all .t4s-headline")
+    expect(headline).to_have_text("None of the 2 names is in this photo (85 % sure).", timeout=PATIENCE)
+    expect(headline).to_have_attribute("data-kind", "absent")
+
+
+def test_what_is_said_of_the_example_text_goes_with_it(visit: Visit):
+    page = visit.page
+    visit.tab("Text ↔ mask")
+    headline = page.locator("#panels-text .t4s-headline")
+    expect(headline).to_contain_text("An example, one row of which is a cell short: 1 fault")
+    page.fill("#rle textarea", "\n ".join(["others *16"] * 16) + "\n")
+    page.click("#decode")
+    expect(headline).to_have_text("Valid.", timeout=PATIENCE)
+    expect(page.locator("#layout .info-text br")).to_have_count(2)  # each layout has its line
 
 
 def test_a_stopped_batch_gives_the_zip_of_what_is_done(visit: Visit, segmenter: stand_in.StandIn, tmp_path: Path):

@@ -120,6 +120,11 @@ def test_the_view_is_json_and_says_absence_in_words(segmenter: stand_in.StandIn)
     assert view["running"] and view["written"] == 16 and view["mask"] is None and not view["faults"]
 
 
+def test_a_growing_list_says_which_name_it_is_at(segmenter: stand_in.StandIn):
+    growing = replace(next(segmenter.stream(CATS, ["toilet", "cat"])), query=("toilet", "cat"))
+    assert views.growing_view(growing, "data:,", "rows")["message"] == "Name 2: “cat” …"
+
+
 def test_the_headline_says_what_was_read_as_what(segmenter: stand_in.StandIn):
     found = segmenter(CATS, "cat")
     read = replace(found, query="Tabby", asked="cat", stats=found.stats | {"read_as": {"tabby": "cat"}})
