@@ -202,9 +202,10 @@ def _weigh(hypothesis: Hypothesis, decoder: CausalDecoder, candidate: str, draft
         draft, states = body, along
         logits = other = torch.cat([first, decoder.feed(body[:-1])])
     else:
-        fed = draft[: len(states) - 1]
-        both = decoder.feed(fed, beside=body[:-1])
-        logits, other = torch.cat([first, both[: len(fed)]]), torch.cat([first, both[len(fed) :]])
+        fed, shared = draft[: len(states) - 1], len(commonprefix([draft, body]))
+        both = decoder.feed(fed, beside=body[shared:-1], shared=shared)
+        logits = torch.cat([first, both[: len(fed)]])
+        other = torch.cat([logits[: shared + 1], both[len(fed) :]])
     picks = hypothesis.score(other, body, along)
     decided = scorer.review(picks)
     if decided == len(body):

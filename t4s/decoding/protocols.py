@@ -25,11 +25,11 @@ class CausalDecoder(Protocol):
     last: torch.Tensor
     forwards: int
 
-    def feed(self, ids: Sequence[int], beside: Sequence[int] = ()) -> torch.Tensor:
+    def feed(self, ids: Sequence[int], beside: Sequence[int] = (), shared: int = 0) -> torch.Tensor:
         """One pass. Appends `ids`; (len(ids) + len(beside), V) float logits, row i follows token i of both in turn.
 
-        `beside`: another continuation of what was fed before, which does not see `ids` and is not kept. It is asked
-        for only where a `TokenScorer` has both a candidate and label scores.
+        `beside`: another continuation of the first `shared` of `ids`, which does not see the others and is not kept.
+        It is asked for only where a `TokenScorer` has both a candidate and label scores.
         """
         ...
 

@@ -196,9 +196,7 @@ class VLM:
 class DecoderState:
     """One answer under way: a `CausalDecoder` for the loops of `decoding.generate`.
 
-    fed          the body's tokens in the cache
-    cell_logits  (cells, V) float32 logits of the photo's cells, where the checkpoint lets them count
-                 (`CheckpointConfig.cell_fusion_weight`), else None
+    fed  the body's tokens in the cache
     """
 
     def __init__(self, vlm: VLM, encoded: EncodedImage, suffix: list[int], opening: list[int]):
@@ -223,10 +221,15 @@ class DecoderState:
             more["output_hidden_states"] = vlm.config.cell_fusion_weight is not None
         output = self._pass(ids, positions, past, keep=1, **more)
         self.last = output.logits[0, -1].float()
-        self.cell_logits: torch.Tensor | None = None
-        if output.hidden_states is not None:
-            with torch.inference_mode():
-                self.cell_logits = cell_logits(vlm.model, output.hidden_states, vlm.cells)[0].float()
+        self._hidden_states = output.hidden_states
+
+    @torch.inference_mode()
+    def cell_logits(self, tokens: Sequence[int]) -> torch.Tensor | None:
+        """(cells, len(tokens)) float32 logits of the photo's cells, where the checkpoint lets them count
+        (`CheckpointConfig.cell_fusion_weight`), else None."""
+        if self._hidden_states is None:
+            return None
+        return cell_logits(self.vlm.model, self._hidden_states, self.vlm.cells, tokens)[0].float()
 
     @torch.inference_mode()
     def _pass(self, ids: Sequence[int], positions: Sequence[int], past: int, keep: int, **more: Any) -> Any:
@@ -241,16 +244,16 @@ class DecoderState:
             **inputs,
         )
 
-    def feed(self, ids: Sequence[int], beside: Sequence[int] = ()) -> torch.Tensor:
+    def feed(self, ids: Sequence[int], beside: Sequence[int] = (), shared: int = 0) -> torch.Tensor:
         """One pass; (len(ids) + len(beside), V) float32 logits, row i follows token i of both in turn.
 
-        `beside` goes on where `ids` does, does not see it, and leaves the cache again.
+        `beside` goes on behind the first `shared` of `ids`, does not see the others, and leaves the cache again.
         """
         past, more = self.length + len(self.fed), {}
         positions = self._positions(ids)
         if beside:
-            positions += self._positions(beside)
-            more["attention_mask"] = _two_continuations(past, len(ids), len(beside)).to(self.vlm.device)
+            positions += self._positions([*ids[:shared], *beside])[shared:]
+            more["attention_mask"] = _two_continuations(past, len(ids), len(beside), shared).to(self.vlm.device)
         logits = self._pass([*ids, *beside], positions, past, keep=0, **more).logits[0].float()
         if beside:
             self.cache.crop(-len(beside))
@@ -270,8 +273,9 @@ class DecoderState:
             del self.fed[n:]
 
 
-def _two_continuations(past: int, first: int, second: int) -> torch.Tensor:
-    """(1, 1, first + second, past + first + second) bool: all see the past and their own, neither sees the other."""
+def _two_continuations(past: int, first: int, second: int, shared: int) -> torch.Tensor:
+    """(1, 1, first + second, past + first + second) bool: all see the past and their own; of the first one's tokens the
+    second one sees the first `shared`."""
     sees = torch.ones(first + second, past + first + second, dtype=torch.bool).tril(past)
-    sees[first:, past : past + first] = False
+    sees[first:, past + shared : past + first] = False
     return sees[None, None]

@@ -133,7 +133,7 @@ def test_cells_alone_find_the_cats(segmenter, examples):
     photo = segmenter.encode(examples / "two_cats.jpg")
     vlm = weighing(segmenter, 99.0).vlm
     decoder = vlm.begin(photo, "cat")
-    logits = decoder.cell_logits[:, vlm.first_token_ids(["others", "cat"])].numpy().reshape(16, 16, 2)
+    logits = decoder.cell_logits(vlm.first_token_ids(["others", "cat"])).numpy().reshape(16, 16, 2)
     grid = weighing(segmenter, 99.0)(photo, "cat", refine="none").grid
     sure = np.abs(logits[..., 0] - logits[..., 1]) > 0.5
     assert (grid.ids == logits.argmax(-1))[sure].mean() > 0.98 and 0.1 < grid.ids.mean() < 0.9
@@ -141,4 +141,4 @@ def test_cells_alone_find_the_cats(segmenter, examples):
 
 def test_what_cells_say_is_not_asked_for_where_it_does_not_count(segmenter, examples):
     photo = segmenter.encode(examples / "two_cats.jpg")
-    assert weighing(segmenter, None).vlm.begin(photo, "cat").cell_logits is None
+    assert weighing(segmenter, None).vlm.begin(photo, "cat").cell_logits([1]) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from os.path import commonprefix
 
 import numpy as np
 import pytest
@@ -104,16 +105,18 @@ def test_crop_forgets_exactly_what_it_says(fresh_vlm: VLM):
 
 
 @pytest.mark.parametrize("ahead", ["", "others *1|"])
-def test_a_continuation_beside_another_leaves_no_trace(fresh_vlm: VLM, ahead: str):
+@pytest.mark.parametrize("second", [" others *2| dog *1\n dog *4\n", " dog *2| others *1\n", " dog *3\n dog *4\n"])
+def test_a_continuation_beside_another_leaves_no_trace(fresh_vlm: VLM, ahead: str, second: str):
     """Two bodies in one pass say what each says in a pass of its own, and the first one goes on as if alone."""
     encoded = fresh_vlm.encode(photo(1))
-    first, second = map(fresh_vlm.text_ids, (" dog *3\n others *4\n", " others *2| dog *1\n dog *4\n"))
+    first, second = map(fresh_vlm.text_ids, (" dog *3\n others *4\n", second))
     both, one, two = (fresh_vlm.begin(encoded, "dog") for _ in range(3))
     if ahead:
         for decoder in (both, one, two):
             decoder.feed(fresh_vlm.text_ids(ahead))
-    logits = both.feed(first, beside=second)
-    alone = torch.cat([one.feed(first), two.feed(second)])
+    shared = len(commonprefix([first, second]))
+    logits = both.feed(first, beside=second[shared:], shared=shared)
+    alone = torch.cat([one.feed(first), two.feed(second)[shared:]])
     torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
     assert both.fed == one.fed and both.forwards == one.forwards and torch.equal(both.last, logits[len(first) - 1])
     more = fresh_vlm.text_ids(" dog *4\n")

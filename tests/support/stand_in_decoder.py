@@ -37,11 +37,11 @@ class StandInDecoder:
             row[self.truth[len(self.cache)]] += self.pull
         return torch.from_numpy(row)
 
-    def feed(self, ids: Sequence[int], beside: Sequence[int] = ()) -> torch.Tensor:
+    def feed(self, ids: Sequence[int], beside: Sequence[int] = (), shared: int = 0) -> torch.Tensor:
         assert len(ids), "an empty pass"
         before, rows = list(self.cache), []
-        for continuation in (beside, ids):
-            self.cache = list(before)
+        for start, continuation in (([*before, *ids[:shared]], beside), (before, ids)):
+            self.cache = list(start)
             for token in continuation:
                 self.cache.append(int(token))
                 rows.append(self._logits())

@@ -32,15 +32,19 @@ SUREST = 4  # cells whose similarity to a name is averaged: the most similar one
 
 
 def cell_logits(
-    model: LlavaForConditionalGeneration, hidden_states: Sequence[torch.Tensor], cells: int
+    model: LlavaForConditionalGeneration,
+    hidden_states: Sequence[torch.Tensor],
+    cells: int,
+    tokens: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """(B, cells, V) logits: what each of the photo's cells, which come first, would say if a run began there.
 
     Taken from the input of the last layer, where that layer reads them when it writes the answer.
-    hidden_states: (B, T, width) of every layer.
+    hidden_states: (B, T, width) of every layer. tokens: only of these, (B, cells, len(tokens)); None: of all.
     """
     states = model.get_decoder().norm(hidden_states[-2][:, :cells])
-    return model.get_output_embeddings()(states)
+    head = model.get_output_embeddings()
+    return head(states) if tokens is None else F.linear(states, head.weight[list(tokens)])
 
 
 @torch.inference_mode()
@@ -76,8 +80,11 @@ class CellFusion:
         others = np.where(np.eye(labels, dtype=bool), -np.inf, loss[..., None, :]).max(-1)
         behind = np.concatenate([others, np.zeros((height, 1, labels))], 1)  # at best, of a cell behind a run
         longest = np.maximum.accumulate((before + behind)[:, :0:-1], 1)[:, ::-1] - before[:, :-1]
-        # Lists, as they are read number by number: [row][column][label]. `_at_best`: a run of any length from there.
+        following = np.where(np.eye(labels, dtype=bool), -np.inf, longest[..., None, :]).max(-1)
+        # Lists, as they are read number by number: [row][column][label]. `_at_best`: a run of any length from there;
+        # `_following`: the best of those that may follow a run of the label there.
         self._before, self._behind, self._at_best = before.tolist(), behind.tolist(), longest.tolist()
+        self._following = following.tolist()
         self._known: dict[State, np.ndarray] = {}
 
     def scores(self, state: State, allowed: AllowedTokens) -> np.ndarray:
@@ -92,6 +99,10 @@ class CellFusion:
 
     def _score(self, state: State, text: str, after: State) -> float:
         """Of the runs that `text` closes and, at best, of the one that it leaves open, in `after`."""
+        if text[-1] == "|" and text.find("|") == len(text) - 1 and "\n" not in text:  # the usual end of a run
+            width, row = self.grammar.shape[1], self._before[state.row]
+            start, end, label = width - state.left, width - after.left, after.last
+            return row[end][label] - row[start][label] + self._following[state.row][end][label]
         closed = 0.0
         if "|" in text or "\n" in text:
             for char in text:

@@ -81,8 +81,9 @@ def scorer_for(
 ) -> TinyScorer | None:
     """What this checkpoint adds to the answer that `decoder` is about to write; None: nothing."""
     config, fusion, rule = vlm.config, None, None
-    if decoder.cell_logits is not None:
-        logits = decoder.cell_logits[:, vlm.first_token_ids(constraint.labels)].cpu().double().numpy()
+    logits = decoder.cell_logits(vlm.first_token_ids(constraint.labels))
+    if logits is not None:
+        logits = logits.cpu().double().numpy()
         fusion = CellFusion(constraint.grammar, logits.reshape(*config.grid, -1), config.cell_fusion_weight)
     if config.no_target_threshold is not None:
         rule = no_target.Rule(config.no_target_threshold, cell_similarity(vlm, encoded, query))
