@@ -81,10 +81,9 @@ class FairQueue(Queue):
         return None
 
     def _places(self, client: str) -> int:
-        """How many jobs of a client wait or run."""
-        running = [event for job in self.active_jobs if job for event in job]
+        """How many jobs of a client wait."""
         waiting = [event for queue in self.event_queue_per_concurrency_id.values() for event in queue.queue]
-        return self._joining[client] + sum(client_address(event.request) == client for event in running + waiting)
+        return self._joining[client] + sum(client_address(event.request) == client for event in waiting)
 
     def _take_turns(self) -> None:
         """Orders each queue as it will be served, so that the places that clients are told are right."""
