@@ -82,6 +82,12 @@ def test_a_checkpoint_without_names_has_no_unknown_words():
     assert lexicon.is_taught("asdfgh", ()) and not lexicon.is_taught("asdfgh", NAMES)
 
 
+def test_names_with_capitals_are_known_by_the_words_that_are_asked():
+    assert lexicon.words_for("Dog")[:3] == ("dog", "dogs", "puppy")
+    assert {lexicon.taught_name(word, ("Dog", "Tree")) for word in ("dog", "the dogs", "Puppy")} == {"Dog"}
+    assert lexicon.nearest("trea", ("Dog", "Tree")) == ("Tree",)
+
+
 @pytest.mark.parametrize("word, first", [
     ("hrose", "horse"),  # spelling
     ("elefant", "elephant"),
