@@ -56,7 +56,10 @@ def find_format(source: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(hf_hub_download(str(source), FORMAT_FILE, revision=revision))
     except HFValidationError as error:
-        raise CheckpointError(f"{source} is neither a folder nor a Hub id such as user/model.") from error
+        raise CheckpointError(
+            f"{source} is neither a folder nor a Hub id such as user/model: name the one that has the {FORMAT_FILE} as "
+            "checkpoint (--checkpoint), and the server's own name as model (--model)."
+        ) from error
     except EntryNotFoundError as error:
         raise CheckpointError(f"{source} has no {FORMAT_FILE}, which says how the model is asked.") from error
     except (HTTPError, OSError) as error:

@@ -153,8 +153,9 @@ def on_ray(config: LabelConfig, questions: Questions, shards: Shards, todo: Todo
 def _result(ray: Any, done: Any) -> list[Row]:
     try:
         return ray.get(done)
-    except ray.exceptions.RayActorError as error:
-        raise CheckpointError(f"An actor could not start: {' '.join(str(error).split())[-500:]}") from error
+    except ray.exceptions.RayActorError as error:  # it died while it started; its traceback ends with the reason
+        reason = " ".join(str(error).split()).rpartition("Error: ")[2]
+        raise CheckpointError(f"An actor could not start: {reason[-500:]}") from error
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from None
 

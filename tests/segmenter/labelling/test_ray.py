@@ -108,6 +108,9 @@ def test_what_cannot_work_on_ray_is_said(checkpoint: Path, photos: Path, tmp_pat
     given = command(photos, checkpoint, tmp_path / "out", "--ray", "--gpus", 99)
     done = subprocess.run(given, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
     assert done.returncode == 2 and "lower --cpus or --gpus" in done.stderr
+    given = command(photos, checkpoint, tmp_path / "out", "--ray", "--device", "cuda:7")
+    done = subprocess.run(given, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2 and "An actor could not start: device is 'cuda:7'" in done.stderr
 
 
 def test_without_the_package(photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
