@@ -123,6 +123,15 @@ def test_label_loses_nothing_and_records_nothing_wrong(folder: Path, photos: Pat
     assert all(row["score"] is None for row in rows), "this server says nothing about probabilities"
 
 
+def test_label_without_a_server_ends_at_once(folder: Path, photos: Path, tmp_path: Path, capsys):
+    given = [str(photos), "--query", "dog", "--checkpoint", str(folder), "--model", "tiny", "-o", str(tmp_path / "out")]
+    assert t4s.label.main([*given, "--endpoint", "http://127.0.0.1:9/v1"]) == 2
+    assert "cannot be reached" in capsys.readouterr().err
+    with ChatServer(answer, key="secret") as server:
+        assert t4s.label.main([*given, "--endpoint", server.url]) == 2
+    assert "refused the key" in capsys.readouterr().err and not list((tmp_path / "out").glob("*.parquet"))
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 

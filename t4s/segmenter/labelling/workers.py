@@ -30,13 +30,15 @@ def make_segmenter(config: LabelConfig) -> Any:
 
     logging.disable_progress_bar()  # there is one bar, that of the photos
     if config.endpoint is not None:
-        return Segmenter.remote(
+        segmenter = Segmenter.remote(
             config.endpoint,
             config.model,
             checkpoint=config.checkpoint,
             revision=config.revision,
             silence=config.silence,
         )
+        segmenter.vlm.endpoint.logprob_options()  # a server that is not there, or refuses the key, is told at once
+        return segmenter
     return Segmenter.from_pretrained(config.checkpoint, config.revision, config.device, config.dtype)
 
 
