@@ -255,6 +255,7 @@ def test_a_phone_shows_the_mask_first_and_stays_where_it_is(
         visit.ask("cat")
         expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
         page.wait_for_timeout(800)  # the page glides to the panels
+        expect(page.locator("#stop-go")).to_be_in_viewport()
         tops = [page.locator("#panels .t4s-mask").bounding_box()["y"]]
         visit.finished()
         tops.append(page.locator("#panels .t4s-mask").bounding_box()["y"])
