@@ -10,14 +10,16 @@ import pytest
 from PIL import Image
 
 import t4s.bench
+from t4s.errors import DataError
 from t4s.evaluation.bench import scale
 from t4s.evaluation.bench.scale import Measured, million, steady_rate, table
 
 
 def test_the_start_does_not_count():
-    assert steady_rate([100.0, 101.0, 102.0, 103.0], 1) == pytest.approx(scale.SHARD)
-    assert steady_rate([90.0, 100.0, 101.0, 102.0], 2) == pytest.approx(scale.SHARD)
-    assert steady_rate([1.0, 2.0], 32) == pytest.approx(scale.SHARD)
+    assert steady_rate([100.0, 101.0, 102.0, 103.0], 1) == pytest.approx(1)
+    assert steady_rate([90.0, 100.0, 101.0, 101.5, 102.0], 2) == pytest.approx(1.5)
+    with pytest.raises(DataError, match="name a source with more"):
+        steady_rate([1.0, 2.0], 32)
 
 
 def test_a_million_photos():
@@ -37,7 +39,8 @@ def test_memory_is_that_of_a_process_and_those_below_it():
 def test_what_cannot_be_measured_is_refused(capsys):
     assert t4s.bench.main(["scale", "PHOTOS", "--query", "dog", "--limit", "2"]) == 2
     assert t4s.bench.main(["scale", "PHOTOS", "--query", "dog", "--processes", "0"]) == 2
-    assert "at least" in capsys.readouterr().err
+    assert t4s.bench.main(["scale", "PHOTOS", "--query", "dog", "--limit", "7"]) == 2
+    assert capsys.readouterr().err.count("give at least one number of workers") == 3
 
 
 @pytest.mark.long

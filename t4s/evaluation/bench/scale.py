@@ -26,7 +26,7 @@ from pathlib import Path
 
 from t4s.errors import DataError
 
-SHARD = 2  # photos
+ROUNDS = 4  # photos for each worker, at least, so that the start of the first counts little
 PROCESSES, ACTORS, REQUESTS = "processes", "Ray actors", "requests at a time to a server"
 PROC = Path("/proc")
 MILLION = 1_000_000
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("photos", nargs="+", metavar="PHOTOS", help="what to label, as for t4s label")
     add("--query", required=True, metavar="PHRASE", help="what to segment")
     add("--checkpoint", metavar="SRC", help="a folder or a Hub id (default: the embedded model)")
-    add("--limit", type=int, default=64, metavar="N", help="photos of a run (64)")
+    add("--limit", type=int, default=128, metavar="N", help="photos of a run (128)")
     add("--processes", type=int, nargs="*", default=[1, 2], metavar="N", help="processes that share the photos (1 2)")
     add("--actors", type=int, nargs="*", default=[], metavar="N", help="actors on a Ray cluster of this machine")
     add("--endpoint", metavar="URL", help="an OpenAI-compatible server that runs --checkpoint")
@@ -71,18 +71,19 @@ def run(
     concurrency: Sequence[int],
 ) -> None:
     """Print Markdown tables. DataError."""
-    if min([limit // (2 * SHARD), *processes, *actors, *concurrency]) < 1:
-        raise DataError(f"--limit is at least {2 * SHARD}, and numbers of processes, actors and requests at least 1.")
-    base = [*photos, "--query", query, "--limit", str(limit), "--shard-size", str(SHARD)]
+    numbers = [*processes, *actors, *(concurrency if endpoint else ())]
+    if not numbers or min(numbers) < 1 or limit < ROUNDS * max(numbers):
+        raise DataError(
+            f"--limit is {limit}; give at least one number of workers from 1, and {ROUNDS} photos for each."
+        )
+    base = [*photos, "--query", query, "--limit", str(limit), "--shard-size", "1"]
     base += ["--checkpoint", checkpoint] if checkpoint else []
     served = ["--endpoint", endpoint, *(["--model", model] if model else [])] if endpoint else []
     rows = [measure(PROCESSES, n, [[*base, "--part", f"{k}/{n}"] for k in range(n)]) for n in processes]
     rows += [measure(ACTORS, n, [[*base, "--ray", "--actors", str(n)]]) for n in actors]
     for n in concurrency if endpoint else ():
         rows.append(measure(REQUESTS, n, [[*base, *served, "--concurrency", str(n)]]))
-    print(table(rows))
-    print()
-    print(million(rows))
+    print("\n\n".join(filter(None, (table(rows), million(rows)))))
 
 
 def measure(kind: str, workers: int, commands: Sequence[Sequence[str]]) -> Measured:
@@ -117,10 +118,10 @@ def measure(kind: str, workers: int, commands: Sequence[Sequence[str]]) -> Measu
 
 
 def steady_rate(times: Sequence[float], workers: int) -> float:
-    """Photos a second, from the times at which shards were finished; the first of each worker ends its start."""
-    first = min(workers, len(times) - 1) - 1
-    done = len(times) - 1 - first
-    return done * SHARD / max(times[-1] - times[first], 1e-9)
+    """Photos a second, from the times at which photos were finished; the first of each worker ends its start."""
+    if len(times) < 2 * workers:
+        raise DataError(f"Only {len(times)} photos were labelled by {workers} workers; name a source with more.")
+    return (len(times) - workers) / max(times[-1] - times[workers - 1], 1e-9)
 
 
 def memory(roots: Sequence[int]) -> int | None:
@@ -157,7 +158,7 @@ def table(rows: Sequence[Measured]) -> str:
 
 
 def million(rows: Sequence[Measured]) -> str:
-    """Hours that a million photos take, from each kind of worker's rate alone and the efficiency that was measured."""
+    """Hours by the rate of one worker of each kind and the efficiency that was measured; "" if neither was."""
     heads = " | ".join(f"{count} workers" for count in WORKERS)
     lines = [f"| a million photos, hours | efficiency | {heads} |", "|---|---:" + "|---:" * len(WORKERS) + "|"]
     for kind in (PROCESSES, ACTORS):
@@ -169,4 +170,4 @@ def million(rows: Sequence[Measured]) -> str:
         hours = [MILLION / (alone * (1 if count == 1 else count * efficiency)) / 3600 for count in WORKERS]
         shown = " | ".join(f"{value:,.1f}" for value in hours)
         lines.append(f"| {kind} | {efficiency:.2f}{'' if several else ' (assumed)'} | {shown} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else ""
