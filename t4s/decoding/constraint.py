@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROWS_CROSSED = re.compile(r"(?:^|[0-9])\n(?: ?[^ \n]|$)")  # a line break as the format has it
+KEPT = 16  # constraints that a vocabulary remembers
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 _vocabularies: WeakKeyDictionary = WeakKeyDictionary()
 
@@ -46,6 +47,7 @@ class Vocabulary:
         self.texts = [text for text, _ in order]
         self.ids = [token for _, token in order]
         self._spelled = spelled
+        self._constraints: dict[tuple, Constraint] = {}
         self.max_rows = max((len(_ROWS_CROSSED.findall(text)) for text in self.texts if "\n" in text), default=0)
         # Llama-like tokenizers put a space before a text's first word, and leave it out again when decoding.
         self.lead = " " if self.latin1(self.spell("others")).startswith(" ") else ""
@@ -70,6 +72,15 @@ class Vocabulary:
         """The part of [lo, hi) of the sorted tokens that begin with `text`."""
         lo = bisect_left(self.texts, text, lo, hi)
         return lo, bisect_left(self.texts, text + "\u0100", lo, hi)
+
+    def constraint(self, shape: tuple[int, int], labels: Sequence[str]) -> Constraint:
+        """`Constraint(self, shape, labels)`; the latest ones are kept, with all that they know by then."""
+        key = (tuple(shape), tuple(labels))
+        found = self._constraints.pop(key, None) or Constraint(self, shape, labels)
+        self._constraints[key] = found
+        if len(self._constraints) > KEPT:
+            self._constraints.pop(next(iter(self._constraints)), None)
+        return found
 
     def can_spell(self, char: str) -> bool:
         """True if a character can be written whatever stands before it: by a token of its own, or byte by byte."""

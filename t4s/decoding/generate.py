@@ -71,7 +71,7 @@ def check(mode: Mode, tokenizer: PreTrainedTokenizerBase, shape: tuple[int, int]
     """
     if mode not in MODES:
         raise QueryError(f"There is no decoding {mode!r}: choose one of {', '.join(MODES)}.")
-    return Constraint(vocabulary(tokenizer), shape, labels)
+    return vocabulary(tokenizer).constraint(shape, labels)
 
 
 def decode(

@@ -77,7 +77,7 @@ class Hypothesis:
         self.picks.append(pick)
         self._append(int(pick.choice.ids[pick.best]))
         rows, following = pick.choice.states[pick.best]
-        self.state = following._replace(row=self.state.row + rows)
+        self.state = State(self.state.row + rows, *following[1:])
 
     def _append(self, token: int) -> None:
         self.ids.append(token)
@@ -122,15 +122,15 @@ class Hypothesis:
         tokens, states, spelled, at = [], [self.state], self.constraint.spell_after(self.written, ahead), 0
         while spelled and not self.constraint.is_final(states[-1]):
             choice = self.constraint.choice(states[-1])
-            fits = spelled[0] in choice.index
-            token = spelled[0] if fits else int(choice.ids[0])
-            piece = self.constraint.vocabulary.latin1([token])
+            place = choice.index.get(spelled[0], 0)
+            piece, fits = choice.texts[place], spelled[0] in choice.index
             if not fits and (len(choice.ids) > 1 or not ahead.startswith(piece, at)):
                 break  # spelled in other bytes than the label's (a tokenizer that normalises Unicode)
             at += len(piece)
             spelled = spelled[1:] if fits else self.constraint.spell_after(self.written + ahead[:at], ahead[at:])
-            tokens.append(token)
-            states.append(self.constraint.advance(states[-1], token))
+            rows, following = choice.states[place]
+            tokens.append(int(choice.ids[place]))
+            states.append(State(states[-1].row + rows, *following[1:]))
         return tokens, states[: len(tokens)] if self.constraint.is_final(states[-1]) else states
 
 

@@ -244,17 +244,31 @@ class DecoderState:
             **inputs,
         )
 
+    @torch.inference_mode()
+    def _text_pass(self, ids: Sequence[int], positions: Sequence[int], sees: torch.Tensor) -> torch.Tensor:
+        """(len(ids), V) float32 logits from the language model alone: less work than a pass through the whole."""
+        model, device = self.vlm.model, self.vlm.device
+        states = model.get_decoder()(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            attention_mask=sees.to(device),
+            cache=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        return model.get_output_embeddings()(states)[0].float()
+
     def feed(self, ids: Sequence[int], beside: Sequence[int] = (), shared: int = 0) -> torch.Tensor:
         """One pass; (len(ids) + len(beside), V) float32 logits, row i follows token i of both in turn.
 
         `beside` goes on behind the first `shared` of `ids`, does not see the others, and leaves the cache again.
         """
-        past, more = self.length + len(self.fed), {}
-        positions = self._positions(ids)
+        past, positions, both = self.length + len(self.fed), self._positions(ids), [*ids, *beside]
         if beside:
             positions += self._positions([*ids[:shared], *beside])[shared:]
-            more["attention_mask"] = _two_continuations(past, len(ids), len(beside), shared).to(self.vlm.device)
-        logits = self._pass([*ids, *beside], positions, past, keep=0, **more).logits[0].float()
+        if beside or self.vlm.config.positions == "cells":
+            logits = self._text_pass(both, positions, _two_continuations(past, len(ids), len(beside), shared))
+        else:
+            logits = self._pass(both, positions, past, keep=0).logits[0].float()
         if beside:
             self.cache.crop(-len(beside))
         self.fed += ids

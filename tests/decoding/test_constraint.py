@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from t4s import codec
-from t4s.decoding.constraint import Constraint, Vocabulary, vocabulary
+from t4s.decoding.constraint import KEPT, Constraint, Vocabulary, vocabulary
 from t4s.errors import CheckpointError, QueryError
 from t4s.models.tiny import architecture
 from tests.support.vocabularies import NAMES, PARAMS, open_vocabulary
@@ -177,3 +177,15 @@ def test_refuses_vocabularies_that_it_cannot_read():
 def test_the_vocabulary_is_built_once():
     tokenizer = architecture.tokenizer(NAMES)
     assert vocabulary(tokenizer) is vocabulary(tokenizer)
+
+
+def test_constraints_are_kept_but_not_for_ever():
+    words = vocabulary(architecture.tokenizer(NAMES))
+    first = words.constraint((2, 3), ("others", "dog"))
+    assert words.constraint((2, 3), ["others", "dog"]) is first
+    assert words.constraint((3, 2), ("others", "dog")) is not first
+    for number in range(KEPT):
+        words.constraint((2, 3), ("others", f"dog {number}"))
+    assert words.constraint((2, 3), ("others", "dog")) is not first and len(words._constraints) == KEPT
+    with pytest.raises(QueryError, match="1 to 64 cells"):
+        words.constraint((0, 3), ("others", "dog"))
