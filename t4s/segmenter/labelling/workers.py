@@ -6,10 +6,12 @@ rows of every photo that was labelled, in any order.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlparse
 
 from t4s.errors import CheckpointError, DataError
 from t4s.segmenter.labelling.answering import Answers, Questions, label_photo
@@ -20,6 +22,9 @@ from t4s.segmenter.labelling.sources import PhotoSource, open_source
 Tick = Callable[[Sequence[Row]], None]
 Todo = Mapping[int, Mapping[int, list[Row]]]  # {shard: {photo: rows that are kept}}
 Finished = Iterator[tuple[int, list[Row]]]
+
+CLUSTER_SECONDS = 10.0  # to reach a cluster
+_NO_CLUSTER = "There is no Ray cluster at {!r}: start one, or leave the address out for one of this machine."
 
 
 def make_segmenter(config: LabelConfig) -> Any:
@@ -117,14 +122,13 @@ def on_ray(config: LabelConfig, questions: Questions, shards: Shards, todo: Todo
     except ModuleNotFoundError as error:
         raise DataError('--ray needs the package "ray": pip install "ray>=2.60"') from error
     address = config.ray or None
+    _check_cluster(address)
     try:
         ray.init(
             address, log_to_driver=False, logging_level="WARNING", include_dashboard=False if not address else None
         )
     except (ConnectionError, ValueError) as error:
-        raise DataError(
-            f"There is no Ray cluster at {config.ray!r} ({error}); start one, or leave the address out."
-        ) from error
+        raise DataError(f"{_NO_CLUSTER.format(address)} ({error})") from error
     try:
         actor = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_restarts=-1, max_task_retries=-1)(_Actor)
         wanted = config.actors or _fitting(ray.cluster_resources(), config)
@@ -150,6 +154,17 @@ def on_ray(config: LabelConfig, questions: Questions, shards: Shards, todo: Todo
             yield shard, rows
     finally:
         ray.shutdown()
+
+
+def _check_cluster(address: str | None) -> None:
+    """Ray itself tries for minutes to reach a cluster that is not there. Raises DataError."""
+    place = urlparse(address if "://" in (address or "") else f"ray://{address}")
+    if address in (None, "auto", "local"):
+        return
+    try:
+        socket.create_connection((place.hostname or "", place.port or 6379), CLUSTER_SECONDS).close()
+    except (OSError, ValueError) as error:  # ValueError: a port that is none
+        raise DataError(f"{_NO_CLUSTER.format(address)} ({error})") from error
 
 
 def _result(ray: Any, done: Any) -> list[Row]:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import t4s.label
+from t4s.errors import DataError
 from t4s.segmenter.labelling import workers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -118,6 +119,13 @@ def test_without_the_package(photos: Path, checkpoint: Path, tmp_path: Path, mon
     given = [str(photos), "--query", "dog", "--checkpoint", str(checkpoint), "-o", str(tmp_path / "out"), "--ray"]
     assert t4s.label.main(given) == 2
     assert 'needs the package "ray"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:port"])
+def test_a_cluster_that_is_not_there(address: str):
+    with pytest.raises(DataError, match="There is no Ray cluster at"):
+        workers._check_cluster(address)
+    workers._check_cluster(None)
 
 
 @pytest.mark.parametrize(
