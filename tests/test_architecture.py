@@ -187,6 +187,17 @@ def test_importing_t4s_is_instant():
     assert _python("-c", code).stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["--help", "segment --help", "check synthetic@val --limit 1 --sheet {sheet}"])
+def test_what_needs_no_model_starts_without_torch(command: str, tmp_path):
+    arguments = command.format(sheet=tmp_path / "sheet.png").split()
+    code = (
+        "import sys\nfrom t4s.__main__ import main\n"
+        f"try:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
+        "print('loaded:', [name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    assert _python("-c", code).stdout.splitlines()[-1] == "loaded: []"
+
+
 def test_what_is_exported_is_what_is_meant():
     import t4s
 
