@@ -46,7 +46,7 @@ class FairQueue(Queue):
         super().__init__(*arguments, **settings)
         self._listeners = listeners
         self._joining: Counter[str] = Counter()
-        self._turns: dict[str, tuple[float, float]] = {}  # client: (turns, counted at this time)
+        self._turns: dict[tuple[str, str], tuple[float, float]] = {}  # (queue, client): (turns, counted at this time)
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         """As Gradio's; refused if all places are taken, or all that one client may take.
@@ -63,6 +63,7 @@ class FairQueue(Queue):
             return await super().push(body, request, username)
         finally:
             self._joining[client] -= 1
+            self._joining += Counter()  # drops the zeros
             self._take_turns()
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
@@ -74,11 +75,15 @@ class FairQueue(Queue):
                 continue
             heard = [event for event in waiting.queue if self._listeners.hear(event)]
             if heard:
-                first = self._in_turn(heard)[0]
+                first = self._in_turn(name, heard)[0]
                 waiting.queue.remove(first)
-                self._had_turn(client_address(first.request))
+                self._had_turn(name, client_address(first.request))
                 return [first], False, name
         return None
+
+    def compute_analytics_summary(self, records: Any) -> dict[str, Any]:
+        """Nothing: monitoring is closed, and Gradio's summary takes longer with every call there was."""
+        return self.cached_event_analytics_summary
 
     def _places(self, client: str) -> int:
         """How many jobs of a client wait."""
@@ -87,25 +92,25 @@ class FairQueue(Queue):
 
     def _take_turns(self) -> None:
         """Orders each queue as it will be served, so that the places that clients are told are right."""
-        for waiting in self.event_queue_per_concurrency_id.values():
-            waiting.queue[:] = self._in_turn(waiting.queue)
+        for name, waiting in self.event_queue_per_concurrency_id.items():
+            waiting.queue[:] = self._in_turn(name, waiting.queue)
 
-    def _in_turn(self, events: list[Event]) -> list[Event]:
+    def _in_turn(self, queue: str, events: list[Event]) -> list[Event]:
         """A client's first job comes after as many turns as it had lately, each further one a turn later."""
         turns: dict[str, float] = {}
         ranked = []
         for event in sorted(events, key=lambda event: event.enqueue_time):
             client = client_address(event.request)
-            turns[client] = turns[client] + 1 if client in turns else self._turns_lately(client)
+            turns[client] = turns[client] + 1 if client in turns else self._turns_lately((queue, client))
             ranked.append((turns[client], len(ranked), event))
         return [event for *_, event in sorted(ranked, key=lambda rank: rank[:2])]
 
-    def _had_turn(self, client: str) -> None:
-        self._turns[client] = self._turns_lately(client) + 1, time.monotonic()
+    def _had_turn(self, queue: str, client: str) -> None:
+        self._turns[queue, client] = self._turns_lately((queue, client)) + 1, time.monotonic()
         for other in [other for other in self._turns if self._turns_lately(other) < 0.01]:
             del self._turns[other]
 
-    def _turns_lately(self, client: str) -> float:
+    def _turns_lately(self, client: tuple[str, str]) -> float:
         """How many turns a client had; they fade with time, so that a visitor who looks at an answer is soon first."""
         turns, counted = self._turns.get(client, (0.0, 0.0))
         return turns * math.exp((counted - time.monotonic()) / FADE_SECONDS)
