@@ -31,9 +31,17 @@ from t4s.refine.crf import check_package, paint_crf
 from t4s.refine.edge import paint_edge
 from t4s.refine.guided import paint_guided
 from t4s.refine.interpolate import Painter, cells_of, paint_none, paint_smooth
-from t4s.refine.sam import paint_sam
 
 Refiner = Callable[[np.ndarray, np.ndarray], Painter]
+
+
+def paint_sam(photo: np.ndarray, soft: np.ndarray, source: str = "") -> Painter:
+    """The refiner `sam`, imported when it is first used, as few use it; `source` "": the default SAM."""
+    from t4s.refine import sam
+
+    return sam.paint_sam(photo, soft, source or sam.DEFAULT_SAM)
+
+
 REFINERS: dict[str, Refiner] = {
     "none": paint_none,
     "smooth": paint_smooth,
