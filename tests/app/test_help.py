@@ -177,7 +177,7 @@ def test_stop_keeps_the_names_that_were_found(visit: Visit, segmenter: stand_in.
     visit.tab("Everything")
     visit.upload(CATS, "#photo-all")
     page.fill("#names textarea", "toilet; cat")
-    segmenter.pause = 0.5
+    segmenter.pause = 2.0
     try:
         page.click("#go-all")
         running = page.locator("#panels-all .t4s[data-state=running] .cell:not(.waiting)")
