@@ -14,6 +14,7 @@ from t4s import codec
 from t4s.decoding import generate
 from t4s.decoding.constraint import Constraint, Vocabulary
 from t4s.decoding.generate import MODES, check, constrained, decode, fast, free, last_step, token_limit
+from t4s.decoding.hypothesis import MAX_DRAFT
 from t4s.errors import QueryError
 from tests.support.stand_in_decoder import LABELS, SIZE, TOKENIZER, WORDS, StandInDecoder, scene
 from tests.support.vocabularies import PARAMS, open_vocabulary
@@ -44,7 +45,7 @@ class SpellsAtRandom:
     def __init__(self, words: Vocabulary, truth: str):
         self.words, self.truth = words, truth.encode().decode("latin-1")
         self.ids: list[int] = []
-        self.forwards = 0
+        self.forwards = self.longest = 0
         self.last = self._rows([])[-1]
 
     def _rows(self, more) -> torch.Tensor:
@@ -67,6 +68,7 @@ class SpellsAtRandom:
         rows = self._rows(ids)[1:]
         self.ids += ids
         self.forwards += 1
+        self.longest = max(self.longest, len(ids))
         return rows
 
     def crop(self, n: int) -> None:
@@ -182,6 +184,7 @@ def test_long_labels_take_no_more_passes_than_short_ones(name):
         step = last_step(fast(model, constraint, draft_rows=4))
         assert step.text == codec.encode(grid)
         passes.append(step.forwards)
+        assert model.longest <= MAX_DRAFT + 1
     runs = 4
     assert max(passes) <= passes[0] + runs < 40
 
