@@ -136,6 +136,10 @@ def check(config: LabelConfig) -> None:
             raise QueryError(f"--{name.replace('_', '-')} is {value}; it is a number from 1.")
     if config.silence <= 0:
         raise QueryError(f"--silence is {config.silence:g}; it is a number of seconds above 0.")
+    if min(config.cpus, config.gpus) < 0 or config.cpus + config.gpus == 0:
+        raise QueryError(
+            f"An actor has {config.cpus:g} cores and {config.gpus:g} GPUs; give it some of one, 0 or more."
+        )
     if config.ray is not None and (config.endpoint or config.part != (0, 1)):
         raise QueryError("--ray shares the photos itself, among models of its own; leave --endpoint and --part out.")
     if config.endpoint and not (config.model or config.checkpoint):

@@ -131,17 +131,16 @@ def on_ray(config: LabelConfig, questions: Questions, shards: Shards, todo: Todo
         raise DataError(f"{_NO_CLUSTER.format(address)} ({error})") from error
     try:
         actor = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_restarts=-1, max_task_retries=-1)(_Actor)
-        wanted = config.actors or _fitting(ray.cluster_resources(), config)
-        actors = [actor.remote(config, questions) for _ in range(min(wanted, len(todo)))]
+        count = _actor_count(config, ray.cluster_resources(), grows=address is not None)
+        actors = [actor.remote(config, questions) for _ in range(min(count, len(todo)))]
         left = iter(todo.items())
         running: dict[Any, tuple[int, Any]] = {}
         free = deque(actors)
         while True:
-            for shard, kept in left if free else ():
+            while free and (following := next(left, None)) is not None:
+                shard, kept = following
                 worker = free.popleft()
                 running[worker.label.remote(shards.photos_of(shard), dict(kept))] = shard, worker
-                if not free:
-                    break
             if not running:
                 return
             (done,), _ = ray.wait(list(running), num_returns=1)
@@ -177,16 +176,20 @@ def _result(ray: Any, done: Any) -> list[Row]:
         raise error.cause if isinstance(error.cause, Exception) else error from None
 
 
-def _fitting(resources: Mapping[str, float], config: LabelConfig) -> int:
-    """How many actors the cluster has room for."""
+def _actor_count(config: LabelConfig, resources: Mapping[str, float], grows: bool) -> int:
+    """As many as are wanted, or as many as fit. Raises DataError where they never will: one would wait for ever.
+
+    grows  the cluster may start more nodes
+    """
     shares = [(resources.get("CPU", 0), config.cpus), (resources.get("GPU", 0), config.gpus)]
     fitting = min(int(there / each) for there, each in shares if each)
-    if fitting < 1:
+    wanted = config.actors or max(fitting, 1)
+    if wanted > fitting and not (grows and config.actors):
         raise DataError(
-            f"The cluster has {resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs, and an actor "
-            f"asks for {config.cpus:g} and {config.gpus:g}; lower --cpus or --gpus."
+            f"The cluster has {resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs, and {wanted} "
+            f"actors ask for {config.cpus:g} and {config.gpus:g} each; lower --actors, --cpus or --gpus."
         )
-    return fitting
+    return wanted
 
 
 class _Actor:

@@ -114,6 +114,8 @@ def test_a_folder_with_other_labels_is_refused(photos, tmp_path, standing_in, ca
         (["PHOTOS", "--query", "dog", "-o", "OUT", "--refine", "magic"], "magic"),
         (["PHOTOS", "--query", "dog", "-o", "OUT", "--endpoint", "http://x"], "--endpoint needs --checkpoint"),
         (["PHOTOS", "--query", "dog", "-o", "OUT", "--ray", "--part", "0/2"], "--ray shares the photos itself"),
+        (["PHOTOS", "--query", "dog", "-o", "OUT", "--ray", "--cpus", "0"], "give it some of one"),
+        (["PHOTOS", "--query", "dog", "-o", "OUT", "--silence", "0"], "--silence is 0"),
         (["PHOTOS", "--merge", "OUT"], "--merge takes the folder"),
         (["--merge", "OUT"], "holds no labels"),
     ],

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_driver_and_actors_are_killed(checkpoint: Path, many: Path, tmp_path: Pa
 def test_what_cannot_work_on_ray_is_said(checkpoint: Path, photos: Path, tmp_path: Path):
     given = command(photos, checkpoint, tmp_path / "out", "--ray", "--gpus", 99)
     done = subprocess.run(given, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 2 and "lower --cpus or --gpus" in done.stderr
+    assert done.returncode == 2 and "lower --actors, --cpus or --gpus" in done.stderr
     given = command(photos, checkpoint, tmp_path / "out", "--ray", "--device", "cuda:7")
     done = subprocess.run(given, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
     assert done.returncode == 2 and "An actor could not start: device is 'cuda:7'" in done.stderr
@@ -134,4 +135,12 @@ def test_a_cluster_that_is_not_there(address: str):
 )
 def test_as_many_actors_as_fit(resources: dict, shares: tuple[float, float], fitting: int):
     config = workers.LabelConfig(cpus=shares[0], gpus=shares[1])
-    assert workers._fitting(resources, config) == fitting
+    assert workers._actor_count(config, resources, grows=False) == fitting
+    for actors in (1, fitting):
+        assert workers._actor_count(replace(config, actors=actors), resources, grows=False) == actors
+    more = replace(config, actors=fitting + 1)
+    assert workers._actor_count(more, resources, grows=True) == fitting + 1
+    with pytest.raises(DataError, match="lower --actors, --cpus or --gpus"):
+        workers._actor_count(more, resources, grows=False)  # it would wait for ever
+    with pytest.raises(DataError, match="1 actors ask for"):
+        workers._actor_count(replace(config, gpus=9.0), resources, grows=True)
