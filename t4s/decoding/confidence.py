@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -118,37 +119,18 @@ class _Outcomes:
         head  what the path has written of the unit; skip  the end of the unit before, where the token writes it too:
         the run is conditional on it, so tokens that differ there do not count.
         """
-        weights, texts = pick.p, pick.choice.texts
-        if skip:
-            weights *= [text.startswith(skip) or skip.startswith(text) for text in texts]
+        meant, counted, counts, left_open = _readings(pick.choice.texts, self.label, self.left, head, skip)
+        weights = pick.p * meant
         weights *= reached / weights.sum()
-        for at, mass in enumerate(weights.tolist()):
-            if at != pick.best:
-                self._sort(mass, head + texts[at][len(skip) :])
-        return float(weights[pick.best])
+        chosen, weights[pick.best] = float(weights[pick.best]), 0.0
+        np.add.at(self.sure, counts, weights[counted])
+        for at, key in left_open:
+            self.open[key] = self.open.get(key, 0.0) + float(weights[at])
+        return chosen
 
     def close(self, mass: float) -> None:
         """What is left is the path itself."""
         self.sure[self.count] += mass
-
-    def _sort(self, mass: float, unit: str) -> None:
-        if "*" not in unit:
-            if self.label.startswith(unit):
-                self._leave_open(mass, 1, self.left, False)
-        elif unit.startswith(self.label):
-            digits = unit[len(self.label) :].partition("|")[0].partition("\n")[0]
-            if len(self.label) + len(digits) < len(unit):
-                self.sure[int(digits)] += mass
-                return
-            fits = [count for count in range(1, self.left + 1) if str(count).startswith(digits)]
-            if len(fits) == 1:
-                self.sure[fits[0]] += mass
-            else:
-                self._leave_open(mass, fits[0], fits[-1], True)
-
-    def _leave_open(self, mass: float, fewest: int, most: int, known: bool) -> None:
-        key = (fewest, most, known)
-        self.open[key] = self.open.get(key, 0.0) + mass
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """`Run.reach` and `Run.by`."""
@@ -162,3 +144,33 @@ class _Outcomes:
             long[1] += mass * (most > at)
         low, high = (short[i] / np.maximum(short[i] + long[1 - i], 1e-300) for i in (0, 1))
         return long[:, :-1], np.stack([low, high])
+
+
+@lru_cache(maxsize=4096)  # the same few choices come back in every row
+def _readings(
+    texts: tuple[str, ...], label: str, left: int, head: str, skip: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[tuple[int, tuple[int, int, bool]], ...]]:
+    """What each of the tokens `texts` would make of a unit that begins with `head` and should have `label`.
+
+    meant      (n,) bool: it ends the unit before as the path does, which is `skip`
+    counted    the places of those that say how many cells there are; counts: how many
+    left_open  (place, (fewest, most cells, whether the label is known)) of those that leave it open
+    """
+    counted, counts, left_open = [], [], []
+    for at, text in enumerate(texts):
+        unit = head + text[len(skip) :]
+        if "*" not in unit:
+            if label.startswith(unit):
+                left_open.append((at, (1, left, False)))
+        elif unit.startswith(label):
+            digits = unit[len(label) :].partition("|")[0].partition("\n")[0]
+            fits = [count for count in range(1, left + 1) if str(count).startswith(digits)]
+            if len(label) + len(digits) < len(unit):
+                fits = [int(digits)]
+            if len(fits) == 1:
+                counted.append(at)
+                counts.append(fits[0])
+            else:
+                left_open.append((at, (fits[0], fits[-1], True)))
+    meant = np.array([text.startswith(skip) or skip.startswith(text) for text in texts])
+    return meant, np.array(counted, np.intp), np.array(counts, np.intp), tuple(left_open)
