@@ -207,8 +207,9 @@ def box_of(mask: np.ndarray) -> Box | None:
 
 def union(masks: Mapping[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """(h, w) bool: every pixel of any mask."""
-    found = np.zeros(size, bool)
-    for mask in masks.values():
+    first, *others = masks.values() or [np.zeros(size, bool)]
+    found = first.copy()
+    for mask in others:
         found |= mask
     return found
 
