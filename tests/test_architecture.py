@@ -123,7 +123,7 @@ def test_no_ring_within_a_package():
             for file in (PACKAGE / package).rglob("*.py")
         }
         within = {
-            name: {other for other in files if other != name and other in _own(_imports(file, typing=False))}
+            name: files.keys() & _own(_imports(file, typing=False)) - {name}
             for name, file in files.items()
             if file.name != "__init__.py"
         }

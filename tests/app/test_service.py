@@ -182,6 +182,7 @@ def test_gpu_functions_work_in_a_process_of_their_own(tiny_sam: str, monkeypatch
     used: list[str] = []
     monkeypatch.setattr(app.spaces, "GPU", _zero_gpu(used))
     segmenter = stand_in.StandIn()
+    sam.load.cache_clear()
     model = app.gpu_model(service.InferenceService(segmenter, f"sam:{tiny_sam}"))
     assert sam.load.cache_info().currsize == 1
     *growing, answer = model.write(str(CATS), "cat", model.service.refiner, "fast")
