@@ -62,6 +62,7 @@ def test_a_repository_that_may_not_be_written_ends_it_before_anything_is_fetched
     assert not [line for line in server.log if KNOWN_ID in line] and not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 def test_a_killed_conversion_goes_on(tmp_path):
     """Killed (-9) after its first shards: nothing has the final name, and the next run ends as an undisturbed one."""
     original.write(tmp_path / "old")

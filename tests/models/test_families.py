@@ -87,7 +87,10 @@ def test_a_seed_makes_the_same_model(family, tmp_path):
 
 @pytest.mark.skipif(here() == tuple(IMAGE_SIZE), reason="torchvision is installed: this process has run them all")
 @pytest.mark.skipif(not SIDE.is_dir(), reason=f"no torchvision in {SIDE}: `sh tests/run` puts it there")
-def test_the_families_that_need_torchvision(tmp_path):
+@pytest.mark.parametrize("families", [
+    NEEDS_TORCHVISION[:1], pytest.param(NEEDS_TORCHVISION[1:], marks=pytest.mark.long),
+], ids=["one", "the others"])  # fmt: skip
+def test_the_families_that_need_torchvision(tmp_path, families):
     """In a process that finds torchvision: this file and every other one that builds families, for those names."""
     root = Path(__file__).resolve().parents[2]
     files = [
@@ -95,7 +98,7 @@ def test_the_families_that_need_torchvision(tmp_path):
         for file in sorted((root / "tests").rglob("test_*.py"))
         if "tests.support.families import" in file.read_text()
     ]
-    names = " or ".join(NEEDS_TORCHVISION)
+    names = " or ".join(families)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names, *files]
     run = subprocess.run(command, cwd=root, env=with_torchvision(tmp_path), capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]

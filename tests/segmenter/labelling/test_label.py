@@ -244,6 +244,7 @@ def _killed(given: list[str], moments: list[float], out: Path, timeout: float = 
     return alive
 
 
+@pytest.mark.long
 def test_killed_once_and_restarted_it_is_as_if_nothing_had_happened(checkpoint: Path, photos: Path, tmp_path: Path):
     """A real process, killed as soon as its first shard is there."""
     given = command(photos, "--classes", "dog,cat", "--checkpoint", checkpoint, "--shard-size", 1, "-o")
