@@ -69,7 +69,16 @@ def test_the_readmes_name_every_loader_and_every_way():
     assert "torchrun --nproc_per_node" in text and "--update-card" in text
 
 
-@pytest.mark.parametrize("command", commands())
+MANY_NAMES = ("ade20k:", "cocostuff:")  # 150 and 171 names to ask, ten seconds each
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=pytest.mark.long if any(name in command for name in MANY_NAMES) else ())
+        for command in commands()
+    ],
+)
 def test_a_command_runs_as_it_stands(places, command, segmenter, tmp_path, monkeypatch):
     """On one photo, with the embedded checkpoint, but where the model must chat."""
     monkeypatch.chdir(tmp_path)

@@ -9,8 +9,8 @@
 Some processors need torchvision (see `NEEDS_TORCHVISION`), and no torchvision from PyPI fits a CPU build of torch: its
 C++ operators do not load. `sh tests/run` therefore puts one beside the environment, in SIDE, where nothing finds it by
 accident, and `with_torchvision()` gives the environment variables for a process that does: there a missing operator's
-name is defined before torchvision is imported, which is all that these processors need. `tests/models/test_families.py` runs
-pytest in such a process over every test file that uses this one.
+name is defined before torchvision is imported, which is all that these processors need. `tests/models/test_families.py`
+runs pytest in such a process over every test file that uses this one.
 """
 
 from __future__ import annotations
