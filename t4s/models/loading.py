@@ -147,21 +147,32 @@ def load_processor(folder: Path) -> Any:
     take video too need torchvision.
     """
     try:
-        return AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        return _read_processor(AutoProcessor, folder, backend="pil")
     except ImportError:  # what handles video has no PIL version
         pass
-    except Exception as error:  # the tokenizers library raises bare Exception for a broken tokenizer.json
-        raise _broken_processor(folder, error) from error
     try:
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor = _read_processor(AutoProcessor, folder)
     except ImportError as error:
         raise CheckpointError(
             f"The processor of {folder} needs packages that are not installed, those of the extra "
             "t4s[families]: run `pip install torchvision num2words`, with a torchvision made for "
             f"your torch. The error was: {_short(error)}"
         ) from error
-    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    processor.image_processor = _read_processor(AutoImageProcessor, folder, backend="pil")
     return processor
+
+
+def _read_processor(kind: Any, folder: Path, **options: Any) -> Any:
+    """What a class of transformers reads from the folder. Raises ImportError, and CheckpointError for a broken file."""
+    try:
+        return kind.from_pretrained(folder, trust_remote_code=False, **options)
+    except ImportError:
+        raise
+    except Exception as error:
+        # The tokenizers library raises Exception itself, no subclass, for a broken tokenizer.json.
+        if type(error) is Exception or isinstance(error, _INVALID):
+            raise _broken_processor(folder, error) from error
+        raise
 
 
 def _broken_processor(folder: Path, error: Exception) -> CheckpointError:

@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
 from PIL import Image
 
 import t4s.eval
@@ -21,19 +19,14 @@ from t4s.__main__ import main
 from t4s.app.service import InferenceService
 from t4s.app.serving.settings import Settings
 from t4s.models.checkpoint import CheckpointConfig
-from t4s.segmenter import endpoint
 from t4s.segmenter.labelling.shards import Shards
 from tests.support.chat_server import ChatServer
+from tests.support.kills import kill_and_restart
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("local_server")
 GRID = (4, 4)
 FAULTS = ["overload", "cut", "", "garbage", "error", "", "error in the stream", "another shape", "slow", "silence"]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # nothing but 127.0.0.1 is asked
 
 
 @pytest.fixture(scope="module")
@@ -150,21 +143,17 @@ def test_label_killed_twenty_times(folder: Path, tmp_path: Path):
         given = [sys.executable, str(ROOT / "t4s" / "label.py"), str(photos), "--query", "dog", "--shard-size", "5",
                  "--checkpoint", str(folder), "--model", "tiny", "--endpoint", server.url, "-o"]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "0"}
-        started = time.monotonic()
         subprocess.run([*given, str(tmp_path / "clean")], env=environment, check=True)
-        whole, alive = time.monotonic() - started, 0
-        for moment in rng.uniform(0.3 * whole, 0.9 * whole, 20):
-            server.faults += [fault for fault in FAULTS if fault != "silence"]
-            process = subprocess.Popen([*given, str(tmp_path / "out")], env=environment, stderr=subprocess.DEVNULL)
-            try:
-                process.wait(moment)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                alive += 1
-        server.faults.clear()
-        subprocess.run([*given, str(tmp_path / "out")], env=environment, check=True)
-    assert alive > 0 and files(tmp_path / "out") == files(tmp_path / "clean")
+        faults = [fault for fault in FAULTS if fault != "silence"]
+        kill_and_restart(
+            [*given, str(tmp_path / "out")],
+            tmp_path / "out",
+            environment,
+            kills=20,
+            rng=rng,
+            before=lambda: server.faults.extend(faults),
+        )
+    assert files(tmp_path / "out") == files(tmp_path / "clean")
 
 
 def test_the_app(folder: Path, photos: Path):

@@ -20,20 +20,14 @@ from t4s.decoding.dialects import MAX_DISTINCT_LABELS
 from t4s.decoding.grammar import Grammar
 from t4s.errors import CheckpointError, EndpointError, QueryError
 from t4s.models.checkpoint import CheckpointConfig
-from t4s.segmenter import endpoint
 from t4s.segmenter.endpoint import Reply, Token
 from t4s.segmenter.queries import check_query
 from t4s.segmenter.remote import RemoteStep, answer_grammar, cell_confidence
 from tests.support.chat_server import SURE, ChatServer
 from tests.support.families import build
 
+pytestmark = pytest.mark.usefixtures("local_server")
 GRID = (4, 6)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # nothing but 127.0.0.1 is asked
 
 
 @pytest.fixture(scope="module")

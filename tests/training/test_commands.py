@@ -107,7 +107,6 @@ def test_the_readme_shows_every_way():
 @pytest.mark.parametrize("command", RUN)
 def test_a_command_runs_as_it_stands(places, server, segmenter, command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "CARD_PHOTOS", 1)  # answers of a random model are long
     door, given = parsed(command)
     for word, place in {**places, "YOU": "tester"}.items():
         given = [re.sub(rf"(?<![\w.]){re.escape(word)}(?=[@ /*]|$)", str(place), part) for part in given]

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from t4s import train
-from t4s.models import create
-from t4s.training import arguments, run, saving
+from t4s.training import arguments
 from t4s.training.config import MIN_STEPS
 from t4s.training.refiner import train as train_edge
 from t4s.training.run import TrainingRun
@@ -18,18 +17,6 @@ from t4s.training.tower import train as train_tower
 
 ADAPTER = ["--dataset", "synthetic", "--batch", "1", "--total-batch", "1", "--queries-per-image", "1", "--threads", "1",
            "--lora-rank", "2"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _small_pictures(monkeypatch):
-    monkeypatch.setattr(run, "CARD_PHOTOS", 1)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    saving.write(create.fresh(["circle", "star"], (4, 4), width=32, layers=1, seed=0), None, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -29,20 +29,6 @@ ADAPTER = ["--dataset", "synthetic", "--batch", "2", "--total-batch", "2", "--qu
            "--save-steps", "2", "--lora-rank", "4", "--lr", "0.01"]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _small_pictures(monkeypatch):
-    """Answers of an untrained model are long."""
-    monkeypatch.setattr(run, "CARD_PHOTOS", 1)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """A small untrained checkpoint of the embedded architecture, to train on."""
-    folder = tmp_path_factory.mktemp("base")
-    saving.write(create.fresh(["circle", "star"], (4, 4), width=32, layers=1, seed=0), None, folder)
-    return folder
-
-
 def run_script(out: Path, *more: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "t4s" / "train.py"), *SMALL, "--out", str(out), *more]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)

@@ -7,7 +7,6 @@ import traceback
 from typing import Any
 
 import gradio as gr
-from gradio.exceptions import Error
 
 from t4s.app.serving.agents import answer_in_json
 from t4s.app.serving.gate import Gate
@@ -63,12 +62,16 @@ class GuardedBlocks(gr.Blocks):
         return await super().preprocess_data(block_fn, values, *others, **settings)
 
     async def process_api(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
-        """As Gradio's; what nobody foresaw is logged, and the client is told that much."""
+        """As Gradio's; a fault of the app itself is logged, and the client is told that much.
+
+        Any exception but gr.Error is such a fault. Gradio would send {"error": null}, which says nothing, or with
+        show_error the exception's own text, which may name paths of the server.
+        """
         try:
             return await super().process_api(*arguments, **settings)
-        except Error:
+        except gr.Error:
             raise
-        except Exception as problem:
+        except Exception as problem:  # the boundary of the server: nothing lies above that could mend it
             traceback.print_exc()
             raise _error(FAILED) from problem
 

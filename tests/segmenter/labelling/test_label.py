@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from t4s import codec
 from t4s.errors import EndpointError
 from t4s.segmenter.labelling import run, workers
 from t4s.segmenter.labelling.shards import Shards, mask_of, schema
+from tests.support.kills import kill_and_restart
 from tests.support.labels import StandIn
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -225,25 +225,6 @@ def test_only_a_few_photos_are_ahead(photos: Path):
 # --- killed
 
 
-def _killed(given: list[str], moments: list[float], out: Path, timeout: float = 300) -> int:
-    """Start the command, kill it after so many seconds, again and again, then let it end; → how often it was alive."""
-    environment = {**os.environ, "PYTHONPATH": ""}
-    alive = 0
-    for moment in moments:
-        process = subprocess.Popen(given, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(moment)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            alive += 1
-        for file in out.glob("*.parquet") if out.is_dir() else ():
-            assert file.stat().st_size > 0
-    done = subprocess.run(given, env=environment, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stderr
-    return alive
-
-
 @pytest.mark.long
 def test_killed_once_and_restarted_it_is_as_if_nothing_had_happened(checkpoint: Path, photos: Path, tmp_path: Path):
     """A real process, killed as soon as its first shard is there."""
@@ -272,12 +253,10 @@ def test_three_hundred_photos_killed_at_twenty_random_moments(checkpoint: Path, 
         Image.fromarray(rng.integers(0, 255, (24, 30, 3), np.uint8)).save(folder / f"{number:03d}.png")
     (folder / "120.png").write_bytes(b"no photo")
     given = command(folder, "--query", "dog", "--query", "cat", "--checkpoint", checkpoint, "--shard-size", 5, "-o")
-    started = time.monotonic()
-    subprocess.run([*given, str(tmp_path / "clean")], env={**os.environ, "PYTHONPATH": ""}, check=True)
-    whole = time.monotonic() - started
-    moments = [random.Random(7).uniform(0.2 * whole, 0.6 * whole) for _ in range(20)]
-    alive = _killed([*given, str(tmp_path / "out")], moments, tmp_path / "out")
-    assert alive >= 1 and files(tmp_path / "out") == files(tmp_path / "clean")
+    environment = {**os.environ, "PYTHONPATH": ""}
+    subprocess.run([*given, str(tmp_path / "clean")], env=environment, check=True)
+    kill_and_restart([*given, str(tmp_path / "out")], tmp_path / "out", environment, kills=20, rng=rng)
+    assert files(tmp_path / "out") == files(tmp_path / "clean")
 
 
 @pytest.mark.long
