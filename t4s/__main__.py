@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the mask, a PNG of the photo's size")
     segment.add_argument("--overlay", metavar="FILE", type=Path, help="write the photo with the mask over it")
     segment.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    segment.add_argument("--by-part", action="store_true", help="in that object, a mask for each connected part too")
     segment.add_argument(
         "--refine",
         metavar="NAME",
@@ -112,7 +113,7 @@ def _segment(options: argparse.Namespace) -> int:
     if options.json:
         from t4s.imaging import export
 
-        print(json.dumps(export.as_dict(prediction), ensure_ascii=False))
+        print(json.dumps(export.as_dict(prediction, options.by_part), ensure_ascii=False))
     else:
         from t4s.segmenter.status import explain
 

@@ -53,17 +53,19 @@ class Sample:
 class Part:
     """One connected part of a refined mask.
 
-    label  whose mask it is part of
-    score  mean confidence of the cells of this label that it reaches into; of all cells that it reaches
-           into, if none of them has the label
-    box    (x0, y0, x1, y1) in pixels, x1 and y1 exclusive
-    area   in pixels
+    label   whose mask it is part of
+    score   mean confidence of the cells of this label that it reaches into; of all cells that it reaches
+            into, if none of them has the label
+    box     (x0, y0, x1, y1) in pixels, x1 and y1 exclusive
+    area    in pixels
+    inside  which pixels of the box it has, (y1 - y0, x1 - x0) bool
     """
 
     label: str
     score: float
     box: Box
     area: int
+    inside: np.ndarray = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,10 +232,11 @@ def _parts(label: str, mask: np.ndarray, prediction: Prediction) -> list[Part]:
             break
         rows, columns = places[index]
         x0, y0, x1, y1 = left + columns.start, top + rows.start, left + columns.stop, top + rows.stop
-        inside = np.zeros(mask.shape, bool)
-        inside[y0:y1, x0:x1] = numbers[rows, columns] == index + 1
-        cells = cell_areas(inside, prediction.grid.shape) > 0
+        inside = numbers[rows, columns] == index + 1
+        whole = np.zeros(mask.shape, bool)
+        whole[y0:y1, x0:x1] = inside
+        cells = cell_areas(whole, prediction.grid.shape) > 0
         own = cells & prediction.grid.label_mask(label)
         score = prediction.confidence[own if own.any() else cells].mean()
-        parts.append(Part(label, float(score), (x0, y0, x1, y1), int(areas[index])))
+        parts.append(Part(label, float(score), (x0, y0, x1, y1), int(areas[index]), inside))
     return parts

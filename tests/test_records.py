@@ -57,9 +57,10 @@ def test_parts_are_listed_largest_first():
     left, right = (20, 0, 60, 20), (61, 21, 80, 40)
     prediction = predicted({"dog": block(left, right)})
     assert prediction.parts == (
-        Part("dog", pytest.approx(0.6), left, 800),
-        Part("dog", pytest.approx(0.6, abs=1e-6), right, 19 * 19),
+        Part("dog", pytest.approx(0.6), left, 800, np.ones((20, 40), bool)),
+        Part("dog", pytest.approx(0.6, abs=1e-6), right, 19 * 19, np.ones((19, 19), bool)),
     )
+    assert [part.inside.sum() for part in prediction.parts] == [800, 19 * 19]
     assert pickle.loads(pickle.dumps(prediction)).parts == prediction.parts
 
 

@@ -32,7 +32,9 @@ class Endpoints:
     def __init__(self, model: Model):
         self._model = model
 
-    def segment(self, image: str, phrase: str, refiner: str = "", decoding: str = "fast") -> Iterator[tuple[Any, ...]]:
+    def segment(
+        self, image: str, phrase: str, refiner: str = "", decoding: str = "fast", by_part: bool = False
+    ) -> Iterator[tuple[Any, ...]]:
         """Segments what a phrase names in a photo: a language model writes the mask as text, row by row.
 
         The answer grows while it is written; the last one is complete. If the photo does not show what is asked for,
@@ -43,15 +45,16 @@ class Endpoints:
             phrase: what to find, 1 to 200 characters, such as "the dog on the left"
             refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none", …
             decoding: "fast", "constrained" or "free"
+            by_part: whether each connected part in "parts" has its run lengths too
 
         Returns:
             The text that the model wrote; the grid over the photo; the mask, 255 inside; one JSON object with text,
-            labels, rows, box, score, present, faults, stats and the mask as COCO run lengths.
+            labels, rows, box, score, present, status, parts, faults, stats and the mask as COCO run lengths.
         """
-        yield from self._answers(image, phrase, refiner, decoding)
+        yield from self._answers(image, phrase, refiner, decoding, by_part)
 
     def segment_classes(
-        self, image: str, names: str | list[str], refiner: str = "", decoding: str = "fast"
+        self, image: str, names: str | list[str], refiner: str = "", decoding: str = "fast", by_part: bool = False
     ) -> Iterator[tuple[Any, ...]]:
         """Segments a whole photo into named classes; pixels of none of them are "others".
 
@@ -60,6 +63,7 @@ class Endpoints:
             names: 1 to 64 class names, a list or comma-separated, such as "dog, grass, sky"
             refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none", …
             decoding: "fast", "constrained" or "free"
+            by_part: whether each connected part in "parts" has its run lengths too
 
         Returns:
             The text that the model wrote; the grid over the photo; the label map, a grey PNG whose values are indexes
@@ -68,15 +72,18 @@ class Endpoints:
         wanted = views.names(names if isinstance(names, str) else "\n".join(names))
         if len(wanted) > MAX_LABELS:
             raise QueryError(f"The list has {len(wanted)} names; at most {MAX_LABELS} can be asked at once: split it.")
-        yield from self._answers(image, wanted, refiner, decoding)
+        yield from self._answers(image, wanted, refiner, decoding, by_part)
 
-    def batch(self, images: list[str], phrases: str | list[str], refiner: str = "") -> Iterator[tuple[Any, ...]]:
+    def batch(
+        self, images: list[str], phrases: str | list[str], refiner: str = "", by_part: bool = False
+    ) -> Iterator[tuple[Any, ...]]:
         """Segments many photos, each with every phrase. A photo that cannot be read is reported and skipped.
 
         Args:
             images: the photos, files or web addresses
             phrases: what to find, a list or one phrase a line
             refiner: how the grid becomes pixels: "" (the app's own), "edge", "smooth", "guided", "none", …
+            by_part: whether each connected part has its run lengths, in the JSON object and in the ZIP's COCO JSON
 
         Returns:
             A ZIP with masks, COCO JSON and a CSV; one JSON object with "results" (one for each photo and phrase, like
@@ -84,9 +91,9 @@ class Endpoints:
         """
         results: list[dict[str, Any]] = []
         phrases = phrases if isinstance(phrases, str) else "\n".join(phrases)
-        packed = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"))
+        packed = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"), by_part)
         for done, total, path, answers in run_batch(self._model.write_all, images, phrases, refiner, packed):
-            results += [{"file": Path(path).name} | export.as_dict(answer) for answer in answers]
+            results += [{"file": Path(path).name} | export.as_dict(answer, by_part) for answer in answers]
             if done < total:
                 yield None, {"done": done, "total": total}
         failed = [{"file": row["file"], "error": row["error"]} for row in packed.rows if row["error"]]
@@ -129,7 +136,9 @@ class Endpoints:
         grid = codec.DescriptorGrid(np.array(answer["rows"]), tuple(answer["labels"]))
         return _as_file(drawing.grid_picture(grid), "grid.png"), answer
 
-    def _answers(self, path: str, query: str | list[str], refiner: str, decoding: str) -> Iterator[tuple[Any, ...]]:
+    def _answers(
+        self, path: str, query: str | list[str], refiner: str, decoding: str, by_part: bool
+    ) -> Iterator[tuple[Any, ...]]:
         _require_file(path)
         for answer in self._model.write(path, query, refiner, decoding):
             if not answer.stats["ended"]:
@@ -137,7 +146,7 @@ class Endpoints:
                 continue
             grid = _as_file(drawing.grid_picture(answer.grid, open_photo(path)), "grid.png")
             mask = _as_file(label_picture(answer), "mask.png")
-            yield answer.text, grid, mask, export.as_dict(answer) | {"finished": True}
+            yield answer.text, grid, mask, export.as_dict(answer, by_part) | {"finished": True}
 
 
 def label_picture(answer: Prediction) -> Image.Image:
@@ -174,15 +183,16 @@ def add_endpoints(model: Model) -> None:
         phrases = TextOrList(label="phrases")
         refiner = gr.Textbox("", label="refiner")
         decoding = gr.Radio(list(MODES), value="fast", label="decoding")
+        by_part = gr.Checkbox(False, label="by_part")
         text = gr.Textbox(label="text")
         grid = gr.Image(label="grid", format="png")
         mask = gr.Image(label="mask", format="png")
         result = gr.JSON(label="result")
         packed = gr.File(label="zip")
         answer = [text, grid, mask, result]
-        _add(endpoints.segment, [image, phrase, refiner, decoding], answer, MODEL_QUEUE)
-        _add(endpoints.segment_classes, [image, names, refiner, decoding], answer, MODEL_QUEUE)
-        _add(endpoints.batch, [files, phrases, refiner], [packed, result], MODEL_QUEUE)
+        _add(endpoints.segment, [image, phrase, refiner, decoding, by_part], answer, MODEL_QUEUE)
+        _add(endpoints.segment_classes, [image, names, refiner, decoding, by_part], answer, MODEL_QUEUE)
+        _add(endpoints.batch, [files, phrases, refiner, by_part], [packed, result], MODEL_QUEUE)
 
         mask_file = Photo(type="filepath", label="mask")
         label = gr.Textbox("object", label="label")

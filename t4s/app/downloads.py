@@ -76,7 +76,9 @@ def _coco(answer: Prediction, path: str) -> bytes:
 
 
 def _coco_parts(answer: Prediction, path: str) -> bytes:
-    return _json(export.coco_json([(Path(path).name, answer.mask.shape, answer.masks)], by_part=True))
+    data = export.CocoSet()
+    data.add(Path(path).name, answer.mask.shape, answer.masks, answer.parts)
+    return _json(data.as_dict())
 
 
 def _svg(answer: Prediction, path: str) -> bytes:
@@ -113,10 +115,11 @@ def make(kind: str, answer: Prediction, path: str) -> tuple[str, bytes]:
 class ResultsZip:
     """A ZIP that grows answer by answer: masks/*.png, coco.json and results.csv. `rows` are those of the CSV.
 
-    A photo that cannot be read is a row with an `error`.
+    A photo that cannot be read is a row with an `error`. `by_part`: an annotation for each connected part in coco.json.
     """
 
     path: Path
+    by_part: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     _coco: export.CocoSet = field(default_factory=export.CocoSet)
     _taken: set[str] = field(default_factory=set)
@@ -147,7 +150,8 @@ class ResultsZip:
             } | corners
             self.rows.append(row)
         if answers:
-            self._coco.add(photo, answers[0].mask.shape, masks)
+            parts = [part for answer in answers for part in answer.parts] if self.by_part else None
+            self._coco.add(photo, answers[0].mask.shape, masks, parts)
 
     def fail(self, photo: str, reason: str) -> None:
         """A photo without answers, and why."""

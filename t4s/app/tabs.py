@@ -282,6 +282,7 @@ def batch_tab(model: Model) -> None:
             zip_button = gr.DownloadButton("Download all as a ZIP", interactive=False, elem_id="batch-zip")
             with gr.Accordion("Options", open=False):
                 refiner, sam_id = components.refiner_options(model.service, "refiner-batch")
+                by_part = gr.Checkbox(False, label="COCO by part", info="One annotation for each connected part.")
         with gr.Column(scale=9, min_width=300):
             progress = components.plain_html("", elem_id="batch-progress")
             gallery = gr.Gallery(label="Masks", columns=4, height=360, object_fit="contain", elem_id="batch-gallery")
@@ -295,9 +296,11 @@ def batch_tab(model: Model) -> None:
             )
 
     @components.as_gradio_error
-    def run(paths: list[str] | None, phrases: str, refiner: str, sam_id: str, stop_file: str) -> Iterator[Any]:
+    def run(
+        paths: list[str] | None, phrases: str, refiner: str, sam_id: str, by_part: bool, stop_file: str
+    ) -> Iterator[Any]:
         pictures: list[tuple[str, str]] = []
-        results = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"))
+        results = downloads.ResultsZip(downloads.scratch_file("text4seg.zip"), by_part)
         steps = run_batch(model.write_all, paths, phrases, full_refiner_name(refiner, sam_id), results)
         for done, total, path, answers in steps:
             for picture, caption in views.captioned(path, answers):
@@ -315,7 +318,7 @@ def batch_tab(model: Model) -> None:
         return str(downloads.scratch_file("stop")), gr.update(visible=True)
 
     stop_file = gr.State("")
-    inputs, outputs = [files, phrases, refiner, sam_id, stop_file], [progress, gallery, table, zip_button]
+    inputs, outputs = [files, phrases, refiner, sam_id, by_part, stop_file], [progress, gallery, table, zip_button]
     running = start.click(begin, None, [stop_file, stop], queue=False, **QUIET).then(
         run, inputs, outputs, **MODEL_QUEUE, **QUIET
     )

@@ -8,7 +8,7 @@ to disk. Outlines are simplified; `simplify` says how far.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from typing import Any
@@ -16,12 +16,11 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from t4s.codec import DescriptorGrid, encode
 from t4s.imaging.masks import coco_rle
 from t4s.imaging.simplify import outlines
-from t4s.records import Prediction, box_of
+from t4s.records import Part, Prediction, box_of
 
 Masks = Mapping[str, np.ndarray]
 
@@ -52,32 +51,34 @@ def _png(image: Image.Image) -> bytes:
 class CocoSet:
     """A COCO data set that grows photo by photo and keeps only run lengths in memory.
 
-    `pycocotools.coco.COCO` opens it. One annotation for each label that is present, or `by_part` for each of its
-    connected parts; a category for every label, even an absent one; ids count from 1.
+    `pycocotools.coco.COCO` opens it. One annotation for each label that is present, or for each connected part if
+    parts are given; a category for every label, even an absent one; ids count from 1.
     """
 
-    def __init__(self, by_part: bool = False) -> None:
-        self._by_part = by_part
+    def __init__(self) -> None:
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._categories: dict[str, int] = {}
 
-    def add(self, name: str, size: tuple[int, int], masks: Masks) -> None:
-        """The photo in the file `name`, of `size` (h, w)."""
+    def add(self, name: str, size: tuple[int, int], masks: Masks, parts: Sequence[Part] | None = None) -> None:
+        """The photo in the file `name`, of `size` (h, w). `parts`: annotated, with their scores, instead of `masks`."""
         number, (height, width) = len(self._images) + 1, size
         self._images.append({"id": number, "file_name": name, "height": int(height), "width": int(width)})
         for label, mask in masks.items():
             category = self._categories.setdefault(label, len(self._categories) + 1)
-            for area in _connected(mask) if self._by_part else [mask]:
-                self._annotate(number, category, area)
+            if parts is None:
+                self._annotate(number, category, mask)
+            for part in parts or ():
+                if part.label == label:
+                    self._annotate(number, category, part_mask(part, size), round(part.score, 4))
 
-    def _annotate(self, image: int, category: int, mask: np.ndarray) -> None:
+    def _annotate(self, image: int, category: int, mask: np.ndarray, score: float | None = None) -> None:
         if (box := box_of(mask)) is None:
             return
         x0, y0, x1, y1 = box
         annotation = {"id": len(self._annotations) + 1, "image_id": image, "category_id": category, "iscrowd": 0}
         area = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(mask.sum()), "segmentation": coco_rle(mask)}
-        self._annotations.append(annotation | area)
+        self._annotations.append(annotation | area | ({} if score is None else {"score": score}))
 
     def as_dict(self) -> dict[str, Any]:
         """The data set so far, for JSON."""
@@ -86,15 +87,17 @@ class CocoSet:
         return {"info": info, "images": self._images, "annotations": self._annotations, "categories": named}
 
 
-def _connected(mask: np.ndarray) -> list[np.ndarray]:
-    """The connected parts of a mask, each (h, w) bool."""
-    numbers, count = ndimage.label(mask, np.ones((3, 3)))
-    return [numbers == number for number in range(1, count + 1)]
+def part_mask(part: Part, size: tuple[int, int]) -> np.ndarray:
+    """A part as a mask (h, w) bool of the photo's `size` (h, w)."""
+    mask = np.zeros(size, bool)
+    x0, y0, x1, y1 = part.box
+    mask[y0:y1, x0:x1] = part.inside
+    return mask
 
 
-def coco_json(photos: Iterable[tuple[str, tuple[int, int], Masks]], by_part: bool = False) -> dict[str, Any]:
-    """The COCO data set of (file name, (h, w), {label: mask}); `by_part`: one annotation for each connected part."""
-    data = CocoSet(by_part)
+def coco_json(photos: Iterable[tuple[str, tuple[int, int], Masks]]) -> dict[str, Any]:
+    """The COCO data set of (file name, (h, w), {label: mask})."""
+    data = CocoSet()
     for photo in photos:
         data.add(*photo)
     return data.as_dict()
@@ -171,13 +174,13 @@ def grid_dict(grid: DescriptorGrid, confidence: np.ndarray | None = None) -> dic
     return plain
 
 
-def as_dict(prediction: Prediction) -> dict[str, Any]:
+def as_dict(prediction: Prediction, by_part: bool = False) -> dict[str, Any]:
     """A complete prediction for JSON: plain Python only.
 
     `query` is what was typed, `asked` what the model was asked for it, in the words of the labels; `text` is what it
     wrote; `labels` and `rows` are those of the grid (`grid_dict`); `box` is [x0, y0, x1, y1] or None; `parts` are
-    {label, score, box, area}, the largest first; `faults` are {row, column, message}; `coco_rle` is the union mask,
-    `masks` is {label: run lengths}.
+    {label, score, box, area}, the largest first, and `by_part` their run lengths, "coco_rle"; `faults` are
+    {row, column, message}; `coco_rle` is the union mask, `masks` is {label: run lengths}.
     """
     grid = grid_dict(prediction.grid, prediction.confidence)
     query, asked = prediction.query, prediction.asked
@@ -190,7 +193,7 @@ def as_dict(prediction: Prediction) -> dict[str, Any]:
         "status": prediction.status,
         "score": float(prediction.score),
         "box": None if prediction.box is None else [int(value) for value in prediction.box],
-        "parts": [asdict(part) | {"box": list(part.box)} for part in prediction.parts],
+        "parts": [_part_dict(part, prediction.mask.shape if by_part else None) for part in prediction.parts],
         "faults": [asdict(fault) for fault in prediction.faults],
         "stats": {
             name: value.item() if isinstance(value, np.generic) else value for name, value in prediction.stats.items()
@@ -198,3 +201,9 @@ def as_dict(prediction: Prediction) -> dict[str, Any]:
         "coco_rle": coco_rle(prediction.mask),
         "masks": {label: coco_rle(mask) for label, mask in prediction.masks.items()},
     }
+
+
+def _part_dict(part: Part, size: tuple[int, int] | None) -> dict[str, Any]:
+    """A part for JSON; with its run lengths if the photo's `size` (h, w) is given."""
+    plain: dict[str, Any] = {"label": part.label, "score": part.score, "box": list(part.box), "area": part.area}
+    return plain if size is None else plain | {"coco_rle": coco_rle(part_mask(part, size))}

@@ -30,11 +30,11 @@ CATS, RIDERS = EXAMPLES / "two_cats.jpg", EXAMPLES / "riders.jpg"
 
 
 ENDPOINTS = {  # name: parameters; a script that uses them must not break
-    "/segment": ["image", "phrase", "refiner", "decoding"],
-    "/segment_classes": ["image", "names", "refiner", "decoding"],
+    "/segment": ["image", "phrase", "refiner", "decoding", "by_part"],
+    "/segment_classes": ["image", "names", "refiner", "decoding", "by_part"],
     "/encode_mask": ["mask", "label", "height", "width", "layout"],
     "/decode_text": ["text", "height", "width", "layout"],
-    "/batch": ["images", "phrases", "refiner"],
+    "/batch": ["images", "phrases", "refiner", "by_part"],
 }
 
 
@@ -77,6 +77,28 @@ def test_classes_come_with_a_label_map(client: Client):
     for label in ("horse", "person"):
         mask = coco.decode(result["masks"][label]).astype(bool)
         assert mask.any() and (mask == (ids == result["labels"].index(label))).all()
+
+
+def test_parts_have_their_own_masks_on_request(client: Client):
+    """In the JSON of all three endpoints and in the batch's COCO file."""
+    _, _, _, plain = client.predict(handle_file(CATS), "cat", api_name="/segment")
+    _, _, mask, result = client.predict(handle_file(CATS), "cat", by_part=True, api_name="/segment")
+    path, batch = client.predict([handle_file(CATS)], "cat", by_part=True, api_name="/batch")
+    assert len(result["parts"]) >= 2 and not any("coco_rle" in part for part in plain["parts"])
+    assert batch["results"][0]["parts"] == result["parts"]
+    pieces = [coco.decode(part["coco_rle"]).astype(bool) for part in result["parts"]]
+    assert (sum(pieces) == (_mask(mask) > 0)).all()
+    for piece, part in zip(pieces, result["parts"], strict=True):
+        rows, columns = np.nonzero(piece)
+        assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == part["box"]
+        assert piece.sum() == part["area"] and 0 < part["score"] <= 1
+    with zipfile.ZipFile(path) as box:
+        annotations = json.loads(box.read("coco.json"))["annotations"]
+    assert [each["segmentation"] for each in annotations] == [part["coco_rle"] for part in result["parts"]]
+    *_, result = client.predict(handle_file(RIDERS), "horse, person", by_part=True, api_name="/segment_classes")
+    for label in ("horse", "person"):
+        pieces = [coco.decode(part["coco_rle"]) for part in result["parts"] if part["label"] == label]
+        assert pieces and (sum(pieces) == coco.decode(result["masks"][label])).all()
 
 
 @pytest.mark.parametrize("layout", codec.LAYOUTS)

@@ -21,6 +21,7 @@ PARTS_SIDE = 768  # pixels of the longest side
 class PartMap:
     """The listed parts, with boxes and areas in the photo's pixels, and where they are.
 
+    parts          `Part.inside` is in the pixels of `numbers`
     numbers        (h, w) uint8: 1 + the index in `parts`; 0 outside the listed ones
     rows, columns  which of the photo's pixels those of `numbers` are
     """
@@ -39,11 +40,12 @@ def part_map(prediction: Prediction) -> PartMap:
     masks = {label: mask[rows][:, columns] for label, mask in prediction.masks.items()}
     small = replace(prediction, masks=masks, mask=union(masks, (len(rows), len(columns))))
     listed = small.parts[:LISTED_PARTS]
-    numbers = _numbers(masks, listed, (len(rows), len(columns)))
+    numbers = np.zeros((len(rows), len(columns)), np.uint8)
     down, across = height / len(rows), width / len(columns)
     parts = []
-    for part in listed:
+    for index, part in enumerate(listed):
         x0, y0, x1, y1 = part.box
+        numbers[y0:y1, x0:x1][part.inside] = index + 1
         box = (round(x0 * across), round(y0 * down), round(x1 * across), round(y1 * down))
         parts.append(replace(part, box=box, area=round(part.area * down * across)))
     return PartMap(tuple(parts), numbers, rows, columns)
@@ -68,18 +70,3 @@ def without_parts(prediction: Prediction, removed: Collection[int]) -> Predictio
 def sampled(pixels: int, wanted: int) -> np.ndarray:
     """(wanted,) int: which of `pixels` pixels the centres of `wanted` larger ones fall on."""
     return ((np.arange(wanted) + 0.5) * pixels / wanted).astype(int)
-
-
-def _numbers(masks: dict[str, np.ndarray], parts: tuple[Part, ...], size: tuple[int, int]) -> np.ndarray:
-    """(h, w) uint8: 1 + the index of each pixel's part; 0 outside them."""
-    numbers = np.zeros(size, np.uint8)
-    wanted = {(part.label, part.box, part.area): index for index, part in enumerate(parts)}
-    for label, mask in masks.items():
-        components, count = ndimage.label(mask, np.ones((3, 3)))
-        areas = np.bincount(components.ravel(), minlength=count + 1)
-        for number, (rows, columns) in enumerate(ndimage.find_objects(components), 1):
-            box = (columns.start, rows.start, columns.stop, rows.stop)
-            index = wanted.pop((label, box, int(areas[number])), None)
-            if index is not None:
-                numbers[rows, columns][components[rows, columns] == number] = index + 1
-    return numbers
