@@ -9,7 +9,7 @@ refcoco    RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO
 semantic   ADE20K, Pascal Context, VOC, COCO-Stuff
 vqa        questions with answers in free text, for evaluation only
 reading/   files as people and tools write them: encodings, paths, splits, names, outlines
-augment    random changes to training pictures, and mosaics of several
+augment/   random changes to training pictures, and mosaics of several: numbers first, pixels last
 scenes/    composed pictures and photos of several separate instances, with phrases that tell them apart
 """
 

@@ -18,7 +18,7 @@ Two rules hold for training and scoring alike:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ import numpy as np
 from PIL import Image
 
 from t4s import lexicon
-from t4s.data.augment import MOSAIC_LAYOUTS, Tile, mosaic
+from t4s.data.augment.draws import Draw, LabelledPixels, draw_samples, reduced
+from t4s.data.augment.mosaics import LAYOUTS, Tile, mosaic
+from t4s.data.augment.views import View, whole
 from t4s.data.reading.inspection import Inspection, orientation_notes, rotation_hint
 from t4s.data.reading.names import class_name, misspelt_fields, name_faults, short
 from t4s.data.reading.paths import FileFinder
@@ -182,7 +184,13 @@ class FolderDataset:
         return present
 
     def _sample(
-        self, photo: Photo, image: Image.Image, ids: np.ndarray, query: Query, targets: Targets, ignore: tuple[int, ...]
+        self,
+        photo: Photo,
+        image: Image.Image | None,
+        ids: np.ndarray,
+        query: Query,
+        targets: Targets,
+        ignore: tuple[int, ...],
     ) -> Sample:
         class_map = np.zeros(ids.shape, np.int16)
         for label, (_, values) in enumerate(targets, 1):
@@ -246,6 +254,15 @@ class FolderDataset:
         return factors / factors.sum()
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """`count` random questions about photo `index` or a mosaic with it; see `ask`."""
+        return draw_samples(self, index, rng, count)
+
+    def decode(self, index: int, complete: bool = False) -> tuple[Image.Image, np.ndarray]:
+        """Photo `index` and its mask (h, w) of ids, reduced; see `PhotoDataset`."""
+        image, ids = self.open(index)
+        return image, reduced(ids)
+
+    def ask(self, index: int, rng: np.random.Generator, count: int, labels: Callable[[int], np.ndarray]) -> Draw:
         """`count` random questions about photo `index` or a mosaic with it, different ones where there are enough.
 
         Questions are class names, other words for them, hypernyms, class lists and absent names.
@@ -253,14 +270,15 @@ class FolderDataset:
         photo = self.photos[index]
         is_mosaic = rng.random() < MOSAIC
         if is_mosaic:
-            photo, image, ids = self._mosaic(index, rng)
+            photo, view, ids = self._mosaic(index, rng, labels)
         else:
-            image, ids = self.open(index)
+            ids = labels(index)
+            view = whole(index, ids.shape[::-1])
         present = self._present(photo, ids)
         absent = self.absent(photo, set(present))
         if not present and not absent:
             if is_mosaic:  # its crops cut off every object: draw again
-                return self.draw(index, rng, count)
+                return self.ask(index, rng, count, labels)
             raise DataError(f"{photo.mask} holds none of its classes and its source has no other names.")
         asked: dict[Query, Targets] = {}
         repeated = []
@@ -273,12 +291,15 @@ class FolderDataset:
             asked[query] = targets
         questions = [*asked.items(), *repeated][:count]
         void = self.void(photo)
-        return tuple(self._sample(photo, image, ids, query, targets, void) for query, targets in questions)
+        samples = tuple(self._sample(photo, None, ids, query, targets, void) for query, targets in questions)
+        return Draw(view, samples, LabelledPixels(ids, photo.classes, void, photo.source))
 
-    def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[Photo, Image.Image, np.ndarray]:
-        """Photo `index` and others of its source as one picture: its index line, the image and the ids (h, w)."""
+    def _mosaic(
+        self, index: int, rng: np.random.Generator, labels: Callable[[int], np.ndarray]
+    ) -> tuple[Photo, View, np.ndarray]:
+        """Photo `index` and others of its source as one picture: its index line, the view and the ids (h, w)."""
         first = self.photos[index]
-        rows, columns = MOSAIC_LAYOUTS[int(rng.integers(len(MOSAIC_LAYOUTS)))]
+        rows, columns = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
         group = (first.source, first.weak)
         others = rng.choice(self._members[group], rows * columns - 1, p=self._chances[group]).tolist()
         numbers = rng.permutation([index, *others]).tolist()
@@ -289,7 +310,7 @@ class FolderDataset:
         for number, photo in zip(numbers, photos, strict=True):
             new_ids = {value: ids_of[name] for value, name in photo.classes.items() if value not in photo.ignore}
             new_ids |= dict.fromkeys(self.void(photo), OUTLINE)
-            tiles.append(Tile(*self.open(number), new_ids))
+            tiles.append(Tile(number, labels(number), new_ids))
         combined = replace(first, classes={value: name for name, value in ids_of.items()}, ignore=(OUTLINE,))
         return combined, *mosaic(tiles, (rows, columns), rng)
 

@@ -20,7 +20,7 @@ lines are checked when the file is opened, photos and masks when they are used: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ import numpy as np
 from PIL import Image
 
 from t4s.codec import clean_label
+from t4s.data.augment.draws import Draw, draw_samples, reduced
+from t4s.data.augment.views import whole
 from t4s.data.reading.inspection import Inspection, orientation_notes, rotation_hint
 from t4s.data.reading.names import misspelt_fields, short
 from t4s.data.reading.outlines import stray_faults, usable_mask
@@ -66,10 +68,13 @@ class Line:
 
     def sample(self, image: Image.Image, source: str) -> Sample:
         """The line with its mask, on its photo. Raises DataError naming file, line and field."""
-        class_map = np.zeros((image.height, image.width), np.int16)
-        if self.mask is not None:
-            class_map[self._target(image.height, image.width)] = 1
-        return Sample(f"{source}/{self.number}", source, image, self.query, ("others", self.query), class_map, self.box)
+        return self.sample_of(self.target(image.height, image.width), source, image)
+
+    def sample_of(self, target: np.ndarray, source: str, image: Image.Image | None = None) -> Sample:
+        """The line with a mask (h, w) bool."""
+        labels = ("others", self.query)
+        class_map = target.astype(np.int16)
+        return Sample(f"{source}/{self.number}", source, image, self.query, labels, class_map, self.box)
 
     def photo(self) -> Image.Image:
         """The photo, upright. Raises DataError naming file, line and field."""
@@ -86,7 +91,10 @@ class Line:
             found += [f'field "mask": {fault}' for fault in dict.fromkeys(faults)]
         return [f"{self.place}, {remark}" for remark in found]
 
-    def _target(self, height: int, width: int) -> np.ndarray:
+    def target(self, height: int, width: int) -> np.ndarray:
+        """The mask (height, width) bool, empty for an absent target. Raises DataError naming file, line and field."""
+        if self.mask is None:
+            return np.zeros((height, width), bool)
         place = f'{self.place}, field "mask"'
         try:
             if isinstance(self.mask, (Path, bytes)):
@@ -107,6 +115,31 @@ class Line:
                 f'{place}: the mask is empty.{reason} If nothing of it is in the photo, write "absent": true instead.'
             )
         return mask
+
+
+class Targets:
+    """The masks of a photo's lines, reduced to `shape` (h, w). Each is read when it is first asked for."""
+
+    def __init__(self, lines: Sequence[Line], photo: Image.Image):
+        self.lines, self.photo_shape = lines, (photo.height, photo.width)
+        self.shape = reduced(np.empty(self.photo_shape, bool)).shape
+        self._packed: dict[int, np.ndarray] = {}  # eight pixels a byte
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """(h, w) bool of line `number`, counted from 0. Raises DataError."""
+        if number not in self._packed:
+            self._packed[number] = np.packbits(_reduced_target(self.lines[number].target(*self.photo_shape)), axis=1)
+        return np.unpackbits(self._packed[number], axis=1, count=self.shape[1]).view(bool)
+
+
+def _reduced_target(mask: np.ndarray) -> np.ndarray:
+    """A mask (h, w) bool, reduced; it keeps a pixel however small its object is."""
+    small = reduced(mask)
+    if mask.any() and not small.any():
+        small = small.copy()
+        row, column = np.argwhere(mask)[0] * small.shape // mask.shape
+        small[row, column] = True
+    return small
 
 
 class JsonlDataset:
@@ -144,20 +177,34 @@ class JsonlDataset:
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         """Every line about photo `index`, in the order of the file. Raises DataError naming file, line and field."""
-        return self._samples(self.photos[index])
+        lines = self.photos[index]
+        image = lines[0].photo()
+        return tuple(line.sample(image, self.source) for line in lines)
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
         """`count` random lines about photo `index`, equally likely; repeated only if there are too few."""
+        return draw_samples(self, index, rng, count)
+
+    def decode(self, index: int, complete: bool = False) -> tuple[Image.Image, Targets]:
+        """Photo `index` and its lines' masks; see `PhotoDataset`."""
         lines = self.photos[index]
-        return self._samples([lines[k] for k in rng.choice(len(lines), count, replace=count > len(lines))])
+        photo = lines[0].photo()
+        targets = Targets(lines, photo)
+        for number in range(len(lines) if complete else 0):
+            targets[number]
+        return photo, targets
+
+    def ask(self, index: int, rng: np.random.Generator, count: int, labels: Callable[[int], Targets]) -> Draw:
+        """See `draw`."""
+        lines = self.photos[index]
+        targets = labels(index)
+        chosen = rng.choice(len(lines), count, replace=count > len(lines)).tolist()
+        samples = tuple(lines[k].sample_of(targets[k], self.source) for k in chosen)
+        return Draw(whole(index, targets.shape[::-1]), samples)
 
     def inspect(self, index: int) -> Inspection:
         """Everything about photo `index` that can be used, and what is wrong with the rest."""
         return inspect_lines(self.photos[index], self.source)
-
-    def _samples(self, lines: tuple[Line, ...] | list[Line]) -> tuple[Sample, ...]:
-        image = lines[0].photo()
-        return tuple(line.sample(image, self.source) for line in lines)
 
 
 def inspect_lines(lines: Sequence[Line], source: str) -> Inspection:

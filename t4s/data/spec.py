@@ -56,7 +56,10 @@ _SPEC = re.compile(r"(?P<name>[^:@*]*)(?::(?P<path>.*?))?(?:@(?P<split>[\w-]*))?
 
 
 class Dataset(Protocol):
-    """What all data sets have in common. `len` counts photos; all samples of a photo share one image object."""
+    """What all data sets have in common. `len` counts photos; all samples of a photo share one image object.
+
+    Those that can be drawn from without a look at their pixels are a `PhotoDataset` as well (`augment.draws`).
+    """
 
     name: str
 
@@ -219,12 +222,18 @@ class Mixture:
         """The number of photos in all data sets."""
         return sum(map(len, self.datasets))
 
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
-        """`count` samples of one photo: a data set is drawn by weight, then one of its photos.
+    def pick(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Numbers of a data set, drawn by weight, and of one of its photos.
 
         Photos are equally likely unless the data set has a `pick` method.
         """
         weights = np.asarray(self.weights) / sum(self.weights)
-        dataset = self.datasets[int(rng.choice(len(self.datasets), p=weights))]
+        number = int(rng.choice(len(self.datasets), p=weights))
+        dataset = self.datasets[number]
         pick = getattr(dataset, "pick", None)
-        return dataset.draw(pick(rng) if pick else int(rng.integers(len(dataset))), rng, count)
+        return number, pick(rng) if pick else int(rng.integers(len(dataset)))
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """`count` samples of one photo; see `pick`."""
+        number, index = self.pick(rng)
+        return self.datasets[number].draw(index, rng, count)

@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 
 from t4s import codec
-from t4s.data.augment import augment
+from t4s.data.augment.changes import augment
+from t4s.data.augment.draws import draw
+from t4s.data.augment.render import render
 from t4s.data.spec import Mixture
 from t4s.errors import DataError
 from t4s.models.checkpoint import CheckpointConfig
@@ -262,9 +264,13 @@ class Collator:
     def samples(self, *number: int) -> tuple[Sample, ...]:
         """Different questions about one photo, at most `queries`."""
         rng = np.random.default_rng([self.seed, *number])
-        drawn = self.mixture.draw(rng, self.queries)
-        different = tuple({sample.query: sample for sample in drawn}.values())
-        return augment(different, rng, self.vlm.config.image_size) if self.augmented else different
+        dataset, index = self.mixture.pick(rng)
+        drawn, photo = draw(self.mixture.datasets[dataset], index, rng, self.queries)
+        different = tuple({sample.query: sample for sample in drawn.samples}.values())
+        drawn = replace(drawn, samples=different)
+        if self.augmented:
+            drawn = augment(drawn, rng, self.vlm.config.image_size)
+        return drawn.on(render(drawn.view, photo))
 
     def rows(self, number: int) -> list[Row]:
         """The rows of draw `number`: one, or one per question where the photo attends to the question.

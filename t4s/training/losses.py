@@ -20,7 +20,10 @@ from torch import Tensor
 
 from t4s import lexicon
 from t4s.codec.coverage import coverage
-from t4s.data.augment import augment
+from t4s.data.augment.changes import augment
+from t4s.data.augment.draws import Draw, LabelledPixels
+from t4s.data.augment.render import render
+from t4s.data.augment.views import whole
 from t4s.data.folder import FolderDataset
 from t4s.data.spec import open_dataset
 from t4s.errors import DataError
@@ -28,7 +31,6 @@ from t4s.models.efficientnet import PIXEL_MEAN, PIXEL_STD
 from t4s.models.tiny.cell_scores import cell_logits
 from t4s.models.tiny.name_head import BIAS, SCALE
 from t4s.models.vlm import VLM
-from t4s.records import Sample
 
 IGNORE = -100  # label of tokens that are not learned
 IMAGE_TOKEN_WEIGHT = 0.5  # of a cell's label in the token loss; a token of the answer weighs 1
@@ -134,12 +136,22 @@ class CellBatches:
         """(3, S, S) uint8 pixels, (cells, classes) shares and weights. Classes that the photo's source does not label
         weigh 0: they may be in the photo all the same."""
         photo = self.dataset.photos[i]
-        image, ids = self.dataset.open(i)
-        (sample,) = augment((Sample(photo.id, photo.source, image, "", ("others",), ids),), rng, self.image_size)
-        indexes = {value: self.index[name] for value, name in photo.classes.items()}
-        shares, labelled = class_shares(sample.class_map, indexes, self.dataset.void(photo), len(self.names), self.grid)
-        asked = np.isin(self.names, list(self.dataset.tables[photo.source])).astype(np.float32)
-        return np.asarray(sample.image).transpose(2, 0, 1), shares, labelled[:, None] * asked
+        image, ids = self.dataset.decode(i)
+        pixels = LabelledPixels(ids, photo.classes, self.dataset.void(photo), photo.source)
+        drawn = augment(Draw(whole(i, ids.shape[::-1]), (), pixels), rng, self.image_size)
+        shares, labelled = class_shares(
+            drawn.pixels.ids, self.indexes(photo.classes), pixels.void, len(self.names), self.grid
+        )
+        picture = render(drawn.view, lambda _: image)
+        return np.asarray(picture).transpose(2, 0, 1), shares, labelled[:, None] * self.asked(photo.source)
+
+    def indexes(self, classes: dict[int, str]) -> dict[int, int]:
+        """{id: index of its name}."""
+        return {value: self.index[name] for value, name in classes.items()}
+
+    def asked(self, source: str) -> np.ndarray:
+        """(classes,) float32: 1 for the names that a source labels, else 0."""
+        return np.isin(self.names, list(self.dataset.tables[source])).astype(np.float32)
 
 
 def cell_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

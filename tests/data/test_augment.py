@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from t4s.data.augment import augment, recolour, swap_sides
+from t4s.data.augment.changes import augment, draw_light, swap_sides
+from t4s.data.augment.draws import Draw, draw, reduced
+from t4s.data.augment.mosaics import Tile, mosaic
+from t4s.data.augment.render import relight, render
+from t4s.data.augment.views import crop, whole
+from t4s.data.spec import open_dataset
 from t4s.records import IGNORED, Sample
+from tests.support import photo_folder
 
 
 def sample(query: str, width: int = 40, height: int = 30) -> Sample:
@@ -17,6 +26,14 @@ def sample(query: str, width: int = 40, height: int = 30) -> Sample:
     classes = (pixels[..., 0] > 0).astype(np.int16)
     classes[0, 0] = IGNORED
     return Sample("x/1", "x", Image.fromarray(pixels), query, ("others", query), classes)
+
+
+def changed(query: str, seed: int) -> Sample:
+    """The block, asked for by `query`, as `augment` changes it: drawn without its picture, then rendered."""
+    before = sample(query)
+    drawn = Draw(whole(0, before.image.size), (replace(before, image=None),))
+    drawn = augment(drawn, np.random.default_rng(seed), 64)
+    return drawn.on(render(drawn.view, lambda _: before.image))[0]
 
 
 @pytest.mark.parametrize("phrase, mirrored", [
@@ -31,7 +48,7 @@ def test_swap_sides(phrase: str, mirrored: str):
 def test_mask_and_photo_stay_together():
     """Wherever the class map has the block, the augmented photo is red."""
     for seed in range(30):
-        (out,) = augment((sample("block"),), np.random.default_rng(seed), 64)
+        out = changed("block", seed)
         h, w = out.class_map.shape
         photo = np.asarray(out.image.resize((w, h)), int)
         inside = np.zeros((h, w), bool)
@@ -45,7 +62,7 @@ def test_mask_and_photo_stay_together():
 def test_a_mirrored_photo_swaps_sides_in_phrase_and_label():
     seen = set()
     for seed in range(20):
-        (out,) = augment((sample("block on the left"),), np.random.default_rng(seed), 64)
+        out = changed("block on the left", seed)
         left = out.class_map[:, :20].sum() > out.class_map[:, 20:].sum()
         assert out.query == ("block on the left" if left else "block on the right")
         assert out.labels == ("others", out.query)
@@ -56,14 +73,14 @@ def test_a_mirrored_photo_swaps_sides_in_phrase_and_label():
 def test_phrases_with_a_place_are_not_cropped_nor_those_with_a_colour_recoloured():
     """A crop could leave one dog of two, and grey has no red."""
     for seed in range(20):
-        (out,) = augment((sample("the biggest red block"),), np.random.default_rng(seed), 64)
+        out = changed("the biggest red block", seed)
         assert out.class_map.shape == (30, 40)
         pixels = np.asarray(out.image, int)
         assert pixels[..., 0].max() > 2 * pixels[..., 1].max()
 
 
 def test_same_seed_same_picture():
-    one, two = (augment((sample("block"),), np.random.default_rng(5), 64)[0] for _ in range(2))
+    one, two = (changed("block", 5) for _ in range(2))
     assert np.array_equal(np.asarray(one.image), np.asarray(two.image)) and np.array_equal(one.class_map, two.class_map)
 
 
@@ -71,10 +88,76 @@ def test_same_seed_same_picture():
 def test_light_colour_and_sharpness_change_one_by_one(monkeypatch, share: str, lost: str):
     """Of a photo of coloured noise: coarse and blurred it has less detail, grey no hue; its size stays."""
     for name in ("COARSE", "BLUR", "GREY", "COLOUR"):
-        monkeypatch.setattr(f"t4s.data.augment.{name}", float(name == share))
+        monkeypatch.setattr(f"t4s.data.augment.changes.{name}", float(name == share))
     before = np.random.default_rng(0).integers(60, 200, (48, 64, 3)).astype(np.uint8)
-    after = np.asarray(recolour(Image.fromarray(before), np.random.default_rng(1)), int)
+    after = np.asarray(relight(Image.fromarray(before), draw_light(np.random.default_rng(1))), int)
     assert after.shape == before.shape and not np.array_equal(after, before)
     detail, hue = (lambda x: abs(np.diff(x.astype(int), axis=1)).mean()), (lambda x: np.ptp(x, axis=-1).mean())
     assert (detail(after) < 0.8 * detail(before)) or lost != "detail"
     assert (hue(after) == 0) == (lost == "hue")
+
+
+# --- numbers first, pixels last
+
+
+def photos_of_noise(count: int) -> list[Image.Image]:
+    """Soft noise, each of another size and colour."""
+    rng = np.random.default_rng(3)
+    small = [rng.integers(0, 256, (5 + n, 8 - n, 3), np.uint8) for n in range(count)]
+    return [Image.fromarray(pixels).resize((90 + 20 * n, 120), 3) for n, pixels in enumerate(small)]
+
+
+def test_a_part_of_a_view_shows_what_is_in_that_part_of_its_picture():
+    """Also of a mosaic, whose parts a crop cuts or leaves out; it is made from the photos at once, not from the
+    mosaic's pixels, so that nothing is resampled twice."""
+    photos = photos_of_noise(4)
+    tiles = [Tile(n, np.zeros(photo.size[::-1], int), {}) for n, photo in enumerate(photos)]
+    rng, left_out = np.random.default_rng(0), 0
+    for layout in ((1, 2), (2, 1), (2, 2)) * 4:
+        view, _ = mosaic(tiles[: layout[0] * layout[1]], layout, rng)
+        side = view.size[0]
+        w, h = (int(length) for length in rng.integers(side // 4, side, 2))
+        x, y = int(rng.integers(side - w)), int(rng.integers(side - h))
+        part = crop(view, (x, y, w, h), 64)
+        left_out += len(part.parts) < len(view.parts)
+        assert sum((p.place[2] - p.place[0]) * (p.place[3] - p.place[1]) for p in part.parts) == 64 * 64
+        twice = render(view, photos.__getitem__).resize((64, 64), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h))
+        difference = abs(np.asarray(render(part, photos.__getitem__), int) - np.asarray(twice, int)).mean(-1)
+        assert difference.mean() < 3 and np.quantile(difference, 0.9) < 8  # more along the edges of tiles
+    assert left_out
+
+
+def test_the_whole_of_a_photo_is_the_photo():
+    (photo,) = photos_of_noise(1)
+    view = whole(0, photo.size)
+    assert np.array_equal(np.asarray(render(view, lambda _: photo)), np.asarray(photo))
+    box = (7, 11, 60, 50)
+    cropped = photo.resize((32, 32), Image.Resampling.BILINEAR, box=(7, 11, 67, 61))
+    assert np.array_equal(np.asarray(render(crop(view, box, 32), lambda _: photo)), np.asarray(cropped))
+
+
+def test_label_maps_keep_their_labels_and_shape_when_they_are_reduced():
+    labels = np.arange(1200 * 300).reshape(300, 1200)
+    small = reduced(labels)
+    assert small.shape == (128, 512) and set(small.flat) <= set(labels.flat)
+    assert abs(small - labels[:: 300 // 128, :: 1200 // 512][:128, :512]).max() < 300 * 1200 / 4
+    assert reduced(labels[:, :512]) is not None and np.array_equal(reduced(labels[:, :512]), labels[:, :512])
+
+
+@pytest.mark.parametrize("spec", ["synthetic:size=64", "folder:{}", "jsonl:{}/lines.jsonl", "scenes:{}", "places:{}"])
+def test_what_is_drawn_needs_no_pixel(spec: str, tmp_path: Path):
+    """A worker that has the labels alone draws the same numbers, phrases and class maps as one with the photos."""
+    dataset = open_dataset(spec.format(photo_folder.write(tmp_path)))
+    kept = {n: dataset.decode(n, complete=True) for n in range(min(len(dataset), 18))}
+    for seed in range(6):
+        index = seed % len(kept)
+        drawn, photo = draw(dataset, index, np.random.default_rng(seed), 2)
+        alone = dataset.ask(index, np.random.default_rng(seed), 2, lambda n: kept[n][1])
+        assert alone.view == drawn.view and len(alone.samples) == 2
+        for one, two in zip(alone.samples, drawn.samples, strict=True):
+            assert (one.query, one.labels, one.image) == (two.query, two.labels, None)
+            assert np.array_equal(one.class_map, two.class_map)
+        pictures = [np.asarray(render(drawn.view, source)) for source in (photo, lambda n: kept[n][0])]
+        whole_samples = dataset.draw(index, np.random.default_rng(seed), 2)
+        assert np.array_equal(*pictures) and np.array_equal(pictures[0], np.asarray(whole_samples[0].image))
+        assert pictures[0].shape[:2] == drawn.samples[0].class_map.shape

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from t4s.data import folder as folder_module
-from t4s.data.augment import Tile, mosaic
+from t4s.data.augment.draws import reduced
+from t4s.data.augment.mosaics import Tile, mosaic
 from t4s.data.folder import FolderDataset
 from t4s.data.spec import Mixture, open_dataset
 from t4s.errors import DataError
@@ -183,12 +184,12 @@ def test_a_mosaic_is_asked_for_what_its_tiles_show(tmp_path, monkeypatch):
 
 def test_a_mosaic_of_large_photos_is_not_as_large():
     """Four photos of twelve megapixels would take seconds and be looked at in a few hundred pixels."""
-    large = Tile(Image.new("RGB", (1600, 400), "red"), np.full((400, 1600), 7), {7: 300})
-    image, ids = mosaic([large] * 4, (2, 2), np.random.default_rng(0))
-    assert image.size == (1024, 1024) and ids.shape == (1024, 1024) and (ids == 300).all()
-    tiny = Tile(Image.new("RGB", (1, 1), "red"), np.full((1, 1), 7), {7: 300})
-    image, ids = mosaic([tiny] * 4, (2, 2), np.random.default_rng(0))
-    assert image.size == (2, 2) and (ids == 300).all()
+    large = Tile(0, reduced(np.full((400, 1600), 7)), {7: 300})
+    view, ids = mosaic([large] * 4, (2, 2), np.random.default_rng(0))
+    assert view.size == (512, 512) and ids.shape == (512, 512) and (ids == 300).all()
+    tiny = Tile(0, np.full((1, 1), 7), {7: 300})
+    view, ids = mosaic([tiny] * 4, (2, 2), np.random.default_rng(0))
+    assert view.size == (2, 2) and (ids == 300).all() and len(view.parts) == 4
 
 
 def test_a_mosaic_that_cuts_off_all_names_gives_way_to_another(tmp_path, monkeypatch):

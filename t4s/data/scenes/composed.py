@@ -15,19 +15,22 @@ Some scenes are hard on purpose: two animals that are easily confused, of one si
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
+from t4s.data.augment.draws import Draw, draw_samples
 from t4s.data.folder import WEAK_SHARE, FolderDataset, Photo
 from t4s.data.scenes.cutouts import CutOut, colour_word, parse_options, paste
 from t4s.data.scenes.regions import areas, bounding_slices, components, is_herd
 from t4s.data.scenes.staging import (
     SPLITS,
     Scene,
+    SceneLabels,
     evaluation_samples,
     name_sample,
     phrase_sample,
@@ -117,11 +120,21 @@ class SceneDataset:
         return evaluation_samples(self.scene(index), f"{self.name}/{index}", "scenes", self._rng(index, 1))
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """`count` random questions about scene `index`; see `ask`."""
+        return draw_samples(self, index, rng, count)
+
+    def decode(self, index: int, complete: bool = False) -> tuple[Image.Image, SceneLabels]:
+        """The picture of scene `index`, and what is where in it; see `PhotoDataset`."""
+        scene = self.scene(index)
+        return scene.image, SceneLabels.of(scene)
+
+    def ask(self, index: int, rng: np.random.Generator, count: int, labels: Callable[[int], SceneLabels]) -> Draw:
         """`count` random questions about scene `index`, some with synonyms.
 
         Questions of place and size are about different instances as long as there are any.
         """
-        scene = self.scene(index)
+        known = labels(index)
+        scene = known.scene
         prefix = f"{self.name}/{index}"
         samples = []
         meant: set[tuple[int, ...]] = set()
@@ -133,7 +146,7 @@ class SceneDataset:
                 samples.append(phrase_sample(worded, prefix, "scenes", *placed))
             else:
                 samples.append(training_sample(worded, prefix, "scenes", rng))
-        return tuple(samples)
+        return known.draw(index, samples)
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
         return scene_rng(self._key, index, self.scenes, purpose)

@@ -11,18 +11,29 @@ taken for a herd. Some herds and some halves still get through.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
+from t4s.data.augment.draws import Draw, LabelledPixels, draw_samples, reduced
 from t4s.data.folder import OUTLINE, FolderDataset, Photo
 from t4s.data.scenes.cutouts import colour_word
 from t4s.data.scenes.phrasing import Instance, Phrase, misplaced_phrases, placed_phrases
 from t4s.data.scenes.regions import PEOPLE, areas, between, components, distance, is_herd
-from t4s.data.scenes.staging import Scene, one_of_each, phrase_sample, placed_phrase, training_sample, with_synonyms
+from t4s.data.scenes.staging import (
+    Scene,
+    SceneLabels,
+    one_of_each,
+    phrase_sample,
+    placed_phrase,
+    training_sample,
+    with_synonyms,
+)
 from t4s.errors import DataError
 from t4s.imaging.loading import open_mask
 from t4s.records import IGNORED, Sample
@@ -115,8 +126,22 @@ class PlacesDataset:
         return tuple(_with_ignored(sample, ids, photo.ignore) for sample in samples)
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
+        """`count` random questions about photo `index`; see `ask`."""
+        return draw_samples(self, index, rng, count)
+
+    def decode(self, index: int, complete: bool = False) -> tuple[Image.Image, tuple[SceneLabels, np.ndarray]]:
+        """Photo `index`, its instances and the ids (h, w) of its mask; see `PhotoDataset`."""
+        scene, _, ids = self._scene(index)
+        return scene.image, (SceneLabels.of(scene), reduced(ids))
+
+    def ask(
+        self, index: int, rng: np.random.Generator, count: int, labels: Callable[[int], tuple[SceneLabels, np.ndarray]]
+    ) -> Draw:
         """`count` random questions: mostly places and sizes, of different instances where possible."""
-        scene, photo, ids = self._scene(index)
+        known, ids = labels(index)
+        scene = known.scene
+        photo = self.folder.photos[self._found[index][0]]
+        void = self.folder.void(photo)
         samples: list[Sample] = []
         meant: set[tuple[int, ...]] = set()
         for _ in range(count):
@@ -131,7 +156,8 @@ class PlacesDataset:
                 samples.append(phrase_sample(worded, photo.id, photo.source, *phrase))
             else:
                 samples.append(training_sample(worded, photo.id, photo.source, rng))
-        return tuple(_with_ignored(sample, ids, self.folder.void(photo)) for sample in samples)
+        drawn = known.draw(index, [_with_ignored(sample, ids, void) for sample in samples])
+        return replace(drawn, pixels=LabelledPixels(ids, photo.classes, void, photo.source))
 
 
 def _with_ignored(sample: Sample, ids: np.ndarray, ignored: tuple[int, ...]) -> Sample:

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from t4s import lexicon
+from t4s.data.augment.draws import Draw, reduced
+from t4s.data.augment.views import whole
 from t4s.data.scenes.phrasing import (
     PLACE_KINDS,
     Instance,
@@ -31,7 +33,7 @@ SIZE_SHARE = 0.6  # of the phrases that tell one of several apart are about size
 class Scene:
     """A picture whose instances are known.
 
-    image      RGB
+    image      RGB; None where only questions are drawn
     instances  in the order of `masks`
     masks      (n, h, w) bool: mask k is what is visible of instance k; masks do not overlap
     absent     names that may be queried although the picture shows nothing of them
@@ -40,13 +42,38 @@ class Scene:
     source     which data set the photo is from
     """
 
-    image: Image.Image
+    image: Image.Image | None
     instances: tuple[Instance, ...]
     masks: np.ndarray
     absent: tuple[str, ...]
     complete: bool
     rivals: tuple[str, ...] = ()
     source: str = "composed"
+
+
+@dataclass(frozen=True, eq=False)
+class SceneLabels:
+    """What questions about a scene need to know of it, reduced. numbers (h, w) uint8: instances from 1, 0 for none."""
+
+    without_masks: Scene
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, scene: Scene) -> SceneLabels:
+        numbers = np.zeros(scene.masks.shape[1:], np.uint8)
+        for number, mask in enumerate(scene.masks, 1):
+            numbers[mask] = number
+        return cls(replace(scene, image=None, masks=np.empty((0, 0, 0), bool)), reduced(numbers))
+
+    @property
+    def scene(self) -> Scene:
+        """The scene with its masks, without its picture."""
+        numbers = np.arange(1, len(self.without_masks.instances) + 1, dtype=np.uint8)
+        return replace(self.without_masks, masks=self.numbers == numbers[:, None, None])
+
+    def draw(self, index: int, samples: Sequence[Sample]) -> Draw:
+        """These samples of scene `index`, whose picture is shown as it is."""
+        return Draw(whole(index, self.numbers.shape[::-1]), tuple(samples))
 
 
 def scene_rng(key: Sequence[int], index: int, scenes: int, purpose: int) -> np.random.Generator:

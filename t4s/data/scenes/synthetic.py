@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import colorsys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from t4s.data.augment.draws import Draw, draw_samples
 from t4s.data.scenes.phrasing import Instance
-from t4s.data.scenes.staging import SPLITS, Scene, evaluation_samples, occlude, scene_rng, training_sample
+from t4s.data.scenes.staging import SPLITS, Scene, SceneLabels, evaluation_samples, occlude, scene_rng, training_sample
 from t4s.errors import DataError
 from t4s.records import Sample
 
@@ -124,8 +125,19 @@ class SyntheticDataset:
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
         """`count` random questions about scene `index`: any kind of phrase (see `phrasing`) or a class list."""
+        return draw_samples(self, index, rng, count)
+
+    def decode(self, index: int, complete: bool = False) -> tuple[Image.Image, SceneLabels]:
+        """The picture of scene `index`, and what is where in it; see `PhotoDataset`."""
         scene = self.scene(index)
-        return tuple(training_sample(scene, f"{self.name}/{index}", "synthetic", rng) for _ in range(count))
+        return scene.image, SceneLabels.of(scene)
+
+    def ask(self, index: int, rng: np.random.Generator, count: int, labels: Callable[[int], SceneLabels]) -> Draw:
+        """See `draw`."""
+        known = labels(index)
+        scene = known.scene
+        prefix = f"{self.name}/{index}"
+        return known.draw(index, [training_sample(scene, prefix, "synthetic", rng) for _ in range(count)])
 
 
 def compose(names: Sequence[str], vocabulary: Sequence[str], side: int, rng: np.random.Generator) -> Scene:
