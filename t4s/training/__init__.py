@@ -10,6 +10,7 @@ trainer      transformers' Trainer for numbered draws; states, failures in words
 lora         adapters
 saving       what an earlier run left in --out; checkpoints, written completely or not at all; the model card
 
+progress/    the clock of --minutes, the average of the weights, photos a second, --dry-run
 tower/       the embedded model's vision tower, trained before a language model reads it (`t4s train-tower`)
 refiner/     the learned refiner (`t4s train-edge`)
 """

@@ -158,6 +158,18 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     _old_name(group, "--full-row", dest="empty_row_weight", type=float)
     add("--epochs", type=float, help=f"training epochs (default: {EPOCHS:g})")
     add("--steps", type=int, help=f"optimizer steps, instead of --epochs {_per_kind('steps', '--epochs')}")
+    add(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="train for so long, instead of --steps: warm-up and cosine follow the clock",
+    )
+    add(
+        "--average",
+        type=float,
+        metavar="DECAY",
+        help=f"save a running average of the weights, 0 for the last ones {_per_kind('average')}",
+    )
     add("--batch", type=int, help=f"photos per forward pass and process {_per_kind('batch')}")
     add(
         "--total-batch",

@@ -303,7 +303,8 @@ class Collator:
         rows = [row for number in numbers for row in self.rows(number)]
         tokenizer = self.vlm.tokenizer
         # Padding is masked out, so any token serves where a tokenizer has none for it.
-        return collate(rows, tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+        batch = collate(rows, tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+        return batch | {"phrases": torch.tensor(sum(row.segments[-1] for row in rows))}
 
     def count_too_long(self, numbers: Sequence[int]) -> tuple[int, int]:
         """(questions of these draws that do not fit into the model's context, all of their questions)."""

@@ -32,6 +32,7 @@ DEFAULTS = {  # option: (embedded, lora, full); None: `resolve` computes it
     "batch": (16, 4, 4),
     "queries_per_image": (6, 4, 4),
     "steps": (2000, None, None),
+    "average": (0.998, 0.0, 0.0),
 }
 LORA_LR = {"internvl": 1e-4}  # published for this family instead of 2e-4
 EPOCHS = 5.0
@@ -39,7 +40,7 @@ MIN_STEPS = 50  # with fewer, the default batch shrinks, and then the default nu
 WHOLE_TOWER = "all"  # --freeze-tower without a number
 # What --resume may change: the length, what is saved and reported, and how a step's photos are divided.
 MAY_CHANGE = frozenset(
-    "out steps epochs stop_after save_steps dry_run resume report_to workers threads batch accumulate "
+    "out steps epochs minutes stop_after save_steps dry_run resume report_to workers threads batch accumulate "
     "gradient_checkpointing fsdp validate validate_photos push_to_hub private base_id license".split()
 )
 COUNTS = (
@@ -61,7 +62,7 @@ class TrainConfig:
     """One field per option of train.py. None: not given; `resolve` fills in what depends on the kind of training.
 
     `grid`: (rows, columns). `image_size`: pixels. `freeze_tower`: the number of stages to freeze, "all" or None.
-    `accumulate` is no option: forward passes of one process per step.
+    `accumulate` is no option: forward passes of one process per step. With `minutes`, `steps` stays None.
     """
 
     dataset: tuple[str, ...]
@@ -96,6 +97,8 @@ class TrainConfig:
     empty_row_weight: float = 0.2
     epochs: float | None = None
     steps: int | None = None
+    minutes: float | None = None
+    average: float | None = None
     batch: int | None = None
     total_batch: int | None = None
     accumulate: int = 1
@@ -129,8 +132,11 @@ class TrainConfig:
     def check(self) -> None:
         """Refuse what cannot work, before anything is loaded. DataError."""
         self._check_numbers()
-        if self.steps and self.epochs:
-            raise DataError("--steps and --epochs both set the length of training; leave one of them out.")
+        lengths = [f"--{name}" for name in ("steps", "epochs", "minutes") if getattr(self, name)]
+        if len(lengths) > 1:
+            raise DataError(f"{' and '.join(lengths)} both set the length of training; leave one of them out.")
+        if self.minutes and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise DataError("--minutes is for one process, as several would end at different steps; give --steps.")
         if self.full and not self.base:
             raise DataError(
                 "--full trains all weights of a --base, and none was given; leave it out, or give a --base."
@@ -144,6 +150,8 @@ class TrainConfig:
             raise DataError("--tower is for a fresh model, and --base brings its own tower; leave one of the two out.")
         if self.fsdp and int(os.environ.get("WORLD_SIZE", 1)) < 2:
             raise DataError("--fsdp shards the model over several processes, but there is only one; use torchrun.")
+        if self.fsdp and self.average:
+            raise DataError("--average needs whole weights in every process, and --fsdp shards them; leave it out.")
         if self.fsdp and self.validate:
             raise DataError(
                 "--validate needs the whole model in one process, and --fsdp shards it; measure the checkpoint with "
@@ -157,13 +165,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DataError(f"--{name.replace('_', '-')} is {value}; allowed are whole numbers from 1.")
-        for name in ("lr", "epochs", "empty_row_weight"):
+        for name in ("lr", "epochs", "minutes", "empty_row_weight"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise DataError(f"--{name.replace('_', '-')} is {value}; allowed are numbers above 0.")
-        for name in ("lora_dropout", "warmup"):
+        for name in ("lora_dropout", "warmup", "average"):
             value = getattr(self, name)
-            if not 0 <= value < 1:
+            if value is not None and not 0 <= value < 1:
                 raise DataError(f"--{name.replace('_', '-')} is {value}; allowed are numbers from 0 to below 1.")
 
     def resolve(self, kind: str, model_type: str, photos: int, shared_prefix: bool, world: int) -> TrainConfig:
@@ -176,6 +184,8 @@ class TrainConfig:
             filled["lr"] = LORA_LR.get(model_type, filled["lr"])
         if not shared_prefix:
             filled["queries_per_image"] = 1
+        if self.fsdp:
+            filled["average"] = 0.0
         filled |= {name: getattr(self, name) for name in filled if getattr(self, name) is not None}
         total = self.total_batch
         if total is None:
@@ -188,7 +198,9 @@ class TrainConfig:
                 f"--total-batch {total} is not a multiple of --batch {filled['batch']} times {world} processes; "
                 "choose one that is."
             )
-        if self.epochs is not None:
+        if self.minutes is not None:
+            filled["steps"] = None
+        elif self.epochs is not None:
             filled["steps"] = max(1, round(self.epochs * photos / total))
         elif filled["steps"] is None:
             filled["steps"] = max(MIN_STEPS, round(EPOCHS * photos / total))
@@ -212,7 +224,18 @@ class TrainConfig:
 
     def reported(self, kind: str) -> dict[str, object]:
         """{option: resolved value} that a reader needs to repeat the training: for --dry-run and the model card."""
-        names = ["steps", "batch", "total_batch", "queries_per_image", "lr", "warmup", "weight_decay", "beta2", "seed"]
+        names = [
+            "steps" if self.minutes is None else "minutes",
+            "batch",
+            "total_batch",
+            "queries_per_image",
+            "lr",
+            "warmup",
+            "weight_decay",
+            "beta2",
+            "average",
+            "seed",
+        ]
         if kind == "lora":
             names += ["lora_rank", "lora_alpha", "lora_dropout"]
             if self.quantize:

@@ -3,7 +3,7 @@
 train(config)                      # everything below in order; raises T4SError
 
 run = TrainingRun.prepare(config)  # data sets opened, model loaded, every setting resolved
-run.preview()                      # --dry-run: settings and one sample
+preview(run)                       # --dry-run: settings and one sample
 run.make_trainer().fit()           # train; every saved state also writes the checkpoint and evaluates
 run.conclude(repo_id)              # the model card
 """
@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -29,13 +28,15 @@ from t4s import hub
 from t4s.data.spec import Mixture, open_dataset
 from t4s.errors import DataError
 from t4s.evaluation.validation import Result, Validation
-from t4s.imaging.drawing import grid_picture
 from t4s.models.vlm import VLM
 from t4s.training import lora, saving
-from t4s.training.collator import IGNORE, Collator
+from t4s.training.collator import Collator
 from t4s.training.config import MAY_CHANGE, TrainConfig
 from t4s.training.losses import CellLoss, open_labelled, token_loss
 from t4s.training.model import check_tokens, initial_vlm, prepare_full
+from t4s.training.progress.average import WeightAverage
+from t4s.training.progress.clock import MOST_STEPS, Clock
+from t4s.training.progress.preview import preview
 from t4s.training.trainer import (
     BETA1,
     MAX_GRADIENT_NORM,
@@ -47,7 +48,6 @@ from t4s.training.trainer import (
     step_of,
 )
 
-PREVIEW_DRAWS = 32  # draws that --dry-run checks for samples that are too long
 CARD_PHOTOS = 8  # training photos in the card's picture if there is no --validate
 LOGGING_STEPS = 20  # between two reports of the loss in a long run
 
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> None:
     saving.check_folder(config.out, config.resume or config.dry_run)
     run = TrainingRun.prepare(config)
     if config.dry_run:
-        run.preview()
+        preview(run)
         return
     check_disk_space(config.out, run.trained_model)
     if not config.resume and main_process:
@@ -73,9 +73,10 @@ def train(config: TrainConfig) -> None:
     trainer = run.make_trainer()
     trainer.fit(state_to_resume(config.out / "state") if config.resume else None)
     with trainer.explain_failures():
-        if run.written_step != trainer.state.global_step:  # resumed from the last step: nothing was left to train
-            run.write(trainer.state.global_step)
-        result, shown = run.final_result()
+        with run.averaged():
+            if run.written_step != trainer.state.global_step:  # resumed from the last step: nothing was left to train
+                run.write(trainer.state.global_step)
+            result, shown = run.final_result()
         too_long = run.too_long()
         if main_process:
             run.conclude(repo_id, result, shown, push)
@@ -108,8 +109,8 @@ def uses_bf16(precision: str) -> bool:
 class TrainingRun:
     """What is trained, on what, and what has been measured so far.
 
-    `adapted`: the PEFT model, None in full training. `results`: evaluations by step. `written_step`: the step of the
-    checkpoint in --out.
+    `adapted`: the PEFT model, None in full training. `average`: of the weights, None for --average 0. `results`:
+    evaluations by step. `written_step`: the step of the checkpoint in --out.
     """
 
     config: TrainConfig
@@ -120,6 +121,7 @@ class TrainingRun:
     validation: Validation | None
     bf16: bool
     cell_loss: CellLoss | None = None
+    average: WeightAverage | None = None
     results: dict[int, Result] = field(default_factory=dict)
     trainer: SegTrainer | None = None
     written_step: int | None = None
@@ -164,15 +166,18 @@ class TrainingRun:
 
     def make_trainer(self) -> SegTrainer:
         config = self.config
+        steps = config.steps or MOST_STEPS
+        if config.average:
+            self.average = WeightAverage(self.trained_model, config.average)
         settings = TrainingArguments(
             output_dir=str(config.out / "state"),
-            max_steps=config.steps,
+            max_steps=steps,
             per_device_train_batch_size=config.batch,
             gradient_accumulation_steps=config.accumulate,
             learning_rate=config.lr,
             lr_scheduler_type="cosine",
-            warmup_steps=int(config.warmup * config.steps),
-            logging_steps=max(1, min(LOGGING_STEPS, config.steps // 10)),
+            warmup_steps=int(config.warmup * steps),
+            logging_steps=max(1, min(LOGGING_STEPS, steps // 10)),
             save_steps=config.save_steps,
             save_total_limit=1,
             seed=config.seed,
@@ -186,6 +191,8 @@ class TrainingRun:
             activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
             dataloader_num_workers=config.workers,
             fsdp=config.fsdp or None,
+            logging_nan_inf_filter=False,  # it would wait for the GPU at every step
+            disable_tqdm=config.minutes is not None,  # a bar of steps says nothing where the clock decides
         )
         self.trainer = SegTrainer(
             self.trained_model,
@@ -195,6 +202,9 @@ class TrainingRun:
             token_loss(self.vlm, config.empty_row_weight),
             [SaveCallback(self.save, config.stop_after)],
             self.cell_loss,
+            clock=Clock(60 * config.minutes) if config.minutes else None,
+            warmup=config.warmup,
+            average=self.average,
         )
         return self.trainer
 
@@ -208,9 +218,19 @@ class TrainingRun:
 
     def save(self, step: int) -> None:
         """After every saved state: write the checkpoint to --out and evaluate it."""
-        self.write(step)
-        if self.validation is not None:
-            self.evaluate(step)
+        with self.averaged():
+            self.write(step)
+            if self.validation is not None:
+                self.evaluate(step)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model as it is saved: with the average of its weights, if there is one."""
+        if self.average is None:
+            yield
+        else:
+            with self.average.applied():
+                yield
 
     def write(self, step: int) -> None:
         """Write the checkpoint to --out (the main process does; all of them where the model is sharded)."""
@@ -240,63 +260,6 @@ class TrainingRun:
             file.write(json.dumps(line) + "\n")
 
     # --- before and after
-
-    def preview(self) -> None:
-        """--dry-run: print the resolved settings, what is trained, and one sample as the model reads it."""
-        for name, value in self._facts().items():
-            print(f"{name:18} {value}")
-        collator = Collator(self.vlm, self.mixture, self.config.queries_per_image, self.config.seed)
-        row, sample = collator.rows(0)[0], collator.samples(0)[0]
-        learned = sum(label != IGNORE for label in row.labels)
-        too_long, drawn = collator.count_too_long(range(PREVIEW_DRAWS))
-        print(
-            f"{'sample':18} {len(row.ids)} tokens, {learned} of them learned; "
-            f"{too_long} of {drawn} questions drawn are too long"
-        )
-        seconds = self.time_step(collator)
-        total = seconds * self.config.steps
-        print(f"{'time':18} {seconds:.2g} s a step here, about {_duration(total)} for all {self.config.steps} steps\n")
-        print(spell_tokens(self.vlm, row.ids))
-        picture = self.config.out / "sample.png"
-        grid_picture(sample.grid(self.vlm.config.grid), sample.image).save(picture)
-        print(f"\n{picture}: its photo and the first answer")
-
-    def time_step(self, collator: Collator) -> float:
-        """Seconds of a step on this machine, estimated from its second forward and backward pass; no weight changes."""
-        model = self.trained_model.train()
-        loss_of = token_loss(self.vlm, self.config.empty_row_weight)
-        for _ in range(2):  # the first one also warms up
-            started = time.monotonic()
-            inputs = {
-                name: _to_device(value, self.vlm.device) for name, value in collator(range(self.config.batch)).items()
-            }
-            labels = inputs.pop("labels")
-            with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.bf16):
-                loss = loss_of(model(**inputs), labels)
-                if self.cell_loss is not None:
-                    loss = loss + self.cell_loss(0)
-            loss.backward()
-            model.zero_grad(set_to_none=True)
-            if self.vlm.device.type == "cuda":
-                torch.cuda.synchronize()
-        return (time.monotonic() - started) * self.config.accumulate
-
-    def _facts(self) -> dict[str, object]:
-        rows, columns = self.vlm.config.grid
-        weights = list(self.trained_model.parameters())
-        trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-        return {
-            "datasets": ", ".join(self.config.dataset),
-            "photos": len(self.mixture),
-            "base": self.config.base or "fresh",
-            "grid": f"{rows}×{columns}",
-            "image-size": self.vlm.config.image_size,
-            "positions": self.vlm.config.positions,
-            "precision": "bf16" if self.bf16 else "fp32",
-            "trained": f"{trained:,} of {sum(weight.numel() for weight in weights):,} parameters",
-            **self.config.reported(self.kind),
-            "epochs": f"{self.config.steps * self.config.total_batch / len(self.mixture):.3g}",
-        }
 
     def final_result(self) -> tuple[Result | None, str]:
         """(evaluation of the finished model, its photos in words) for the card. Without --validate: a few training
@@ -347,32 +310,8 @@ def check_resumable(config: TrainConfig, kind: str, vlm: VLM) -> None:
     """DataError if the run in --out had other settings, or is longer than this one."""
     state = state_to_resume(config.out / "state")
     saving.check_settings(config.out / "state", settings_of(config, kind, vlm), MAY_CHANGE)
-    if step_of(state) > config.steps:
+    if config.steps is not None and step_of(state) > config.steps:
         raise DataError(
             f"--steps is {config.steps}, and the run in {config.out} has reached step {step_of(state)}; give at least "
             "as many steps, or choose another --out."
         )
-
-
-# --- in words
-
-
-def spell_tokens(vlm: VLM, ids: Sequence[int]) -> str:
-    """Token ids as text; a run of image tokens as "<image>×N"."""
-    parts = []
-    for token, run in groupby(ids):
-        length = len(list(run))
-        parts.append(f"{vlm.piece(token)}×{length}" if token == vlm.image_token else vlm.piece(token) * length)
-    return "".join(parts)
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"

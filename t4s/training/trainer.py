@@ -22,6 +22,9 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerCont
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from t4s.errors import DataError, T4SError
+from t4s.training.progress.average import WeightAverage
+from t4s.training.progress.clock import Clock, ClockCallback, cosine
+from t4s.training.progress.speed import Speed
 
 BETA1 = 0.9
 MAX_GRADIENT_NORM = 1.0
@@ -56,6 +59,9 @@ class SegTrainer(Trainer):
     make_optimizer: model → optimizer; called when the weights are where they will be trained (sharding moves them).
     loss: see `losses.token_loss`; None: the model returns its own.
     extra_loss: step → a loss added to that of the batch.
+    photos_per_draw: what the logged speed counts. A batch may say how many "phrases" it holds.
+    clock: the learning rate follows it, and training ends with it; `warmup` is the share of it in which the rate rises.
+    average: kept with every state, as the clock is.
     """
 
     def __init__(
@@ -67,8 +73,16 @@ class SegTrainer(Trainer):
         loss: Callable[..., torch.Tensor] | None = None,
         callbacks: Iterable[TrainerCallback] = (),
         extra_loss: Callable[[int], torch.Tensor] | None = None,
+        photos_per_draw: int = 1,
+        clock: Clock | None = None,
+        warmup: float = 0.0,
+        average: WeightAverage | None = None,
     ):
         self._make_optimizer, self._extra_loss = make_optimizer, extra_loss
+        self._photos_per_draw, self._clock, self._warmup = photos_per_draw, clock, warmup
+        self._kept = [part for part in (clock, average) if part is not None]
+        self._speed = Speed()
+        callbacks = [*callbacks, *([average] if average else []), *([ClockCallback(clock)] if clock else [])]
         settings.train_sampling_strategy = "sequential"
         draws = settings.max_steps * settings.train_batch_size * settings.gradient_accumulation_steps
         super().__init__(
@@ -77,7 +91,7 @@ class SegTrainer(Trainer):
             train_dataset=range(draws * settings.world_size),
             data_collator=collate,
             compute_loss_func=loss,
-            callbacks=list(callbacks),
+            callbacks=callbacks,
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -85,11 +99,35 @@ class SegTrainer(Trainer):
             self.optimizer = self._make_optimizer(self.model if model is None else model)
         return self.optimizer
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self._clock is not None and self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                self.optimizer if optimizer is None else optimizer, lambda _: cosine(self._clock.share, self._warmup)
+            )
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        self._speed.add(self.args.train_batch_size * self._photos_per_draw, inputs.pop("phrases", None))
         loss = super().compute_loss(model, inputs, *arguments, **options)
         if self._extra_loss is not None:
             loss = loss + self._extra_loss(self.state.global_step) / self.args.gradient_accumulation_steps
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With the photos and phrases a second of this process since the last time."""
+        super().log({**logs, **self._speed.take()} if "loss" in logs else logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        for part in self._kept if self.args.should_save else ():
+            part.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for part in self._kept if checkpoint is not None else ():
+            part.load(Path(checkpoint))
 
     def fit(self, state: Path | None = None) -> None:
         """Train to the end, from `state` if given. Raises what `explain_failures` makes of a failure."""

@@ -136,6 +136,7 @@ def train(config: TowerConfig) -> None:
         collate,
         lambda model: model.make_optimizer(config.lr),
         callbacks=[SaveCallback(save, config.stop_after)],
+        photos_per_draw=config.batch,
     )
     trainer.fit(state_to_resume(config.out / "state") if config.resume else None)
     print(f"{config.out}: step {trainer.state.global_step}")
