@@ -5,26 +5,31 @@
     is_taught("the dog on the left", names)        # True: its head noun is one of the names a checkpoint was taught
     nearest("hrose", names)                        # ("horse",): by spelling, and by meaning where the word is known
     reading("the guy on the left", names)          # "the person on the left": a taught name for a word that is none
+    understood("the green dog on the left", names)   # "the dog on the left", without ("green",)
 
 The words are in `lexicon.json`, which says where they come from. An entry has, where they differ from none:
 `plural` (if irregular), `synonyms` (training asks for them too), `variants` (further words of the same meaning),
-`hypernyms` (nearest first) and `kin` (other names of what this name also means).
+`hypernyms` (nearest first) and `kin` (other names of what this name also means). Beside the words there is what else
+training says in a phrase: `before` a name ("leftmost"), `after` it ("on the left"), and the words that turn what
+follows into its opposite (`excluding`).
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-_ENTRIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))["words"]
+_FILE: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
+_ENTRIES: dict[str, dict[str, Any]] = _FILE["words"]
 
 
 def _table(field: str) -> dict[str, Any]:
@@ -58,18 +63,12 @@ NAME_SHARE, SYNONYM_SHARE = 0.5, 0.22  # of training phrases: the bare name, ano
 
 # --- what a checkpoint was taught
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-# A phrase's head noun stands before the first of these: "the dog | on the left", "a man | with a hat".
-_AFTER_HEAD = frozenset(
-    "on in at of to with without near by next beside behind under below above over between from for that which who"
-    " whose is are was and or but while as into onto through during against along around across inside outside".split()
+_PHRASES: dict[str, list[str]] = _FILE["phrases"]
+_BEFORE, _BEHIND, _EXCLUDING, _SIDES = (
+    frozenset(_PHRASES[kind]) for kind in ("before", "behind", "excluding", "sides")
 )
-_MODIFIERS = frozenset(
-    "the a an all every each any some both this that these those my your his her its our their one two three first"
-    " second third last left right top bottom middle center centre upper lower leftmost rightmost side front back rear"
-    " far near closest nearest farthest other big bigger biggest large larger largest small smaller smallest little"
-    " tall taller tallest short shorter shortest tiny huge light dark gray golden silver bright pure please only"
-    " segment find show me where image photo".split()
-) | frozenset(COLOURS)
+_AFTER = sorted((tuple(phrase.split()) for phrase in _PHRASES["after"]), key=len, reverse=True)
+_MODIFIERS = frozenset((*_PHRASES["modifiers"], *COLOURS))
 _NUMBERED = frozenset("all every each any both everything one two three".split())
 LONGEST_NAME = 4  # words of a name
 SPELLED_ALIKE = 0.75  # difflib's ratio from which a word may be a misspelling of another
@@ -214,16 +213,24 @@ def taught_words(names: tuple[str, ...]) -> dict[str, str]:
 def head_words(phrase: str) -> list[str]:
     """The words of a phrase's head noun and of what says which kind it is, in lower case.
 
-    "The two black swans on the water" → ["swans"]; "a horse rider wearing a hat" → ["horse", "rider"].
+    "The two black swans on the water" → ["swans"]; "a horse rider wearing a hat" → ["horse", "rider"]. None where the
+    noun is not what is meant: "all but the dog", "no dogs", "behind the dog", "the top of the dog".
     """
     head: list[str] = []
-    for word in _TOKEN.findall(phrase.lower().replace("’", "'")):
+    for before, word in itertools.pairwise(("", *_tokens(phrase))):
         describes = word.endswith(("ing", "ed")) and word not in _homes()
-        if head and (word in _AFTER_HEAD or describes):
+        if head and (word in _BEHIND or word in _EXCLUDING or describes):
             break
-        if word not in _MODIFIERS and word not in _AFTER_HEAD:
+        leads_on = word == "of" and before not in _SIDES  # "one of the dogs"
+        if word in _EXCLUDING or (word in _BEHIND and word not in _MODIFIERS and not leads_on):
+            return []
+        if word not in _MODIFIERS and not leads_on:
             head.append(word)
     return head
+
+
+def _tokens(phrase: str) -> list[str]:
+    return _TOKEN.findall(phrase.lower().replace("’", "'"))
 
 
 def taught_name(phrase: str, names: Sequence[str]) -> str | None:
@@ -247,18 +254,65 @@ def is_taught(phrase: str, names: Sequence[str]) -> bool:
     return not names or taught_name(phrase, names) is not None
 
 
+class Understood(NamedTuple):
+    """What a checkpoint was taught of a phrase, and the words that it was not, in their order."""
+
+    phrase: str
+    ignored: tuple[str, ...] = ()
+
+
+def understood(phrase: str, names: Sequence[str]) -> Understood:
+    """What is left of a phrase about a thing that a checkpoint knows, by name or by `reading`, where only what training
+    says beside names is kept: articles, places, sizes, and a second name after "and".
+
+    "the green dog on the left" → "the dog on the left" without "green"; "a guy without a hat" → "a guy" without
+    "without a hat". Any other phrase, and every phrase without names, is kept whole.
+    """
+    words, taught = _tokens(phrase), taught_words(tuple(names))
+
+    def knows(part: str) -> bool:
+        return taught_name(part, names) is not None or reading(part, names) is not None
+
+    if not names or not knows(phrase) or bare(" ".join(words)) in taught:
+        return Understood(phrase)
+    parts = phrase.split(" and ")
+    if len(parts) > 1 and all(map(knows, parts)):
+        found = [understood(part, names) for part in parts]
+        return Understood(
+            " and ".join(part.phrase for part in found), tuple(word for part in found for word in part.ignored)
+        )
+    start, end = _noun_place(words, taught)
+    known = [word in _BEFORE and not (at and word == "the") for at, word in enumerate(words[:start])]
+    known += [True] * (end - start)
+    while len(known) < len(words) and words[len(known)] not in _EXCLUDING:
+        place = next((place for place in _AFTER if tuple(words[len(known) :][: len(place)]) == place), None)
+        known += [True] * len(place) if place else [False]
+    known += [False] * (len(words) - len(known))
+    runs = itertools.groupby(zip(words, known, strict=True), key=lambda pair: pair[1])
+    texts = [(is_known, " ".join(word for word, _ in run)) for is_known, run in runs]
+    return Understood(
+        " ".join(text for is_known, text in texts if is_known), tuple(text for is_known, text in texts if not is_known)
+    )
+
+
+def _noun_place(words: list[str], taught: Mapping[str, str]) -> tuple[int, int]:
+    """Where the noun of a phrase begins and ends, of its words; all of them if it has none."""
+    head = head_words(" ".join(words))
+    for length in range(min(LONGEST_NAME, len(head)), 0, -1):
+        for start in range(len(words) - length + 1):
+            noun = " ".join(head[-length:])
+            if words[start : start + length] == head[-length:] and (noun in taught or noun in _homes()):
+                return start, start + length
+    return 0, len(words)
+
+
 def with_article(phrase: str, names: Sequence[str] = ()) -> str:
     """A phrase that says more than a name, with an article, as training asks it: "dog on the left" → "the dog on the
     left". A name stays bare ("potted plant", "top hat"), and so does what has a number ("all dogs", "two dogs")."""
-    words = phrase.split()
-    more = (
-        " ".join(head_words(phrase)) != phrase and phrase not in _homes() and phrase not in taught_words(tuple(names))
-    )
-    return (
-        f"the {phrase}"
-        if len(words) > 1 and more and words[0] not in _NUMBERED and _LATIN.fullmatch(phrase)
-        else phrase
-    )
+    words, taught = phrase.split(), taught_words(tuple(names))
+    is_name = " ".join(head_words(phrase)) == phrase or phrase in _homes() or phrase in taught
+    takes_article = len(words) > 1 and words[0] not in _NUMBERED | _EXCLUDING and _LATIN.fullmatch(phrase)
+    return f"the {phrase}" if takes_article and not is_name else phrase
 
 
 class Reading(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from t4s import lexicon
+from t4s.data.scenes.phrasing import Instance, draw_phrase, place_kind, placed_phrases
 
 NAMES = tuple(
     "dog, cat, horse, cow, person, bird, car, boat, couch, tv, hot dog, elephant, sheep, horse rider, building, "
@@ -68,7 +69,20 @@ def test_training_phrases_are_about_their_name():
     ("zebra crossing", None),
     ("dog house", None),
     ("the cat's tail", None),
-    ("everything but the dog", None),
+    ("everything", None),
+    ("everything but the dog", None),  # what is excluded is not what is meant
+    ("all but the dog", None),
+    ("not the dog", None),
+    ("no dogs", None),
+    ("without the dog", None),
+    ("the animal other than the dog", "animal"),
+    ("behind the dog", None),  # nor is what a place is told by
+    ("in front of the car", None),
+    ("the top of the car", None),
+    ("one of the dogs", "dog"),
+    ("the smallest of the dogs", "dog"),
+    ("the dog bigger than the cat", "dog"),
+    ("the dog not on the left", "dog"),
     ("the one on the left", None),
     ("the", None),
     ("猫", None),
@@ -123,6 +137,8 @@ def test_the_nearest_word(word, first):
     ("all dogs", "all dogs"),
     ("two dogs on the left", "two dogs on the left"),
     ("everything but the dog", "everything but the dog"),
+    ("not the dog", "not the dog"),
+    ("dog without a hat", "the dog without a hat"),
     ("left", "left"),
     ("猫 on the left", "猫 on the left"),
 ])  # fmt: skip
@@ -151,6 +167,54 @@ def test_what_says_more_than_a_name_has_an_article(phrase, asked):
 def test_the_name_that_stands_for_a_word(phrase, put, same):
     assert lexicon.reading(phrase, NAMES) == (None if put is None else (put, same))
     assert lexicon.reading(phrase, ()) is None
+
+
+@pytest.mark.parametrize("phrase, kept, ignored", [
+    ("the dog", "the dog", ()),
+    ("all dogs on the left", "all dogs on the left", ()),
+    ("the smallest dog in the top left corner", "the smallest dog in the top left corner", ()),
+    ("the leftmost dog and the cat at the top", "the leftmost dog and the cat at the top", ()),
+    ("the horse on the right side", "the horse on the right side", ()),
+    ("green dog", "dog", ("green",)),
+    ("the orange", "the orange", ()),  # a name, and no colour
+    ("the orange cat", "the cat", ("orange",)),
+    ("two black dogs on the left", "dogs on the left", ("two black",)),
+    ("the sleeping dog", "the dog", ("sleeping",)),
+    ("the toy car", "the car", ("toy",)),
+    ("dog without a collar on the left", "dog", ("without a collar on the left",)),
+    ("the dog not on the left", "the dog", ("not on the left",)),
+    ("the person wearing a hat on the right", "the person on the right", ("wearing a hat",)),
+    ("the bird on the left side of the chair", "the bird on the left side", ("of the chair",)),
+    ("the dog next to the cat", "the dog", ("next to the cat",)),
+    ("the dog and the unicorn", "the dog", ("and the unicorn",)),
+    ("the old dog and the cat", "the dog and the cat", ("old",)),
+    ("the smallest of the dogs", "the smallest dogs", ("of the",)),
+    ("the tall guy with a hat", "the guy", ("tall", "with a hat")),  # known as a person
+    ("everyone but me", "everyone", ("but me",)),
+    ("the pink unicorn", "the pink unicorn", ()),  # about nothing that it knows
+    ("everything but the dog", "everything but the dog", ()),
+    ("not the dog", "not the dog", ()),
+    ("猫 on the left", "猫 on the left", ()),
+    ("", "", ()),
+])  # fmt: skip
+def test_what_is_understood_of_a_phrase(phrase, kept, ignored):
+    assert lexicon.understood(phrase, NAMES) == (kept, ignored)
+    assert lexicon.understood(phrase, ()) == (phrase, ())
+
+
+def test_all_that_training_says_beside_names_is_understood():
+    """Places and sizes of one of several, pairs, and names alone; colours are the exception."""
+    boxes = [(2, 2, 12, 10), (36, 2, 40, 6), (2, 36, 8, 40), (30, 28, 46, 46), (22, 22, 26, 26)]
+    instances = []
+    for number, (top, left, bottom, right) in enumerate(boxes):
+        mask = np.zeros((48, 48), bool)
+        mask[top:bottom, left:right] = True
+        instances.append(Instance.of(("dog", "dog", "dog", "cat", "cat")[number], None, mask))
+    rng = np.random.default_rng(0)
+    asked = {draw_phrase(instances, ("horse", "car"), rng, complete=False)[0] for _ in range(600)}
+    assert len(asked) > 40 and {place_kind(text) for text, _ in placed_phrases(instances)} >= {"left", "top", "size"}
+    for phrase in asked | {text for text, _ in placed_phrases(instances)}:
+        assert lexicon.understood(phrase, NAMES).ignored == (), phrase
 
 
 @pytest.mark.parametrize("word", ["asdfgh", "xq", "", "...", "猫", "hammer", "cloud computing"])

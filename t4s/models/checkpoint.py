@@ -62,6 +62,8 @@ class CheckpointConfig:
     unsure_below          score below which a drawn answer is reported as unsure; None: never
     unsure_similarity_below  the same for the similarity of the photo's cells to the name asked for, in [-1, 1]
     names                 class names that the image cells were trained on; () if none were
+    drop_untaught_words   of a phrase about one of `names`, words that such training does not say are left out of the
+                          question and reported (`lexicon.understood`): "green dog" is asked as "dog"
     base_model            of an adapter: Hub id, folder or "t4s-tiny"; base_revision: its commit or fingerprint
     refiner               the refiner used where none is asked for
     license               terms that restrict the use of the weights, said when they are loaded; None: none are known
@@ -85,6 +87,7 @@ class CheckpointConfig:
     unsure_below: float | None = None
     unsure_similarity_below: float | None = None
     names: tuple[str, ...] = ()
+    drop_untaught_words: bool = False
     base_model: str | None = None
     base_revision: str | None = None
     refiner: str = "edge"
@@ -129,7 +132,8 @@ class CheckpointConfig:
             written = before.endswith("<seg>") and after.startswith("</seg>")
             self._require(name, written or (name == "class_answer" and value is None), "without <seg>{body}</seg>")
         self._require("class_separator", _is_text(self.class_separator), "allowed is a text such as ', '")
-        self._require("normalize_queries", isinstance(self.normalize_queries, bool), "allowed are true and false")
+        for name in ("normalize_queries", "drop_untaught_words"):
+            self._require(name, isinstance(getattr(self, name), bool), "allowed are true and false")
         self._require("resampling", self.resampling in RESAMPLING, f"allowed are {' and '.join(RESAMPLING)}")
 
     def _check_decoding(self) -> None:

@@ -88,6 +88,17 @@ def clean_query(phrase: str, config: CheckpointConfig | None = None) -> str:
 
 
 def in_taught_words(label: str, config: CheckpointConfig | None) -> str:
-    """The label with a word that the checkpoint was not taught replaced by a name that stands for it, if one does."""
-    reading = lexicon.reading(label, config.names) if config is not None else None
+    """The label with a noun that the checkpoint was not taught replaced by a name that stands for it, if one does; for
+    a checkpoint that says so, without the other words that it was not taught (`untaught_words`)."""
+    if config is None:
+        return label
+    if untaught_words(label, config):
+        label = clean_query(lexicon.understood(label, config.names).phrase, config)
+    reading = lexicon.reading(label, config.names)
     return label if reading is None else clean_query(reading.phrase, config)
+
+
+def untaught_words(label: str, config: CheckpointConfig) -> tuple[str, ...]:
+    """What the checkpoint was not taught of a label about a thing that it knows, where it says so: "green dog" →
+    "green". Empty for a checkpoint that does not, and for a label about nothing that it knows."""
+    return lexicon.understood(label, config.names).ignored if config.drop_untaught_words else ()

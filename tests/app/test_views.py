@@ -136,6 +136,16 @@ def test_the_headline_says_what_was_read_as_what(segmenter: stand_in.StandIn):
     assert "read" not in views.headline(found)[1]
 
 
+def test_the_headline_says_which_words_were_not_taught(segmenter: stand_in.StandIn):
+    found = segmenter(CATS, "cat")
+    stats = found.stats | {"ignored": ["green", "with a hat"]}
+    kind, sentence = views.headline(replace(found, query="green cat with a hat", status="unsure", stats=stats))
+    assert kind == "unsure" and sentence.startswith("This is any “cat”: ")
+    assert sentence.endswith(" The model was not taught “green” or “with a hat”.")
+    placed = replace(found, query="green cat on the left", asked="the cat on the left", status="unsure", stats=stats)
+    assert views.headline(placed)[1].startswith("This is any “cat on the left”: ")
+
+
 def test_the_headline_says_what_was_left_out_of_a_phrase(segmenter: stand_in.StandIn):
     answer = segmenter(CATS, "cat")
     assert "left out" not in views.headline(answer)[1]

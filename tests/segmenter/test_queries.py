@@ -11,7 +11,7 @@ from PIL import Image
 from t4s.errors import DataError
 from t4s.models.checkpoint import CheckpointConfig
 from t4s.records import Sample
-from t4s.segmenter.queries import check_query, clean_query
+from t4s.segmenter.queries import check_query, clean_query, untaught_words
 from t4s.training.collator import as_asked
 
 NAMES = (
@@ -95,6 +95,32 @@ def test_other_checkpoints_are_asked_what_was_typed_cleaned():
 def test_a_word_that_was_not_taught_is_asked_by_the_name_that_stands_for_it(typed: str, asked: str):
     assert check_query(typed, EMBEDDED).asked == asked
     assert check_query(typed, replace(EMBEDDED, names=())).asked == clean_query(typed, EMBEDDED)
+
+
+@pytest.mark.parametrize("typed, asked, untaught", [
+    ("dog", "dog", ()),
+    ("the Dog on the left", "the dog on the left", ()),
+    ("green dog", "dog", ("green",)),
+    ("Two sleeping dogs on the left", "the dogs on the left", ("two sleeping",)),
+    ("Where is the dog without a collar?", "dog", ("without a collar",)),
+    ("the tall guy", "person", ("tall",)),
+    ("a fat tabby", "cat", ("fat",)),
+    ("the red dog and the cat", "the dog and the cat", ("red",)),
+    ("not the cat", "not the cat", ()),
+    ("everything but the dog", "everything but the dog", ()),
+    ("the pink unicorn", "the pink unicorn", ()),
+])  # fmt: skip
+def test_words_that_were_not_taught_are_left_out_where_the_checkpoint_says_so(typed: str, asked: str, untaught):
+    strict = replace(EMBEDDED, drop_untaught_words=True)
+    assert check_query(typed, strict).asked == asked
+    assert untaught_words(clean_query(typed, strict), strict) == untaught
+    assert untaught_words(clean_query(typed, EMBEDDED), EMBEDDED) == ()
+
+
+def test_a_list_asks_as_it_is_for_what_would_be_the_same_name():
+    strict = replace(EMBEDDED, drop_untaught_words=True)
+    assert check_query(["green dog", "cat"], strict).asked == ("dog", "cat")
+    assert check_query(["green dog", "red dog"], strict).asked == ("the green dog", "the red dog")
 
 
 def test_class_lists_are_cleaned_name_by_name():

@@ -31,6 +31,39 @@ def test_the_decision(names, present, score, status):
     assert status_of(names, present, score, TAUGHT) == status
 
 
+@pytest.mark.parametrize("typed, status, ignored", [
+    ("cat", "found", []),
+    ("the cat on the left", "found", []),
+    ("green cat", "unsure", ["green"]),
+    ("two cats", "unsure", ["two"]),
+    ("cat without a collar", "unsure", ["without a collar"]),
+    ("the sleeping cat on the left", "unsure", ["sleeping"]),
+    ("the cat and the old couch", "unsure", ["old"]),
+    ("not the cat", "unknown word", []),
+    ("no cats", "unknown word", []),
+    ("everything but the cat", "unknown word", []),
+    ("all except the cat", "unknown word", []),
+    ("behind the cat", "unknown word", []),
+    ("everything", "unknown word", []),
+    ("green elephant", "absent", ["green"]),
+])  # fmt: skip
+def test_a_phrase_that_is_understood_in_part_is_not_called_found(segmenter, examples, typed, status, ignored):
+    """The embedded checkpoint on two cats. What it was not taught is named, and is not asked."""
+    prediction = segmenter(segmenter.encode(examples / "two_cats.jpg"), typed, refine="none")
+    assert prediction.status == status and prediction.stats.get("ignored", []) == ignored
+    assert all(repr(words) in explain(prediction) for words in ignored)
+    assert not any(words in prediction.asked for words in ignored)
+    assert segmenter.refine(prediction, examples / "two_cats.jpg", "none").status == status
+
+
+def test_a_list_is_unsure_where_a_name_is_drawn_that_was_understood_in_part(segmenter, examples):
+    encoded = segmenter.encode(examples / "two_cats.jpg")
+    drawn = segmenter.classes(encoded, ["green cat", "dog"], refine="none")
+    assert drawn.status == "unsure" and drawn.stats["ignored"] == ["green"] and "read_as" not in drawn.stats
+    absent = segmenter.classes(encoded, ["cat", "green elephant"], refine="none")
+    assert absent.status == "found" and absent.stats["ignored"] == ["green"]
+
+
 def test_a_photo_that_hardly_shows_the_name_makes_unsure():
     strict = replace(TAUGHT, unsure_similarity_below=0.15)
     assert status_of(("dog",), True, 0.9, strict, 0.14) == "unsure"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from t4s import lexicon
 from t4s.codec import Fault
 from t4s.records import Prediction
 
@@ -23,13 +24,16 @@ def headline(prediction: Prediction) -> tuple[str, str]:
     if ended == "truncated":
         return "fault", "The text broke off; the rows that were written are shown."
     kind, sentence = _about_phrase(prediction) if isinstance(prediction.query, str) else _about_list(prediction)
-    return kind, f"{sentence}{_left_out(prediction)}{_read_as(prediction)}"
+    return kind, f"{sentence}{_left_out(prediction)}{_read_as(prediction)}{_ignored(prediction)}"
 
 
 def _about_phrase(prediction: Prediction) -> tuple[str, str]:
     sure = f"{round(100 * prediction.score)} % sure"
     if prediction.status == "unknown word":
         return "unknown", f"“{prediction.query}” is not a word that this model was taught."
+    if prediction.status == "unsure" and prediction.stats.get("ignored"):
+        name = lexicon.bare(str(prediction.asked))
+        return "unsure", f"This is any “{name}”: {share(prediction.mask)} of the photo, {sure}."
     if prediction.status == "unsure":
         return "unsure", f"“{prediction.query}” may be here, but the model is not sure."
     if prediction.present:
@@ -61,6 +65,12 @@ def _read_as(prediction: Prediction) -> str:
     """What was asked in place of words that the model was not taught, as a further sentence; "" if nothing was."""
     pairs = [f"“{word}” as “{name}”" for word, name in prediction.stats.get("read_as", {}).items()]
     return f" It read {', '.join(pairs)}." if pairs else ""
+
+
+def _ignored(prediction: Prediction) -> str:
+    """The words that the model was not taught and was not asked, as a further sentence; "" if there are none."""
+    words = " or ".join(f"“{word}”" for word in prediction.stats.get("ignored", ()))
+    return f" The model was not taught {words}." if words else ""
 
 
 def suggestions(prediction: Prediction) -> list[str]:
