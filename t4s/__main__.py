@@ -11,20 +11,23 @@ on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from t4s.console import use_utf8
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from t4s import Segmenter
     from t4s.records import Prediction
 
 # command: (module under t4s, what --help says)
@@ -73,8 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 after one sentence on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        _use_utf8(stream)
+    use_utf8()
     try:
         if arguments and arguments[0] in COMMANDS:
             module = import_module(f"t4s.{COMMANDS[arguments[0]][0]}")
@@ -93,18 +95,9 @@ def _segment(options: argparse.Namespace) -> int:
     shown = sys.stderr.isatty()
     if shown:
         print("Loading the model …", end="\r", file=sys.stderr, flush=True)
-    _check_question(options)
-
-    from transformers.utils import logging
-
-    from t4s import Segmenter
-
-    if options.checkpoint is None:
-        logging.disable_progress_bar()  # the embedded model loads in a second; a download may show its bar
-    if options.endpoint is None:
-        segmenter = Segmenter.from_pretrained(options.checkpoint)
-    else:
-        segmenter = Segmenter.remote(options.endpoint, options.model, checkpoint=options.checkpoint)
+    with _garbage_left():
+        _check_question(options)
+        segmenter = _segmenter(options)
     chosen = {name: value for name in ("refine", "decoding") if (value := getattr(options, name)) is not None}
     if shown:
         print("\033[K", end="", file=sys.stderr, flush=True)
@@ -121,6 +114,33 @@ def _segment(options: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _garbage_left() -> Iterator[None]:
+    """Garbage is not collected inside, and what stays is never gone through again.
+
+    Importing torch and transformers makes a million objects that all stay. Looking through them again and again takes
+    0.7 s of a start, and once more at the end of the process another second.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _segmenter(options: argparse.Namespace) -> Segmenter:
+    from transformers.utils import logging
+
+    from t4s import Segmenter
+
+    if options.checkpoint is None:
+        logging.disable_progress_bar()  # the embedded model loads in a second; a download may show its bar
+    if options.endpoint is None:
+        return Segmenter.from_pretrained(options.checkpoint)
+    return Segmenter.remote(options.endpoint, options.model, checkpoint=options.checkpoint)
+
+
 def _check_question(options: argparse.Namespace) -> None:
     """Refuse what cannot be asked before a checkpoint is downloaded or loaded."""
     from t4s.decoding.generate import MODES
@@ -132,15 +152,6 @@ def _check_question(options: argparse.Namespace) -> None:
         check_refiner(options.refine)
     if options.decoding not in (None, *MODES):
         raise QueryError(f"There is no decoding {options.decoding!r}: choose one of {', '.join(MODES)}.")
-
-
-def _use_utf8(stream: TextIO) -> None:
-    """Files and pipes get UTF-8, whatever the locale says; on a terminal what it cannot show is written as \\u…."""
-    if isinstance(stream, TextIOWrapper):
-        if stream.isatty():
-            stream.reconfigure(errors="backslashreplace")
-        else:
-            stream.reconfigure(encoding="utf-8")
 
 
 def _check_target(target: Path | None, photo: str) -> None:

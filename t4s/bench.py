@@ -28,8 +28,10 @@ QUESTIONS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand, imported when it is chosen, so that --help is instant; returns the exit code, 0 or 2."""
+    from t4s.console import use_utf8
     from t4s.errors import T4SError
 
+    use_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="t4s bench", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")

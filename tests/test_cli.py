@@ -5,6 +5,7 @@ Most tests here start a real process, some with every way to the network closed.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -33,17 +34,37 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 """
 
 
-def _t4s(*arguments: object, cwd: Path = ROOT, path: tuple[Path, ...] = (ROOT,), **environment: str):
-    """`python -m t4s ...` in a process of its own, the package taken from `path` (by default the checkout)."""
+# How a command starts, up to an argument that is then refused by its name.
+ENTRIES = [
+    ("-m", "t4s.check", "DATA"),
+    (str(ROOT / "t4s" / "check.py"), "DATA"),
+    ("-m", "t4s.eval", "--dataset", "DATA"),
+    ("-m", "t4s.label", "--merge"),
+    ("-m", "t4s.bench", "codec"),
+    ("-m", "t4s.train", "--dataset", "DATA", "--out", "OUT"),
+    (str(ROOT / "t4s" / "train.py"), "--dataset", "DATA", "--out", "OUT"),
+    ("-m", "t4s.hub", "FOLDER", "ID"),
+    ("-m", "t4s.training.refiner.train", "--dataset", "DATA", "--out", "OUT"),
+    ("-m", "t4s.training.tower.train", "--dataset", "DATA", "--out", "OUT"),
+]
+
+
+def _python(*arguments: object, cwd: Path = ROOT, path: tuple[Path, ...] = (ROOT,), **environment: str):
+    """`python ...` in a process of its own, the package taken from `path` (by default the checkout)."""
     return subprocess.run(
-        [sys.executable, "-m", "t4s", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), **environment},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         stdin=subprocess.DEVNULL,
         timeout=180,
     )
+
+
+def _t4s(*arguments: object, **options):
+    """`python -m t4s ...`, with the options of `_python`."""
+    return _python("-m", "t4s", *arguments, **options)
 
 
 def _iou(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -119,6 +140,7 @@ def test_the_grid_depends_on_neither_refiner_nor_decoding(examples: Path, capsys
         answers.append(json.loads(capsys.readouterr().out))
     assert all(answer["rows"] == answers[0]["rows"] for answer in answers)
     assert answers[0]["coco_rle"] != answers[1]["coco_rle"] != answers[2]["coco_rle"]
+    assert gc.isenabled()  # it is off while the model is loaded
 
 
 def test_an_installed_package_has_its_weights(tmp_path: Path, examples: Path, true_masks):
@@ -216,21 +238,26 @@ def test_help_names_the_refiners():
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_files_and_pipes_get_utf8(examples: Path, encoding: str):
     """`t4s segment … > o.json` ended in a traceback after the model ran."""
-    command = [
-        sys.executable,
-        "-m",
-        "t4s",
-        "segment",
-        str(examples / "gull.jpg"),
-        "猫 naïve",
-        "--json",
-        "--refine",
-        "none",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    done = subprocess.run(command, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=180)
+    photo = str(examples / "gull.jpg")
+    arguments = ["-m", "t4s", "segment", photo, "猫 naïve", "--json", "--refine", "none"]
+    done = _python(*arguments, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
-    assert "猫 naïve" in json.loads(done.stdout.decode("utf-8"))["text"] + json.loads(done.stdout)["query"]
+    answer = json.loads(done.stdout)
+    assert "猫 naïve" in answer["text"] + answer["query"]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: Path(entry[entry[0] == "-m"]).name)
+def test_every_entry_writes_utf8(entry: tuple[str, ...], tmp_path: Path):
+    """Only `t4s …` did: without a locale, `python -m t4s.check` wrote the names of files as numbers."""
+    done = _python(*entry, "猫", cwd=tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 2 and "猫" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_no_entry_is_forgotten():
+    guarded = {file for file in (ROOT / "t4s").rglob("*.py") if '__name__ == "__main__"' in file.read_text()}
+    assert {file.relative_to(ROOT).as_posix() for file in guarded if "use_utf8()" not in file.read_text()} == {
+        "t4s/models/trial.py"  # a child process that is spoken to in numbers
+    }
 
 
 @pytest.mark.parametrize("arguments", [[], ["segment"], ["segment", "photo.jpg"], ["paint", "photo.jpg"]])

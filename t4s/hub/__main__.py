@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from t4s.console import use_utf8
 from t4s.errors import CheckpointError
 from t4s.hub.repository import checkpoint_files, create, push
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m t4s.hub FOLDER ID [--private]`: create the repository if needed, push, print the commit's URL."""
+    use_utf8()
     parser = argparse.ArgumentParser(prog="python -m t4s.hub", description="Push a finished checkpoint to the Hub.")
     parser.add_argument("folder", type=Path, help="the folder that training wrote")
     parser.add_argument("id", help="the repository on the Hub, such as user/name")

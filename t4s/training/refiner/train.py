@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
+from t4s.console import use_utf8
 from t4s.errors import T4SError
 
 REPORT_STEPS = 50
@@ -148,6 +149,7 @@ def train(config: RefinerConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a refiner; returns the exit code: 0, or 2 after one sentence on stderr."""
+    use_utf8()
     config = parse(argv)
     try:
         train(config)

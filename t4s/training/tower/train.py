@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from t4s.console import use_utf8
 from t4s.errors import T4SError
 
 WARMUP_SHARE = 0.05  # of the steps
@@ -144,6 +145,7 @@ def train(config: TowerConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a tower; returns the exit code: 0, or 2 after one sentence on stderr."""
+    use_utf8()
     config = parse(argv)
     try:
         train(config)
