@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t4s.refine import guided
 from t4s.refine.edge_net import SIDE, STRIDE, EdgeNet, load
-from t4s.refine.guided import fit, paint_guided, painter, resized
+from t4s.refine.guided import GuidedPainter, fit, resized
 from t4s.refine.interpolate import Painter, bicubic, maps, nearest
 
 RADIUS, EPS = 2, 1e-4  # of the guided filter that enlarges the result
@@ -26,12 +27,12 @@ def paint_edge(photo: np.ndarray, soft: np.ndarray) -> Painter:
     small = resized(photo, SIDE, STRIDE)
     height, size = len(small), small.shape[:2]
     drawn_maps = soft if len(soft) > 2 else soft[1:]  # with one label, "others" is what it leaves
-    coarse = np.stack([maps(bicubic(drawn_maps, size), height), maps(nearest(drawn_maps, size), height)], 1)
+    smooth, flat = (maps(kind(drawn_maps, size), height) for kind in (bicubic, nearest))
     with torch.inference_mode():
         net = _network()
         features = _features(small.tobytes(), small.shape)
         parts = []
-        for part in torch.from_numpy(coarse).split(BATCH):
+        for part in torch.from_numpy(np.stack([smooth, flat], 1)).split(BATCH):
             plain, mirrored = net.draw(features, torch.cat([part, part.flip(3)])).chunk(2)
             parts.append(((plain + mirrored.flip(3)) / 2)[:, 0].sigmoid())
         drawn = torch.cat(parts)
@@ -39,8 +40,9 @@ def paint_edge(photo: np.ndarray, soft: np.ndarray) -> Painter:
         drawn = (drawn / drawn.sum(0).clamp(min=1e-6))[1:]
     cell = float(np.mean(np.divide(size, soft.shape[1:])))
     share = min(GUIDED_PIXELS / cell, GUIDED_MOST)
-    mixed = (1 - share) * drawn.float().numpy() + share * maps(paint_guided(small, soft), height)[1:]
-    return painter(photo, fit(small, mixed.astype(np.float32), RADIUS, EPS))
+    filtered = GuidedPainter(small, fit(small, smooth[1 - len(soft) :], guided.RADIUS, guided.EPS))
+    mixed = (1 - share) * drawn.float().numpy() + share * maps(filtered, height)[1:]
+    return GuidedPainter(photo, fit(small, mixed.astype(np.float32), RADIUS, EPS))
 
 
 @lru_cache(maxsize=1)

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from t4s import codec
 from t4s.errors import CheckpointError
 from t4s.refine import edge_net
-from t4s.refine.guided import enlarge, fit, painter, resized, shrink
+from t4s.refine.guided import GuidedPainter, enlarge, fit, resized, shrink
 from t4s.training.refiner import corruption
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,10 +125,44 @@ def test_shrinking_and_resizing():
     assert resized(np.zeros((3, 10_000, 3), np.uint8), 192, 16).shape == (16, 192, 3)
 
 
+@pytest.mark.parametrize("size", [(700, 900), (513, 2000), (2100, 140)])
+def test_resizing_is_pils(size):
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    small = resized(photo, 64, 16)
+    wanted = Image.fromarray(photo).resize(small.shape[1::-1], Image.Resampling.BILINEAR, reducing_gap=2.0)
+    np.testing.assert_array_equal(small, np.asarray(wanted))
+
+
+@pytest.mark.parametrize(("size", "radius"), [((9, 12), 2), ((3, 40), 4), ((1, 1), 2)])
+def test_windows_are_cut_at_the_border(size, radius):
+    """Their means, from the fit of a plain filter: where nothing can be explained by the photo, b is p's mean twice."""
+    values = np.random.default_rng(0).random((1, *size), np.float32)
+    models = fit(np.zeros((*size, 3), np.uint8), values, radius, 1e-2)
+    assert (models[:, :3] == 0).all()
+    for _ in range(2):
+        padded = np.pad(values[0], radius, constant_values=np.nan)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * radius + 1, 2 * radius + 1))
+        values = np.nanmean(windows, (2, 3))[None]
+    np.testing.assert_allclose(models[:, 3].numpy(), values, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(40, 56), (97, 130), (12, 9)])
+def test_no_colour_leaves_a_blocks_bounds_and_columns_are_those_of_the_whole(size):
+    rng = np.random.default_rng(0)
+    models = torch.from_numpy(rng.normal(0, 0.3, (2, 4, 10, 13)).astype(np.float32))
+    photo = rng.integers(0, 2, (*size, 3), dtype=np.uint8) * 255
+    paint = GuidedPainter(photo, models)
+    values, (rows, columns) = paint(0, size[0]), paint.blocks()
+    low, high = (bound[:, rows][:, :, columns] for bound in paint.bounds())
+    assert (values >= low - 1e-5).all() and (values <= high + 1e-5).all()
+    wanted = np.flatnonzero(rng.random(size[1]) < 0.3)
+    np.testing.assert_allclose(paint(2, 7, wanted), values[:, 2:7, wanted], atol=1e-6)
+
+
 def test_a_linear_function_of_the_photo_survives_the_guided_filter():
     """q = a·I + b is exact where p is linear in the photo: here p is one of its channels."""
     photo = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
-    maps = painter(photo, fit(photo, photo[None, ..., 1].astype(np.float32) / 255, 4, 1e-7))(0, 40)
+    maps = GuidedPainter(photo, fit(photo, photo[None, ..., 1].astype(np.float32) / 255, 4, 1e-7))(0, 40)
     assert np.abs(maps[1] - photo[..., 1] / 255).max() < 1e-2
     assert np.abs(maps.sum(0) - 1).max() < 1e-5
 

@@ -133,6 +133,19 @@ def test_masks_come_in_bands_for_large_photos(monkeypatch):
             assert (mask != masks[label]).mean() < 1e-3, name  # guided: rounding at a tie
 
 
+@pytest.mark.parametrize("name", ("guided", "edge"))
+def test_pixels_that_are_not_painted_are_as_if_they_were(name, examples, true_masks, monkeypatch):
+    """Away from the edges a pixel's label does not depend on its colour; with endless rounding, all are painted."""
+    photo = np.asarray(Image.open(examples / "two_cats.jpg").convert("RGB"))
+    grids = [codec.grid_from_mask(true_masks["two_cats.jpg"]["cat"], "cat")]
+    grids.append(DescriptorGrid(grids[0].ids + np.arange(16) // 6, ("others", "cat", "left", "right")))
+    some = [refine(name, photo, grid) for grid in grids]
+    monkeypatch.setattr("t4s.refine.refiner.ROUNDING", np.inf)
+    for grid, masks in zip(grids, some, strict=True):
+        for label, mask in refine(name, photo, grid).items():
+            np.testing.assert_array_equal(mask, masks[label])
+
+
 def test_soft_grid_keeps_the_label_on_top_and_sends_doubt_to_the_neighbours():
     grid = DescriptorGrid(np.array([[0, 0, 1, 1], [0, 0, 1, 2]]), ("others", "dog", "cat", "absent"))
     sure = np.array([[1, 0, 0, 0.5], [1, 1, 0.5, 1]])
