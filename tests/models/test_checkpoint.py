@@ -81,6 +81,7 @@ def test_another_layout_is_refused(tmp_path):
     ("no_target_threshold", math.nan, "no_target_threshold nan"),
     ("unsure_similarity_below", 1, "unsure_similarity_below 1, allowed are numbers between -1 and 1"),
     ("normalize_queries", "yes", "normalize_queries 'yes', allowed are true and false"),
+    ("drop_untaught_words", 1, "drop_untaught_words 1, allowed are true and false"),
     ("cell_fusion_weight", math.inf, "cell_fusion_weight inf"),
     ("names", "dog", "names is 'dog', expected a list"),
     ("names", ["dog", 3], "names"),
