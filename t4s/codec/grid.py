@@ -160,4 +160,4 @@ def mask_from_grid(grid: DescriptorGrid, label: str, size: tuple[int, int]) -> n
     if len(size) != 2 or min(size) < 1:
         raise CodecError(f"The size of a mask is (h, w), at least one pixel each, not {tuple(size)}.")
     rows, columns = ((2 * np.arange(n) + 1) * cells // (2 * n) for n, cells in zip(size, grid.shape, strict=True))
-    return grid.label_mask(label)[rows][:, columns]
+    return grid.label_mask(label).take(columns, 1).take(rows, 0)  # many times quicker than indexing with both

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from t4s.errors import ImageError
 from t4s.limits import MAX_BYTES, MAX_PIXELS
@@ -177,7 +177,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     _check_size(image.size, name)
     with _broken_as_error(name, _READABLE):
         image.load()
-        photo = _on_white(ImageOps.exif_transpose(image), name)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        photo = _on_white(ImageOps.exif_transpose(image) if turned else image, name)
     photo.info = {}  # no orientation that could be applied a second time
     return photo
 

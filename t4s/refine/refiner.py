@@ -15,8 +15,8 @@ A pixel goes to the label with the highest value (the earlier one in a tie), so 
 
 It takes the time of the working size plus some 5 to 40 ns per pixel of the photo and label (`bench refine` measures
 it), the least for `guided` and `edge`, which paint pixels near edges alone. Pixels are painted in bands of rows, so
-memory is bounded by the masks themselves. All sizes go together: a photo
-smaller than its grid, a single pixel, 10,000×3.
+memory is bounded by the masks themselves. All sizes go together: a photo smaller than its grid, a single pixel,
+10,000×3.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _winner(paint: Painter, owners: np.ndarray, size: tuple[int, int], labels: i
     np.put_along_axis(high, best[None], -np.inf, 0)
     unsure = low.max(0) <= high.max(0) + ROUNDING
     rows, columns = paint.blocks()
-    winner = owners[best].astype(np.int16)[:, columns][rows]
+    winner = owners[best].astype(np.int16).take(columns, 1).take(rows, 0)
     for y0, y1 in _bands(size[1], labels, 0, size[0], STRIP):
         wanted = np.flatnonzero(unsure[rows[y0] : rows[y1 - 1] + 1].any(0)[columns])
         if len(wanted):
