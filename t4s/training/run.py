@@ -37,6 +37,9 @@ from t4s.training.model import check_tokens, initial_vlm, prepare_full
 from t4s.training.progress.average import WeightAverage
 from t4s.training.progress.clock import MOST_STEPS, Clock
 from t4s.training.progress.preview import preview
+from t4s.training.resident.album import PHOTO_SCALE, Album
+from t4s.training.resident.batches import CellTargets, ResidentCollator
+from t4s.training.resident.step import ResidentStep
 from t4s.training.trainer import (
     BETA1,
     MAX_GRADIENT_NORM,
@@ -105,6 +108,11 @@ def uses_bf16(precision: str) -> bool:
     return precision == "bf16"
 
 
+def gpu() -> torch.device | None:
+    """The GPU of this process, if there is one."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+
+
 @dataclass
 class TrainingRun:
     """What is trained, on what, and what has been measured so far.
@@ -137,6 +145,7 @@ class TrainingRun:
         bf16 = uses_bf16(config.precision)
         torch.manual_seed(config.seed)
         vlm = initial_vlm(config, mixture, bf16)
+        vlm.config = replace(vlm.config, drop_untaught_words=False)  # the data sets may teach any words
         check_tokens(vlm)
         kind = config.kind(vlm.config.positions == "cells")
         world = int(os.environ.get("WORLD_SIZE", 1))
@@ -189,24 +198,66 @@ class TrainingRun:
             use_cpu=not torch.cuda.is_available(),
             activation_checkpointing=config.gradient_checkpointing,
             activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
-            dataloader_num_workers=config.workers,
+            dataloader_num_workers=self.workers,
+            accelerator_config={"non_blocking": True},
             fsdp=config.fsdp or None,
             logging_nan_inf_filter=False,  # it would wait for the GPU at every step
             disable_tqdm=config.minutes is not None,  # a bar of steps says nothing where the clock decides
         )
+        collator, step_loss, cell_loss = self.resident() or (
+            Collator(self.vlm, self.mixture, config.queries_per_image, config.seed),
+            None,
+            self.cell_loss,
+        )
         self.trainer = SegTrainer(
             self.trained_model,
             settings,
-            Collator(self.vlm, self.mixture, config.queries_per_image, config.seed),
+            collator,
             self.make_optimizer,
             token_loss(self.vlm, config.empty_row_weight),
             [SaveCallback(self.save, config.stop_after)],
-            self.cell_loss,
+            cell_loss,
+            step_loss=step_loss,
             clock=Clock(60 * config.minutes) if config.minutes else None,
             warmup=config.warmup,
             average=self.average,
         )
         return self.trainer
+
+    @property
+    def workers(self) -> int:
+        """Processes that draw, and open photos where these do not stay on the device."""
+        if self.config.workers is not None:
+            return self.config.workers
+        return 0 if self.resident_device is None else max(0, (os.cpu_count() or 1) - 1)
+
+    @property
+    def resident_device(self) -> torch.device | None:
+        """The GPU that photos stay on, if they fit: of the embedded architecture in full, in one process."""
+        if self.kind != "embedded" or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            return None
+        return gpu()
+
+    def resident(self) -> tuple[ResidentCollator, ResidentStep, CellLoss | None] | None:
+        """The collator and the loss of training with all photos on the device, and the cell loss if it has photos of
+        its own. None where photos are read for every step."""
+        config, device = self.config, self.resident_device
+        if device is None:
+            return None
+        side = round(PHOTO_SCALE * self.vlm.config.image_size)
+        album, said = Album.open(self.mixture, side, device, self.workers)
+        print(said, flush=True)
+        if album is None:
+            return None
+        targets = CellTargets(self.cell_loss, self.mixture) if self.cell_loss is not None else None
+        if targets is not None and not targets.taught:
+            print("--cell-loss-data is none of the data sets: its photos are read anew for every step.", flush=True)
+            targets = None
+        collator = ResidentCollator(
+            self.vlm, self.mixture, config.queries_per_image, config.seed, album.labels, album.first, targets
+        )
+        step = ResidentStep(self.vlm, album, config.empty_row_weight, self.bf16, targets)
+        return collator, step, None if targets is not None else self.cell_loss
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         config = self.config

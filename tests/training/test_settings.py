@@ -185,3 +185,10 @@ def test_old_command_lines_of_tower_and_refiner():
     new = ["--dataset", "folder:x", "--exclude-sources", "caltech", "--model-grids", "embedded",
            "--model-grids-photos", "9", "--out", "y"]  # fmt: skip
     assert train_edge.parse(old) == train_edge.parse(new)
+
+
+def test_what_is_trained_from_the_embedded_checkpoint_is_asked_whole_phrases(tmp_path):
+    """Which words its own data taught it is not known."""
+    given = ["--base", "t4s-tiny", "--dataset", "synthetic", "--threads", "1", "--out", str(tmp_path / "out")]
+    prepared = TrainingRun.prepare(arguments.parse(given))
+    assert prepared.vlm.config.names and not prepared.vlm.config.drop_untaught_words
