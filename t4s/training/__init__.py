@@ -11,6 +11,7 @@ lora         adapters
 saving       what an earlier run left in --out; checkpoints, written completely or not at all; the model card
 
 progress/    the clock of --minutes, the average of the weights, photos a second, --dry-run
+resident/    training on a GPU with all photos there
 tower/       the embedded model's vision tower, trained before a language model reads it (`t4s train-tower`)
 refiner/     the learned refiner (`t4s train-edge`)
 """

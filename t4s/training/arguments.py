@@ -194,7 +194,13 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--stop-after", type=int, metavar="N", help="stop after this step; --resume continues from there")
     add("--resume", action="store_true", help="continue from the last state in --out")
     add("--report-to", choices=("none", "trackio", "tensorboard"), help="where to log curves (default: none)")
-    add("--workers", type=int, metavar="N", help="processes that load photos (default: 0, the training process does)")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that load photos (default: 0, the training process does; "
+        "on a GPU, where photos stay there, one for every CPU core but one)",
+    )
     add("--threads", type=int, metavar="N", help="CPU threads (default: 0, torch decides)")
     add("--fsdp", action="store_true", help="under torchrun: shard the model over the GPUs (not tested)")
 

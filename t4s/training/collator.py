@@ -12,17 +12,18 @@ and the embedded model's image tokens have labels as well: the label of their ce
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from t4s import codec
 from t4s.data.augment.changes import augment
-from t4s.data.augment.draws import draw
+from t4s.data.augment.draws import Draw, draw
 from t4s.data.augment.render import render
 from t4s.data.spec import Mixture
 from t4s.errors import DataError
@@ -152,8 +153,10 @@ def build_row(
     samples: Sequence[Sample],
     corrupt: np.random.Generator | None = None,
     wording: np.random.Generator | None = None,
+    prefix: Sequence[int] | None = None,
 ) -> Row:
-    """The samples of one photo as a row. `corrupt` draws wrong rows (`corrupt_rows`), `wording` the templates.
+    """The samples of one photo as a row. `corrupt` draws wrong rows (`corrupt_rows`), `wording` the templates. With
+    `prefix`, the tokens up to and including the photo, the row has no pixels.
 
     Questions that do not fit into the model's context are left out. TooLongError (a DataError) if none remains;
     ValueError for several samples where the photo attends to the question.
@@ -161,7 +164,7 @@ def build_row(
     if vlm.bidirectional_prefix and len(samples) > 1:
         raise ValueError(f"{len(samples)} questions, and the photo attends to each: give every one its own row")
     samples = [as_asked(sample, vlm.config) for sample in samples]
-    inputs, ids = vlm.preprocess(samples[0].image)
+    inputs, ids = vlm.preprocess(samples[0].image) if prefix is None else ({}, list(prefix))
     label_cells = vlm.bidirectional_prefix and vlm.config.positions == "cells"
     labels = cell_labels(vlm, samples[0]) if label_cells else [IGNORE] * len(ids)
     segments = [0] * len(ids)
@@ -202,52 +205,78 @@ def build_row(
     )
 
 
-def nearby_mask(row: Row, cells: int) -> torch.Tensor:
-    """(T, T) bool, False where a token of the answer does not attend to a cell. It attends to the cells from one grid
-    row before the next one to be written to two rows after it.
+def attention_mask(segments: torch.Tensor, bidirectional_prefix: bool) -> torch.Tensor:
+    """segments (B, T), -1 for padding → (B, T, T) bool: who attends to whom."""
+    length = segments.shape[1]
+    same = segments[:, :, None] == segments[:, None, :]
+    prefix = (segments == 0)[:, None, :]
+    mask = (same | prefix) & torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    return mask | (prefix & prefix.mT) if bidirectional_prefix else mask
+
+
+def nearby_mask(
+    segments: torch.Tensor, positions: torch.Tensor, nearby_columns: torch.Tensor, cells: int
+) -> torch.Tensor:
+    """(B, T, cells) bool, False where a token of the answer does not attend to a cell. It attends to the cells from one
+    grid row before the next one to be written to two rows after it, in the rows of the batch that have columns.
 
     The image tokens know what is at their place. An answer that attends to all of them also memorises training photos
-    as a whole, and in a new photo contradicts what the cells say.
+    as a whole, and in a new photo contradicts what the cells say. segments, positions (B, T); nearby_columns (B,).
     """
-    written = row.positions - cells  # per token of an answer: cells written up to and including it
-    distance = torch.arange(cells) - written[:, None]
-    nearby = (distance >= -row.nearby_columns) & (distance < 2 * row.nearby_columns)
-    mask = torch.ones(len(row.ids), len(row.ids), dtype=torch.bool)
-    mask[:, :cells] = (torch.tensor(row.segments) == 0)[:, None] | nearby
-    return mask
+    columns = nearby_columns[:, None, None]
+    written = positions - cells  # per token of an answer: cells written up to and including it
+    distance = torch.arange(cells, device=positions.device) - written[..., None]
+    nearby = (distance >= -columns) & (distance < 2 * columns)
+    return nearby | (segments <= 0)[..., None] | (columns == 0)
 
 
 def collate(rows: Sequence[Row], pad: int) -> dict[str, Any]:
     """Rows → `input_ids` and `labels` (B, T), `position_ids` (B, T) or (3, B, T), `attention_mask` (B, 1, T, T) bool,
     the photos' tensors, and `output_hidden_states` where image tokens have labels."""
+    batch = padded_rows(rows, pad)
+    segments, nearby_columns = batch.pop("segments"), batch.pop("nearby_columns")
+    mask = attention_mask(segments, rows[0].bidirectional_prefix)
+    if nearby_columns.any():
+        cells = rows[0].ids.count(rows[0].ids[0])  # image tokens come first
+        mask[:, :, :cells] &= nearby_mask(segments, batch["position_ids"], nearby_columns, cells)
+    batch["attention_mask"] = mask[:, None]
+    for name in rows[0].inputs:
+        batch[name] = torch.cat([row.inputs[name] for row in rows])
+    if rows[0].labels[0] != IGNORE:
+        batch["output_hidden_states"] = True  # for `losses.image_token_losses`
+    return batch
+
+
+def padded_rows(rows: Sequence[Row], pad: int) -> dict[str, Any]:
+    """Rows → `input_ids`, `labels`, `segments` (B, T), `position_ids` (B, T) or (3, B, T), `nearby_columns` (B,)."""
     longest = max(len(row.ids) for row in rows)
     length = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
 
     def padded(name: str, value: int) -> torch.Tensor:
         return torch.tensor([getattr(row, name) + [value] * (length - len(row.ids)) for row in rows])
 
-    segments = padded("segments", -1)  # (B, T)
-    same = segments[:, :, None] == segments[:, None, :]
-    prefix = (segments == 0)[:, None, :]
-    mask = (same | prefix) & torch.ones(length, length, dtype=torch.bool).tril()
-    if rows[0].bidirectional_prefix:
-        mask |= prefix & prefix.mT
-    for row, row_mask in zip(rows, mask, strict=True):
-        if row.nearby_columns:
-            cells = row.ids.count(row.ids[0])  # image tokens come first
-            row_mask[: len(row.ids), : len(row.ids)] &= nearby_mask(row, cells)
     positions = [F.pad(row.positions, (0, length - len(row.ids))) for row in rows]
-    batch: dict[str, Any] = {
+    return {
         "input_ids": padded("ids", pad),
         "labels": padded("labels", IGNORE),
+        "segments": padded("segments", -1),
         "position_ids": torch.stack(positions, -2),
-        "attention_mask": mask[:, None],
+        "nearby_columns": torch.tensor([row.nearby_columns for row in rows]),
     }
-    for name in rows[0].inputs:
-        batch[name] = torch.cat([row.inputs[name] for row in rows])
-    if rows[0].labels[0] != IGNORE:
-        batch["output_hidden_states"] = True  # for `losses.image_token_losses`
-    return batch
+
+
+def count_phrases(rows: Sequence[Row]) -> torch.Tensor:
+    """() long: the questions in these rows."""
+    return torch.tensor(sum(row.segments[-1] for row in rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A draw, the number of its data set in the mixture, and how to open its photos."""
+
+    dataset: int
+    draw: Draw
+    photo: Callable[[int], Image.Image]
 
 
 class Collator:
@@ -261,50 +290,77 @@ class Collator:
         self.seed, self.augmented = seed, augmented
         self.too_long = torch.zeros((), dtype=torch.long).share_memory_()
 
-    def samples(self, *number: int) -> tuple[Sample, ...]:
-        """Different questions about one photo, at most `queries`."""
+    def drawn(self, *number: int) -> Drawn:
+        """Different questions about one picture, at most `queries`."""
         rng = np.random.default_rng([self.seed, *number])
         dataset, index = self.mixture.pick(rng)
-        drawn, photo = draw(self.mixture.datasets[dataset], index, rng, self.queries)
+        drawn, photo = self.ask(dataset, index, rng)
         different = tuple({sample.query: sample for sample in drawn.samples}.values())
         drawn = replace(drawn, samples=different)
         if self.augmented:
             drawn = augment(drawn, rng, self.vlm.config.image_size)
-        return drawn.on(render(drawn.view, photo))
+        return Drawn(dataset, drawn, photo)
+
+    def ask(self, dataset: int, index: int, rng: np.random.Generator) -> tuple[Draw, Callable[[int], Image.Image]]:
+        """Questions about a photo of a data set of the mixture."""
+        return draw(self.mixture.datasets[dataset], index, rng, self.queries)
+
+    def samples(self, *number: int) -> tuple[Sample, ...]:
+        """What `drawn` drew, with its picture."""
+        drawn = self.drawn(*number)
+        return self.complete(drawn)
+
+    def complete(self, drawn: Drawn) -> tuple[Sample, ...]:
+        """The samples of a draw as `build` takes them: with their picture."""
+        return drawn.draw.on(render(drawn.draw.view, drawn.photo))
+
+    def build(
+        self, samples: Sequence[Sample], corrupt: np.random.Generator | None, wording: np.random.Generator
+    ) -> Row:
+        """A row of a batch."""
+        return build_row(self.vlm, samples, corrupt, wording)
 
     def rows(self, number: int) -> list[Row]:
-        """The rows of draw `number`: one, or one per question where the photo attends to the question.
+        """The rows of draw `number`: one, or one per question where the photo attends to the question."""
+        return self.fitting(number)[1]
+
+    def fitting(self, number: int) -> tuple[Drawn, list[Row]]:
+        """What is drawn as `number`, and its rows.
 
         If nothing of a draw fits into the model's context, another takes its place; DataError after MAX_DRAWS of them.
         """
         cell_positions = self.vlm.config.positions == "cells"
         for attempt in range(MAX_DRAWS):
-            draw = (number, attempt) if attempt else (number,)
-            corrupt = np.random.default_rng([self.seed, *draw, 1]) if cell_positions else None
-            wording = np.random.default_rng([self.seed, *draw, 2])
+            key = (number, attempt) if attempt else (number,)
+            corrupt = np.random.default_rng([self.seed, *key, 1]) if cell_positions else None
+            wording = np.random.default_rng([self.seed, *key, 2])
+            drawn = self.drawn(*key)
             rows = []
-            for group in self._groups(self.samples(*draw)):
+            for group in self._groups(self.complete(drawn)):
                 try:
-                    rows.append(build_row(self.vlm, group, corrupt, wording))
+                    rows.append(self.build(group, corrupt, wording))
                 except TooLongError as error:
                     last = error
                     self.too_long += len(group)
                 else:
                     self.too_long += rows[-1].left_out
             if rows:
-                return rows
+                return drawn, rows
         raise DataError(f"All of {MAX_DRAWS} samples drawn are too long for the model; the last one: {last}")
 
     def _groups(self, samples: Sequence[Sample]) -> list[Sequence[Sample]]:
         """Samples that can share a row."""
         return [(sample,) for sample in samples] if self.vlm.bidirectional_prefix else [samples]
 
-    def __call__(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = [row for number in numbers for row in self.rows(number)]
+    @property
+    def pad(self) -> int:
+        """Padding is masked out, so any token serves where a tokenizer has none for it."""
         tokenizer = self.vlm.tokenizer
-        # Padding is masked out, so any token serves where a tokenizer has none for it.
-        batch = collate(rows, tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-        return batch | {"phrases": torch.tensor(sum(row.segments[-1] for row in rows))}
+        return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
+        rows = [row for number in numbers for row in self.rows(number)]
+        return collate(rows, self.pad) | {"phrases": count_phrases(rows)}
 
     def count_too_long(self, numbers: Sequence[int]) -> tuple[int, int]:
         """(questions of these draws that do not fit into the model's context, all of their questions)."""

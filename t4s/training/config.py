@@ -109,7 +109,7 @@ class TrainConfig:
     stop_after: int | None = None
     resume: bool = False
     report_to: str = "none"
-    workers: int = 0
+    workers: int | None = None
     threads: int = 0
     fsdp: bool = False
     # Hub

@@ -182,15 +182,26 @@ class CellLoss:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
             features = model.get_encoder("image")(pixels).last_hidden_state
             cells = model.model.multi_modal_projector(features)  # (B, cells, width)
-        rng = np.random.default_rng((self.seed, step, self.rank, 1))
-        words = [spellings[int(rng.integers(len(spellings)))] for spellings in self.spellings]
-        logits = F.linear(F.normalize(cells.float(), dim=-1), F.normalize(self.class_vectors(words), dim=-1))
-        return CELL_LOSS_WEIGHT * cell_loss(logits * SCALE + BIAS, targets, weights)
+        words = self.draw_words(np.random.default_rng((self.seed, step, self.rank, 1)))
+        return CELL_LOSS_WEIGHT * cell_loss(class_logits(cells, self.class_vectors(words)), targets, weights)
+
+    def draw_words(self, rng: np.random.Generator) -> list[list[int]]:
+        """Token ids of a random word for each class."""
+        return [spellings[int(rng.integers(len(spellings)))] for spellings in self.spellings]
 
     def class_vectors(self, words: Sequence[Sequence[int]]) -> Tensor:
         """Token ids of one word per class → (classes, width), the mean embedding of each word's tokens."""
         embeddings = self.vlm.model.get_input_embeddings().weight
-        ids = torch.tensor([token for tokens in words for token in tokens], device=embeddings.device)
-        lengths = [len(tokens) for tokens in words]
-        offsets = torch.tensor([0, *np.cumsum(lengths)[:-1]], device=embeddings.device)
+        ids, offsets = (part.to(embeddings.device) for part in word_tensors(words))
         return F.embedding_bag(ids, embeddings, offsets, mode="mean")
+
+
+def word_tensors(words: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids of several words → all of them (n,), and where each word begins, for `embedding_bag`."""
+    starts = np.cumsum([0, *(len(tokens) for tokens in words[:-1])])
+    return torch.tensor([token for tokens in words for token in tokens]), torch.from_numpy(starts)
+
+
+def class_logits(cells: Tensor, vectors: Tensor) -> Tensor:
+    """Cells (B, cells, width) and class vectors (classes, width) → (B, cells, classes), by their cosine."""
+    return F.linear(F.normalize(cells.float(), dim=-1), F.normalize(vectors.float(), dim=-1)) * SCALE + BIAS

@@ -199,7 +199,7 @@ class TrainingRun:
             activation_checkpointing=config.gradient_checkpointing,
             activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
             dataloader_num_workers=self.workers,
-            accelerator_config={"non_blocking": True},
+            accelerator_config={"non_blocking": torch.cuda.is_available()},
             fsdp=config.fsdp or None,
             logging_nan_inf_filter=False,  # it would wait for the GPU at every step
             disable_tqdm=config.minutes is not None,  # a bar of steps says nothing where the clock decides

@@ -58,6 +58,7 @@ class SegTrainer(Trainer):
     collate: draw numbers of one forward pass → the model's inputs.
     make_optimizer: model → optimizer; called when the weights are where they will be trained (sharding moves them).
     loss: see `losses.token_loss`; None: the model returns its own.
+    step_loss: batch, number of labels in the step → the loss; instead of the model's forward pass and `loss`.
     extra_loss: step → a loss added to that of the batch.
     photos_per_draw: what the logged speed counts. A batch may say how many "phrases" it holds.
     clock: the learning rate follows it, and training ends with it; `warmup` is the share of it in which the rate rises.
@@ -77,11 +78,12 @@ class SegTrainer(Trainer):
         clock: Clock | None = None,
         warmup: float = 0.0,
         average: WeightAverage | None = None,
+        step_loss: Callable[[dict[str, Any], Any], torch.Tensor] | None = None,
     ):
         self._make_optimizer, self._extra_loss = make_optimizer, extra_loss
         self._photos_per_draw, self._clock, self._warmup = photos_per_draw, clock, warmup
         self._kept = [part for part in (clock, average) if part is not None]
-        self._speed = Speed()
+        self._speed, self._step_loss = Speed(), step_loss
         callbacks = [*callbacks, *([average] if average else []), *([ClockCallback(clock)] if clock else [])]
         settings.train_sampling_strategy = "sequential"
         draws = settings.max_steps * settings.train_batch_size * settings.gradient_accumulation_steps
@@ -90,7 +92,7 @@ class SegTrainer(Trainer):
             settings,
             train_dataset=range(draws * settings.world_size),
             data_collator=collate,
-            compute_loss_func=loss,
+            compute_loss_func=loss,  # also where `step_loss` takes its place: labels are counted for it
             callbacks=callbacks,
         )
 
@@ -110,7 +112,10 @@ class SegTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         self._speed.add(self.args.train_batch_size * self._photos_per_draw, inputs.pop("phrases", None))
-        loss = super().compute_loss(model, inputs, *arguments, **options)
+        if self._step_loss is None:
+            loss = super().compute_loss(model, inputs, *arguments, **options)
+        else:
+            loss = self._step_loss(inputs, options["num_items_in_batch"])
         if self._extra_loss is not None:
             loss = loss + self._extra_loss(self.state.global_step) / self.args.gradient_accumulation_steps
         return loss
