@@ -30,7 +30,7 @@ RECIPE = SECTION[SECTION.index("<!-- recipe -->") : SECTION.index("<!-- end of r
 WALK = SECTION[SECTION.index("## Teach it something new\n") : SECTION.index("## The embedded checkpoint's own")]
 SMALL = ["--steps", "1", "--batch", "1", "--total-batch", "1", "--queries-per-image", "1", "--lora-rank", "2",
          "--threads", "1", "--validate-photos", "1"]  # fmt: skip
-STEPS = ("--steps", "--epochs", "--total-batch")  # of the README's own, which SMALL stands for
+STEPS = ("--steps", "--epochs", "--minutes", "--total-batch")  # of the README's own, which SMALL stands for
 COMMANDS = {"train": train.main, "eval": evaluation.main, "check": check.main, "hub": push_again}
 SCRIPT = re.compile(r"(?:python|torchrun --nproc_per_node \d+) (?:t4s/(\w+)\.py|-m t4s[. ]([\w.-]+)) (.*)")
 PARSERS = {"train-tower": train_tower.parse, "train-edge": train_edge.parse}

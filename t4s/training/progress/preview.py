@@ -33,7 +33,7 @@ def preview(run: TrainingRun) -> None:
         f"{'sample':18} {len(row.ids)} tokens, {learned} of them learned; "
         f"{too_long} of {drawn} questions drawn are too long"
     )
-    print(f"{'time':18} {_length(run, time_step(run, collator))}\n")
+    print(f"{'time':18} {_length(run, step_seconds(run, collator))}\n")
     print(spell_tokens(run.vlm, row.ids))
     picture = config.out / "sample.png"
     grid_picture(sample.grid(run.vlm.config.grid), sample.image).save(picture)
@@ -55,17 +55,19 @@ def _length(run: TrainingRun, seconds: float) -> str:
     )
 
 
-def time_step(run: TrainingRun, collator: Collator) -> float:
-    """Seconds of a step on this machine, estimated from its second forward and backward pass; no weight changes."""
+def step_seconds(run: TrainingRun, collator: Collator) -> float:
+    """Seconds of a step on this machine, estimated from its second forward and backward pass; no weight changes.
+
+    With workers, which draw while the device computes, the slower of the two counts.
+    """
     model = run.trained_model.train()
     loss_of = token_loss(run.vlm, run.config.empty_row_weight)
     device = run.vlm.device
     for _ in range(2):  # the first one also warms up
         started = time.monotonic()
-        inputs = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in collator(range(run.config.batch)).items()
-        }
+        batch = collator(range(run.config.batch))
+        drawn = time.monotonic()
+        inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
         labels = inputs.pop("labels")
         del inputs["phrases"]
         with torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
@@ -76,7 +78,9 @@ def time_step(run: TrainingRun, collator: Collator) -> float:
         model.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()
-    return (time.monotonic() - started) * run.config.accumulate
+        drawing, computing = drawn - started, time.monotonic() - drawn
+    seconds = max(drawing / run.workers, computing) if run.workers else drawing + computing
+    return seconds * run.config.accumulate
 
 
 def _facts(run: TrainingRun) -> dict[str, object]:
