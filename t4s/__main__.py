@@ -20,8 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t4s.console import use_utf8
-from t4s.errors import QueryError, T4SError
+from t4s.errors import QueryError, T4SError, use_utf8
 from t4s.imaging.loading import open_photo
 
 if TYPE_CHECKING:

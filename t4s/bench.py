@@ -28,8 +28,7 @@ QUESTIONS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand, imported when it is chosen, so that --help is instant; returns the exit code, 0 or 2."""
-    from t4s.console import use_utf8
-    from t4s.errors import T4SError
+    from t4s.errors import T4SError, use_utf8
 
     use_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)

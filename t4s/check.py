@@ -111,8 +111,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    from t4s.console import use_utf8
-    from t4s.errors import DataError, T4SError
+    from t4s.errors import DataError, T4SError, use_utf8
 
     use_utf8()
     options = arguments().parse_args(argv)

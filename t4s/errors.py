@@ -8,11 +8,14 @@
     ├── DataError         a data set that is missing, broken or empty
     └── EndpointError     a server that refuses, fails or falls silent (.concerns)
 
-Every message is a sentence that says what was given, what is allowed and what to do.
+Every message is a sentence that says what was given, what is allowed and what to do. So that a command can print it,
+with the names in it, it first calls `use_utf8`.
 """
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Literal
 
 Concern = Literal["photo", "moment", "server"]
@@ -70,3 +73,15 @@ class EndpointError(T4SError):
 
     def __reduce__(self) -> tuple[type[EndpointError], tuple[str, Concern]]:
         return type(self), (str(self), self.concerns)
+
+
+def use_utf8() -> None:
+    """What a command prints is UTF-8 in files and pipes, whatever the locale says; on a terminal what it cannot show is
+    written as \\u…."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, TextIOWrapper):  # someone else's
+            continue
+        if stream.isatty():
+            stream.reconfigure(errors="backslashreplace")
+        else:
+            stream.reconfigure(encoding="utf-8")

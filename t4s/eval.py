@@ -22,8 +22,7 @@ from pathlib import Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one evaluation; returns the exit code: 0, or 2 (130 if interrupted) after one sentence on stderr."""
-    from t4s.console import use_utf8
-    from t4s.errors import T4SError
+    from t4s.errors import T4SError, use_utf8
     from t4s.evaluation.arguments import parse_arguments
 
     use_utf8()

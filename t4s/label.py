@@ -42,8 +42,7 @@ from pathlib import Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Label or merge; returns the exit code: 0, 1 (a server left questions unanswered), 2 or 130 (interrupted)."""
-    from t4s.console import use_utf8
-    from t4s.errors import T4SError
+    from t4s.errors import T4SError, use_utf8
     from t4s.segmenter.labelling.arguments import parse_arguments
 
     use_utf8()

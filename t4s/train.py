@@ -38,8 +38,7 @@ from pathlib import Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code: 0, or 2 after one sentence on stderr."""
-    from t4s.console import use_utf8
-    from t4s.errors import T4SError
+    from t4s.errors import T4SError, use_utf8
     from t4s.training import arguments
 
     use_utf8()

@@ -20,7 +20,7 @@ ENTRIES.remove("__main__.py")
 
 # Imports point to the left: each group may import the groups before it. Members of one group do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "console"),
+    ("errors",),
     ("limits", "assets", "prompts", "lexicon"),
     ("codec",),
     ("records",),

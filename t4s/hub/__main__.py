@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from t4s.console import use_utf8
-from t4s.errors import CheckpointError
+from t4s.errors import CheckpointError, use_utf8
 from t4s.hub.repository import checkpoint_files, create, push
 
 

@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
-from t4s.console import use_utf8
-from t4s.errors import T4SError
+from t4s.errors import T4SError, use_utf8
 
 REPORT_STEPS = 50
 MAY_CHANGE = ("out", "validate", "side", "limit", "minutes", "steps", "save_every", "resume")  # with --resume

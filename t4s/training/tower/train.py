@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from t4s.console import use_utf8
-from t4s.errors import T4SError
+from t4s.errors import T4SError, use_utf8
 
 WARMUP_SHARE = 0.05  # of the steps
 MAY_CHANGE = ("out", "steps", "save_steps", "stop_after", "threads", "workers", "resume")  # with --resume
