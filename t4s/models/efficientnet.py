@@ -82,7 +82,14 @@ class ConvNorm(nn.Module):
         if self.stride > 1:
             x = pad_same(x, self.kernel, self.stride)
         x = self.norm(self.conv(x))
-        return F.relu6(x) if self.act else x
+        return F.relu6(x, inplace=True) if self.act else x
+
+    def folded(self) -> FoldedConv:
+        """A convolution that gives the same as this one with its stored statistics."""
+        conv = self.conv
+        folded = FoldedConv(conv.in_channels, conv.out_channels, self.kernel, self.stride, conv.groups, self.act)
+        folded.to(conv.weight).copy_from(self.state_dict(), "conv", "norm")
+        return folded.requires_grad_(conv.weight.requires_grad)
 
     @torch.no_grad()
     def copy_from(self, state: dict[str, Tensor], conv: str, norm: str) -> None:
@@ -96,14 +103,13 @@ class FoldedConv(nn.Conv2d):
     """The same with batch normalisation folded into weight and bias: smaller and faster, for inference and refining."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True):
-        super().__init__(inputs, outputs, kernel, stride, kernel // 2 if stride == 1 else 0, groups=groups)
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride[0] > 1:
-            x = pad_same(x, self.kernel_size[0], self.stride[0])
-        x = super().forward(x)
-        return F.relu6(x) if self.act else x
+        weight, padding = same_kernel(self.weight, x.shape[2:], self.stride[0])
+        x = F.conv2d(x, weight, self.bias, self.stride, padding, groups=self.groups)
+        return F.relu6(x, inplace=True) if self.act else x
 
     @torch.no_grad()
     def copy_from(self, state: dict[str, Tensor], conv: str, norm: str) -> None:
@@ -111,6 +117,26 @@ class FoldedConv(nn.Conv2d):
         scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + BN_EPS)
         self.weight.copy_(state[f"{conv}.weight"] * scale[:, None, None, None])
         self.bias.copy_(state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale)
+
+
+def same_kernel(weight: Tensor, size: Sequence[int], stride: int) -> tuple[Tensor, tuple[int, int]]:
+    """The kernel and the padding, equal on both sides, that give maps of `size` (h, w) the padding of `pad_same`.
+
+    Where the left or the upper side needs one less than the other, the kernel begins with zeros instead: it is small,
+    and a padded copy of the maps takes as long as the convolution itself.
+    """
+    totals = [max((-(-n // stride) - 1) * stride + k - n, 0) for n, k in zip(size, weight.shape[2:], strict=True)]
+    (above, left), (down, across) = (n % 2 for n in totals), (n - n // 2 for n in totals)
+    return (F.pad(weight, (left, 0, above, 0)) if above or left else weight), (down, across)
+
+
+def fold(module: nn.Module) -> None:
+    """Put a `FoldedConv` in the place of every `ConvNorm` in `module`: the same results, for inference alone."""
+    for name, child in module.named_children():
+        if isinstance(child, ConvNorm):
+            setattr(module, name, child.folded())
+        else:
+            fold(child)
 
 
 Unit = type[ConvNorm] | type[FoldedConv]

@@ -20,6 +20,7 @@ from t4s.imaging.loading import open_photo
 from t4s.limits import MAX_ANSWER
 from t4s.models.loading import load
 from t4s.models.tiny.scorer import scorer_for
+from t4s.models.tiny.vision_tower import fold_towers
 from t4s.models.vlm import VLM, DecoderState, EncodedImage
 from t4s.records import Answer, Prediction
 from t4s.refine.refiner import check_refiner
@@ -55,7 +56,9 @@ class Segmenter:
         or its name; quantize: "4bit" or "8bit", CUDA only.
         Raises CheckpointError that says what to do.
         """
-        return cls(load(source, revision, device, dtype, quantize))
+        vlm = load(source, revision, device, dtype, quantize)
+        fold_towers(vlm.model)
+        return cls(vlm)
 
     @classmethod
     def remote(

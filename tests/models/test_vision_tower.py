@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModel
 
 from t4s.assets import asset
 from t4s.errors import CheckpointError
-from t4s.models.efficientnet import STAGES, imagenet_weights, load_imagenet, pad_same
+from t4s.models.efficientnet import STAGES, imagenet_weights, load_imagenet, pad_same, same_kernel
 from t4s.models.tiny import architecture, name_head
 from t4s.models.tiny.name_head import NameHead
-from t4s.models.tiny.vision_tower import POSITION_SCALE, LiteTower, LiteTowerConfig, position_waves
+from t4s.models.tiny.vision_tower import POSITION_SCALE, LiteTower, LiteTowerConfig, fold_towers, position_waves
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,34 @@ def test_same_padding_puts_the_odd_pixel_behind(size: int, kernel: int, pads: tu
     padded = pad_same(torch.ones(1, 1, size, size), kernel, 2)[0, 0]
     before = int((padded.sum(1) == 0).long().argmin())
     assert (before, padded.shape[0] - size - before) == pads
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 8), (5, 3), (1, 1)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_padded_kernel_does_what_padded_maps_do(size: tuple[int, int], kernel: int):
+    maps, weight = torch.randn(2, 4, *size), torch.randn(4, 1, kernel, kernel)
+    wide, padding = same_kernel(weight, size, 2)
+    ours = torch.nn.functional.conv2d(maps, wide, stride=2, padding=padding, groups=4)
+    wanted = torch.nn.functional.conv2d(pad_same(maps, kernel, 2), weight, stride=2, groups=4)
+    torch.testing.assert_close(ours, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_folding_changes_no_vector_and_leaves_half_precision_alone(dtype: torch.dtype):
+    torch.manual_seed(0)
+    tower = LiteTower(LiteTowerConfig(image_size=64, grid=(4, 4), hidden_size=32, mixers=1)).eval()
+    for module in tower.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    photo = torch.randn(1, 3, 64, 64)
+    tower.to(dtype)
+    with torch.no_grad():
+        before = tower(photo).last_hidden_state
+        fold_towers(torch.nn.ModuleList([tower]))
+        after = tower(photo).last_hidden_state
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in tower.modules()) == (dtype == torch.bfloat16)
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-4)
 
 
 def test_imagenet_weights_fill_the_whole_body():

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from t4s.errors import CheckpointError
-from t4s.models.efficientnet import STAGES, make_stages, make_stem
+from t4s.models.efficientnet import STAGES, fold, make_stages, make_stem
 
 TAPS = (2, 4, 6)  # the stages whose outputs the neck reads: strides 8, 16, 32
 POSITION_SCALE = 0.3  # initial size of the position vectors; the normalised features have size 1
@@ -134,6 +134,16 @@ class LiteTower(PreTrainedModel):
         x = pixel_values[new].to(self.dtype).contiguous(memory_format=torch.channels_last)
         cells = self.neck(*self.body(x))[new.cumsum(0) - 1]
         return BaseModelOutput(last_hidden_state=cells, hidden_states=(cells,))
+
+
+def fold_towers(model: nn.Module) -> None:
+    """Fold the batch normalisation of a model's towers into their convolutions: for answering alone, a quarter faster.
+
+    Not in half precision, in which folded weights would lose digits.
+    """
+    for tower in [module for module in model.modules() if isinstance(module, LiteTower)]:
+        if tower.dtype in (torch.float32, torch.float64):
+            fold(tower)
 
 
 def position_waves(rows: int, columns: int, channels: int) -> Tensor:
