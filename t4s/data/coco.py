@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ import numpy as np
 from PIL import Image
 
 from t4s import lexicon
+from t4s.data.augment.draws import Draw, draw_samples
+from t4s.data.augment.labels import PackedMasks
+from t4s.data.augment.views import whole
 from t4s.data.folder import ABSENT_PER_PHOTO, ABSENT_SHARE
 from t4s.data.reading.inspection import Inspection, orientation_notes, rotation_hint
 from t4s.data.reading.names import class_name, name_faults, short
@@ -170,20 +173,36 @@ class CocoDataset:
         image, masks, absent, _ = self._open(self.photos[index])
         chosen = np.random.default_rng(index).permutation(len(absent))[:ABSENT_PER_PHOTO]
         asked = [*masks, *(absent[k] for k in chosen)]
-        return tuple(self._sample(index, image, masks.get(name), name) for name in asked)
+        empty = np.zeros((image.height, image.width), bool)
+        return tuple(self._sample(index, image, masks.get(name, empty), name) for name in asked)
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
         """`count` random questions, in many words (`lexicon.vary`): categories in the photo, and absent ones."""
+        return draw_samples(self, index, rng, count)
+
+    def decode(self, index: int, complete: bool = False) -> tuple[Image.Image, tuple[PackedMasks, list[str]]]:
+        """Photo `index`, and the masks of its categories with their names; see `PhotoDataset`."""
         image, masks, absent, _ = self._open(self.photos[index])
         if not masks and not absent:
             raise DataError(f"{self.path}: no annotation of {self.photos[index].file} draws anything; leave it out.")
-        present = list(masks)
+        packed = PackedMasks(image.height, image.width)
+        for name, mask in masks.items():
+            packed.add(name, mask)
+        return image, (packed, list(masks))
+
+    def ask(
+        self, index: int, rng: np.random.Generator, count: int, labels: Callable[[int], tuple[PackedMasks, list[str]]]
+    ) -> Draw:
+        """See `draw`."""
+        masks, present = labels(index)
+        annotated = {self._categories[row["category_id"]] for row in self.photos[index].annotations}
+        absent = [name for name in self.names if name not in annotated]
         samples = []
         for _ in range(count):
             ask_absent = not present or (absent and rng.random() < ABSENT_SHARE)
             name = str(rng.choice(absent if ask_absent else present))
-            samples.append(self._sample(index, image, masks.get(name), lexicon.vary(name, rng)))
-        return tuple(samples)
+            samples.append(self._sample(index, None, masks.get(name), lexicon.vary(name, rng)))
+        return Draw(whole(index, masks.size), tuple(samples))
 
     def inspect(self, index: int) -> Inspection:
         """For `t4s check`: photo `index`, and what is wrong with its annotations."""
@@ -257,9 +276,9 @@ class CocoDataset:
             f"{f' nor in {searched}' if searched else ''}; put it there, or into a folder {FOLDERS[1]}."
         )
 
-    def _sample(self, index: int, image: Image.Image, mask: np.ndarray | None, phrase: str) -> Sample:
-        class_map = np.zeros((image.height, image.width), np.int16) if mask is None else mask.astype(np.int16)
-        return Sample(f"coco/{self.photos[index].file}/{phrase}", "coco", image, phrase, ("others", phrase), class_map)
+    def _sample(self, index: int, image: Image.Image | None, mask: np.ndarray, phrase: str) -> Sample:
+        number, labels = f"coco/{self.photos[index].file}/{phrase}", ("others", phrase)
+        return Sample(number, "coco", image, phrase, labels, mask.astype(np.int16))
 
 
 def _table(data: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:

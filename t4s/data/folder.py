@@ -27,7 +27,8 @@ import numpy as np
 from PIL import Image
 
 from t4s import lexicon
-from t4s.data.augment.draws import Draw, LabelledPixels, draw_samples, reduced
+from t4s.data.augment.draws import Draw, LabelledPixels, draw_samples
+from t4s.data.augment.labels import reduced
 from t4s.data.augment.mosaics import LAYOUTS, Tile, mosaic
 from t4s.data.augment.views import View, whole
 from t4s.data.reading.inspection import Inspection, orientation_notes, rotation_hint

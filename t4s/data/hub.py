@@ -12,14 +12,17 @@ photo with several instances. Needs the package `datasets`. No code that comes w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from t4s.data.jsonl import Line, inspect_lines, parse_line
+from t4s.data.augment.draws import Draw, draw_samples
+from t4s.data.augment.views import whole
+from t4s.data.jsonl import Line, Targets, inspect_lines, parse_line
 from t4s.data.reading.inspection import Inspection
 from t4s.data.reading.paths import FileFinder
 from t4s.data.refcoco import label_of
@@ -53,7 +56,25 @@ class HubDataset:
 
     def draw(self, index: int, rng: np.random.Generator, count: int) -> tuple[Sample, ...]:
         """Row `index`, `count` times: it has only one question."""
-        return self[index] * count
+        return draw_samples(self, index, rng, count)
+
+    def decode(self, index: int, complete: bool = False) -> tuple[Image.Image, tuple[Line, Targets]]:
+        """The photo of row `index`, and its question; see `PhotoDataset`."""
+        line = self._line(index)
+        photo = line.photo()
+        targets = Targets([line], photo)
+        if complete:
+            targets[0]
+            line = replace(line, image=b"", mask=None)  # what is kept of every row has no files in it
+            targets.lines = (line,)
+        return photo, (line, targets)
+
+    def ask(
+        self, index: int, rng: np.random.Generator, count: int, labels: Callable[[int], tuple[Line, Targets]]
+    ) -> Draw:
+        """See `draw`."""
+        line, targets = labels(index)
+        return Draw(whole(index, targets.size), (line.sample_of(targets[0], self.source),) * count)
 
     def inspect(self, index: int) -> Inspection:
         """For `t4s check`: row `index`, and what is wrong with it."""

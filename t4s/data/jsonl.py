@@ -29,7 +29,8 @@ import numpy as np
 from PIL import Image
 
 from t4s.codec import clean_label
-from t4s.data.augment.draws import Draw, draw_samples, reduced
+from t4s.data.augment.draws import Draw, draw_samples
+from t4s.data.augment.labels import PackedMasks
 from t4s.data.augment.views import whole
 from t4s.data.reading.inspection import Inspection, orientation_notes, rotation_hint
 from t4s.data.reading.names import misspelt_fields, short
@@ -117,29 +118,18 @@ class Line:
         return mask
 
 
-class Targets:
-    """The masks of a photo's lines, reduced to `shape` (h, w). Each is read when it is first asked for."""
+class Targets(PackedMasks):
+    """The masks of a photo's lines, by their place among `lines`. Each is read when it is first asked for."""
 
     def __init__(self, lines: Sequence[Line], photo: Image.Image):
+        super().__init__(photo.height, photo.width)
         self.lines, self.photo_shape = lines, (photo.height, photo.width)
-        self.shape = reduced(np.empty(self.photo_shape, bool)).shape
-        self._packed: dict[int, np.ndarray] = {}  # eight pixels a byte
 
     def __getitem__(self, number: int) -> np.ndarray:
         """(h, w) bool of line `number`, counted from 0. Raises DataError."""
-        if number not in self._packed:
-            self._packed[number] = np.packbits(_reduced_target(self.lines[number].target(*self.photo_shape)), axis=1)
-        return np.unpackbits(self._packed[number], axis=1, count=self.shape[1]).view(bool)
-
-
-def _reduced_target(mask: np.ndarray) -> np.ndarray:
-    """A mask (h, w) bool, reduced; it keeps a pixel however small its object is."""
-    small = reduced(mask)
-    if mask.any() and not small.any():
-        small = small.copy()
-        row, column = np.argwhere(mask)[0] * small.shape // mask.shape
-        small[row, column] = True
-    return small
+        if number not in self:
+            self.add(number, self.lines[number].target(*self.photo_shape))
+        return super().__getitem__(number)
 
 
 class JsonlDataset:
@@ -200,7 +190,7 @@ class JsonlDataset:
         targets = labels(index)
         chosen = rng.choice(len(lines), count, replace=count > len(lines)).tolist()
         samples = tuple(lines[k].sample_of(targets[k], self.source) for k in chosen)
-        return Draw(whole(index, targets.shape[::-1]), samples)
+        return Draw(whole(index, targets.size), samples)
 
     def inspect(self, index: int) -> Inspection:
         """Everything about photo `index` that can be used, and what is wrong with the rest."""

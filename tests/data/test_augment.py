@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from t4s.data.augment.changes import augment, draw_light, swap_sides
-from t4s.data.augment.draws import Draw, draw, reduced
+from t4s.data.augment.draws import Draw, draw
+from t4s.data.augment.labels import PackedMasks, reduced
 from t4s.data.augment.mosaics import Tile, mosaic
 from t4s.data.augment.render import relight, render
 from t4s.data.augment.views import crop, whole
@@ -144,7 +145,23 @@ def test_label_maps_keep_their_labels_and_shape_when_they_are_reduced():
     assert reduced(labels[:, :512]) is not None and np.array_equal(reduced(labels[:, :512]), labels[:, :512])
 
 
-@pytest.mark.parametrize("spec", ["synthetic:size=64", "folder:{}", "jsonl:{}/lines.jsonl", "scenes:{}", "places:{}"])
+def test_no_target_is_lost_where_masks_are_reduced():
+    """A speck of a photo of twelve megapixels is still there, in its place, and other masks keep their shape."""
+    speck, block = np.zeros((3000, 4000), bool), np.zeros((3000, 4000), bool)
+    speck[1501, 2998], block[750:1500, :2000] = True, True
+    masks = PackedMasks(3000, 4000)
+    masks.add("speck", speck)
+    masks.add("block", block)
+    assert masks.shape == (384, 512) == masks.size[::-1]
+    assert np.argwhere(masks["speck"]).tolist() == [[192, 383]]
+    assert masks["block"][96:192, :256].all() and masks["block"].sum() == 96 * 256
+    assert "other" not in masks and not masks.get("other").any()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["synthetic:size=64", "folder:{}", "jsonl:{}/lines.jsonl", "coco:{}/instances.json", "scenes:{}", "places:{}"],
+)
 def test_what_is_drawn_needs_no_pixel(spec: str, tmp_path: Path):
     """A worker that has the labels alone draws the same numbers, phrases and class maps as one with the photos."""
     dataset = open_dataset(spec.format(photo_folder.write(tmp_path)))

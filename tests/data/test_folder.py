@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from t4s.data import folder as folder_module
-from t4s.data.augment.draws import reduced
+from t4s.data.augment.labels import reduced
 from t4s.data.augment.mosaics import Tile, mosaic
 from t4s.data.folder import FolderDataset
 from t4s.data.spec import Mixture, open_dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def test_every_form_of_mask(tmp_path, mask):
     assert dog.query == "a dog" and np.array_equal(dog.class_map == 1, TARGET) and cat.absent
     assert np.array_equal(np.asarray(dog.image), np.asarray(PHOTO))
     assert [sample.query for sample in dataset.draw(1, np.random.default_rng(0), 3)] == ["a cat"] * 3
+    for index in range(2):  # what is kept for training on a GPU draws the same, and holds no photo
+        _, kept = dataset.decode(index, complete=True)
+        assert len(pickle.dumps(kept)) < 1500
+        drawn = dataset.ask(index, np.random.default_rng(0), 2, lambda _, kept=kept: kept)
+        for one, two in zip(drawn.samples, dataset.draw(index, np.random.default_rng(0), 2), strict=True):
+            assert (one.id, one.query, one.labels, one.box) == (two.id, two.query, two.labels, two.box)
+            assert np.array_equal(one.class_map, two.class_map)
     assert check.main([f"hub:{folder}", "--sheet", str(tmp_path / "sheet.png")]) == 0
 
 

@@ -17,7 +17,7 @@ def write(folder: Path, photos: int = 18) -> Path:
     """Photos of one disc each or two, called dog, cat or bird, on a soft background, half of them with a sky.
 
     `index.jsonl` makes them a `folder` data set, also for `scenes` and `places`, all of split "train"; `lines.jsonl` a
-    `jsonl` one, which asks for each photo's animal and for one that is absent.
+    `jsonl` one, which asks for each photo's animal and for one that is absent; `instances.json` a `coco` one.
     """
     rng, rows, lines = np.random.default_rng(0), [], []
     for number in range(photos):
@@ -37,9 +37,23 @@ def write(folder: Path, photos: int = 18) -> Path:
                      "classes": classes, "ignore": [255]})  # fmt: skip
         lines.append({"image": f"{number}.png", "query": f"the {name} on the left", "mask": f"{number}-line.png"})
         lines.append({"image": f"{number}.png", "query": NAMES[(number + 1) % 3], "absent": True})
+    (folder / "instances.json").write_text(json.dumps(_coco(rows)), encoding="utf-8")
     for name, found in (("index", rows), ("lines", lines)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, found)) + "\n", encoding="utf-8")
     return folder
+
+
+def _coco(rows: list[dict]) -> dict:
+    """A box where each animal may be, as an outline: its shape is of no interest here."""
+    images, annotations = [], []
+    for number, row in enumerate(rows):
+        width, height = SIZES[number // 3 % 3]
+        x, y = width // 3, height // 3
+        outline = [x, y, 2 * x, y, 2 * x, 2 * y, x, 2 * y]
+        images.append({"id": number, "file_name": row["image"], "width": width, "height": height})
+        annotations.append({"id": number, "image_id": number, "category_id": number % 3, "segmentation": [outline]})
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _disc(x: float, y: float, radius: float, shape: tuple[int, int]) -> np.ndarray:

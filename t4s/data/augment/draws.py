@@ -21,8 +21,6 @@ from t4s.data.augment.render import render
 from t4s.data.augment.views import View, whole
 from t4s.records import Sample
 
-LABEL_SIDE = 512  # most pixels per side of a label map in training: 32 for each of 16 cells
-
 
 @dataclass(frozen=True, eq=False)
 class LabelledPixels:
@@ -61,7 +59,8 @@ class PhotoDataset(Protocol):
     def __len__(self) -> int: ...
 
     def decode(self, index: int, complete: bool = False) -> tuple[Image.Image, Any]:
-        """Photo `index` (RGB), and what `ask` needs to know of it: it can be pickled, at most LABEL_SIDE pixels a side.
+        """Photo `index` (RGB), and what `ask` needs to know of it: it can be pickled, and is
+        `labels.reduced`.
 
         `complete`: nothing of it is left to be read later. Raises DataError.
         """
@@ -92,16 +91,3 @@ def draw_samples(dataset: PhotoDataset, index: int, rng: np.random.Generator, co
     """`Dataset.draw` of a data set that has `decode` and `ask`."""
     drawn, photo = draw(dataset, index, rng, count)
     return drawn.on(render(drawn.view, photo))
-
-
-def reduced(labels: np.ndarray) -> np.ndarray:
-    """A label map or mask (h, w), its longer side at most LABEL_SIDE: every pixel that is kept keeps its label."""
-    longest = max(labels.shape)
-    if longest <= LABEL_SIDE:
-        return labels
-    rows, columns = (
-        (np.arange(side) + 0.5) * length / side
-        for length in labels.shape
-        for side in [max(1, round(length * LABEL_SIDE / longest))]
-    )
-    return labels[rows.astype(int)[:, None], columns.astype(int)]

@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from t4s.data.augment.draws import Draw, LabelledPixels, draw_samples, reduced
+from t4s.data.augment.draws import Draw, LabelledPixels, draw_samples
+from t4s.data.augment.labels import reduced
 from t4s.data.folder import OUTLINE, FolderDataset, Photo
 from t4s.data.scenes.cutouts import colour_word
 from t4s.data.scenes.phrasing import Instance, Phrase, misplaced_phrases, placed_phrases

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from t4s import lexicon
-from t4s.data.augment.draws import Draw, reduced
+from t4s.data.augment.draws import Draw
+from t4s.data.augment.labels import reduced
 from t4s.data.augment.views import whole
 from t4s.data.scenes.phrasing import (
     PLACE_KINDS,
