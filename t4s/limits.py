@@ -26,4 +26,6 @@ MAX_PLACES = 16  # of them for one client
 MAX_LISTEN_SECONDS = 20  # a waiting call that nobody listens to is kept; until someone does it does not run
 MAX_BODY = 30_000_000  # bytes of a request: an image file of MAX_BYTES as a data: URL
 MAX_UPLOAD = 1_000_000_000  # bytes of an upload, which may hold the photos of a batch
+MAX_UPLOAD_SECONDS = 1_800  # for an upload to arrive
+MAX_STORED = 5_000_000_000  # bytes of uploads and answers that the app keeps on disk; the oldest files go first
 MAX_FETCH_SECONDS = 15  # for a web address to deliver its file

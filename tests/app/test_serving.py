@@ -23,7 +23,7 @@ from PIL import Image
 import app
 from t4s import limits
 from t4s.app import downloads
-from t4s.app.serving import fetching, gate, queueing
+from t4s.app.serving import fetching, gate, queueing, storage
 from t4s.errors import ImageError
 from t4s.limits import MAX_BODY, MAX_BYTES, MAX_PLACES, QUEUE_PLACES
 from tests.support import stand_in
@@ -56,6 +56,7 @@ def test_an_input_of_the_wrong_kind_is_told_in_a_sentence(client: Client):
     assert "choose one of fast, constrained, free" in _told(client, "/segment", photo, "cat", "", "quick")
     for number in ("abc", None, [], True, {}):
         assert "The input 'height' is" in _told(client, "/decode_text", "others *2\n", number, 3)
+    assert "The input 'by_part' is" in _told(client, "/segment", photo, "cat", "", "fast", "yes")
     assert "number 1" in _told(client, "/batch", ["photo.jpg"], "cat")
     assert "a list of texts" in _told(client, "/batch", [photo], [5])
 
@@ -407,7 +408,7 @@ def test_the_gate_counts_who_listens():
     for path, query in (("/gradio_api/queue/data", b"session_hash=s"), ("/gradio_api/call/segment/e", b""),
                         ("/x/gradio_api/call/v2/segment/e/", b"")):  # fmt: skip
         scope = {"type": "http", "method": "GET", "path": path, "query_string": query, "headers": []}
-        asyncio.run(gate.Gate(inside, listeners)(scope, nothing, nothing))
+        asyncio.run(gate.Gate(inside, listeners, storage.Storage())(scope, nothing, nothing))
     assert seen == [{"s": 1}, {"e": 1}, {"e": 1}] and not listeners._open
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import traceback
 from typing import Any
@@ -12,6 +13,7 @@ from t4s.app.serving.agents import answer_in_json
 from t4s.app.serving.gate import Gate
 from t4s.app.serving.inputs import checked
 from t4s.app.serving.queueing import FairQueue, Listeners
+from t4s.app.serving.storage import Storage
 from t4s.errors import T4SError
 from t4s.limits import QUEUE_PLACES
 
@@ -22,7 +24,7 @@ class GuardedBlocks(gr.Blocks):
     """Used as gr.Blocks. Whatever a client sends, it gets an answer or a sentence."""
 
     def __init__(self, *arguments: Any, **settings: Any):
-        self.listeners = Listeners()
+        self.listeners, self.storage = Listeners(), Storage(self._kept_files)
         super().__init__(*arguments, **settings)
 
     def queue(self, **settings: Any) -> GuardedBlocks:
@@ -42,21 +44,30 @@ class GuardedBlocks(gr.Blocks):
 
     def launch(self, *arguments: Any, **settings: Any) -> Any:
         """As Gradio's, behind the gate; monitoring is closed."""
-        settings["app_kwargs"] = {"middleware": [(Gate, (), {"listeners": self.listeners})]}
+        gate = (Gate, (), {"listeners": self.listeners, "storage": self.storage})
+        settings["app_kwargs"] = {"middleware": [gate]}
         launched = super().launch(*arguments, **settings | {"enable_monitoring": False})
         if getattr(self, "mcp_server_obj", None):
             answer_in_json(self.mcp_server_obj)
         return launched
 
+    def _kept_files(self) -> set[str]:
+        """The page's own: the photos of its examples."""
+        return set().union(*(component.keep_in_cache for component in self.blocks.values()))
+
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **settings: Any) -> list[Any]:
         """As Gradio's, of checked inputs."""
-        if len(inputs) < len(block_fn.inputs):
+        missing = block_fn.inputs[len(inputs) :]
+        if all(isinstance(component, gr.Checkbox) for component in missing):  # added since the client was written
+            inputs = [*inputs, *(component.value for component in missing)]
+        else:
             names = ", ".join(str(getattr(component, "label", "")) for component in block_fn.inputs)
             raise _error(f"{len(inputs)} inputs were given; there are {len(block_fn.inputs)}: {names}.")
+        await asyncio.to_thread(self.storage.note)  # for the pictures of the answer
         strict = block_fn.api_visibility == "public"
         try:
             given = zip(block_fn.inputs, inputs, strict=False)
-            values = [await checked(component, value, strict) for component, value in given]
+            values = [await checked(component, value, strict, self.storage) for component, value in given]
         except T4SError as problem:
             raise _error(str(problem)) from problem
         return await super().preprocess_data(block_fn, values, *others, **settings)

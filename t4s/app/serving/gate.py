@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -9,7 +10,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from t4s.app.serving.queueing import Listeners
-from t4s.limits import MAX_BODY, MAX_UPLOAD
+from t4s.app.serving.storage import STEP, Storage, StorageFull
+from t4s.limits import MAX_BODY, MAX_UPLOAD, MAX_UPLOAD_SECONDS
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -27,8 +29,8 @@ class BodyTooLarge(Exception):
 class Gate:
     """ASGI middleware around Gradio's app."""
 
-    def __init__(self, app: ASGI, listeners: Listeners):
-        self._app, self._listeners = app, listeners
+    def __init__(self, app: ASGI, listeners: Listeners, storage: Storage):
+        self._app, self._listeners, self._storage = app, listeners, storage
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,14 +55,17 @@ class Gate:
         if not announced.isdigit() or int(announced) > most:
             await _answer(send, 413, message)
             return
-        read, started = 0, False
+        read, room, started = 0, 0 if upload else most, False
 
         async def measured() -> Message:
-            nonlocal read
+            nonlocal read, room
             part = await receive()
             read += len(part.get("body", b""))
             if read > most:
                 raise BodyTooLarge
+            while read > room:
+                await asyncio.to_thread(self._storage.take)
+                room += STEP
             return part
 
         async def noted(part: Message) -> None:
@@ -68,11 +73,21 @@ class Gate:
             started = True
             await send(part)
 
+        status = 413
         try:
-            await self._app(scope, measured, noted)
+            async with asyncio.timeout(MAX_UPLOAD_SECONDS if upload else None):
+                await self._app(scope, measured, noted)
         except BodyTooLarge:
-            if not started:
-                await _answer(send, 413, message)
+            pass
+        except StorageFull as problem:
+            status, message = 507, str(problem)
+        except TimeoutError:
+            minutes = MAX_UPLOAD_SECONDS // 60
+            status, message = 408, f"The upload did not arrive within {minutes} minutes; send fewer files at once."
+        else:
+            return
+        if not started:
+            await _answer(send, status, message)
 
 
 def _listened_to(scope: MutableMapping[str, Any]) -> str:
