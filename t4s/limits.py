@@ -13,6 +13,7 @@ MIN_PART = 16  # pixels: smaller connected parts of a mask are specks, not liste
 MAX_PARTS = 64  # connected parts that are listed for a label
 MAX_QUESTION = 2_000  # characters of a question to a checkpoint that chats
 MAX_ANSWER = 2_048  # tokens of a free answer: some ten grids of 16×16
+MAX_VOCABULARY = 1_000_000  # tokens of a model: a pass has a number for each, after each of up to a thousand tokens
 MAX_SAM_PARAMETERS = 700_000_000  # of a SAM as refiner: SAM's largest has 641 million
 MAX_SAM_SIDE = 1_024  # pixels per side of what a SAM sees
 MAX_SAM_TOKENS = 4_096  # image tokens that attend to each other in a SAM

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from t4s.errors import CheckpointError
+from t4s.limits import MAX_VOCABULARY
 from t4s.models.checkpoint import ADAPTER, ADAPTER_WEIGHTS, EMBEDDED, CheckpointConfig, base_of, check_weights, find
 from t4s.models.original.convert import converted
 from t4s.models.tiny import vision_tower  # noqa: F401 (it registers itself with the Auto classes)
@@ -244,6 +245,12 @@ def _check_size(folder: Path) -> None:
             model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
     except _INVALID as error:
         raise CheckpointError(f"{folder} cannot be loaded as an image-text-to-text model: {_short(error)}") from error
+    head = model.get_output_embeddings()
+    if head is not None and head.weight.shape[0] > MAX_VOCABULARY:
+        raise CheckpointError(
+            f"The config.json of {folder} describes a vocabulary of {head.weight.shape[0]:,} tokens, allowed are "
+            f"{MAX_VOCABULARY:,}; save the checkpoint with the vocabulary of its tokenizer."
+        )
     wanted = sum(weight.numel() for weight in model.parameters())
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))  # at least half a byte a weight
     if wanted > 2 * stored + SPARE_WEIGHTS:
