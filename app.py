@@ -26,6 +26,7 @@ from t4s.app.controller import Model
 from t4s.app.service import InferenceService, gpu_seconds
 from t4s.app.serving.blocks import GuardedBlocks
 from t4s.app.serving.settings import Settings
+from t4s.app.suggestions import NO_NAMES, Suggestions
 from t4s.errors import T4SError
 from t4s.limits import MAX_BYTES
 from t4s.records import Prediction
@@ -59,11 +60,10 @@ def gpu_model(service: InferenceService) -> Model:
 
     @spaces.GPU(duration=10)
     @as_gradio_error
-    def see_names(path: str) -> list[str]:
-        return service.names_seen(path)
+    def suggest(path: str) -> Suggestions:
+        return service.suggest(path)
 
-    names_seen = see_names if service.known_names else lambda path: []
-    return Model(service, write, write_all, refine, names_seen)
+    return Model(service, write, write_all, refine, suggest if service.known_names else lambda path: NO_NAMES)
 
 
 # --- the page -----------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // A row of buttons: names to ask for, or the answers so far. `props.value` is {title, items: [{text, image}], note, words,
-// examples}; the note stands where there are no items yet.
+// examples, cells}; the note stands where there are no items yet, and `cells` says which name each cell resembles.
 const row = element.querySelector(".t4s-choices");
 
 function showChoices() {
@@ -26,6 +26,10 @@ function showChoices() {
   const hint = document.createElement("small");
   hint.textContent = note;
   row.replaceChildren(heading, ...(made.length ? made : [hint]));
+  if (props.value?.cells) { // for the panels, where one can point at what is named here
+    const detail = { names: items.map(({ text }) => text), cells: props.value.cells };
+    document.dispatchEvent(new CustomEvent("t4s-seen", { detail }));
+  }
 }
 
 // --- the phrase: "/" goes to it, known names complete it ----------------------------------------------

@@ -15,6 +15,7 @@ const headline = $(".t4s-headline"), legend = $(".t4s-legend"), pre = $("pre"), 
 const readout = $(".t4s-readout"), canvas = $(".t4s-paint"), rects = $(".t4s-rects"), divider = $(".t4s-divider");
 const slide = $(".t4s-slide input"), slideName = $(".t4s-slide span");
 const threshold = $(".t4s-threshold input"), thresholdName = $(".t4s-threshold output");
+const copyText = $(".t4s-text .t4s-copy"), copyMask = $(".t4s-mask .t4s-copy");
 const partList = $(".t4s-parts"), actions = $(".t4s-actions");
 const settings = { grid: "photo", confidence: false, mask: "overlay", opacity: 55, compare: 50 };
 
@@ -33,6 +34,8 @@ let chosen = 0;       // the label singled out, 0 for none
 let highlighted = -1; // the run under the pointer
 let current = 0;      // the cell that the Tab key comes to
 let ticket = 0;       // a newer value makes pictures that are still loading void
+let seen = { names: [], cells: [] }; // the names that the photo shows, and of each cell the index of one, or -1
+let litCells = false; // some cells are lit
 
 const rgb = (label) => view.colours[label] || [128, 128, 128];
 const css = (label, alpha) => `rgb(${rgb(label).join(" ")} / ${alpha})`;
@@ -72,7 +75,8 @@ function drawText() {
   if (view.running) line.append(make("i", "caret"));
   pre.replaceChildren(made);
   if (view.running && atEnd) pre.scrollTop = pre.scrollHeight;
-  $(".t4s-copy").disabled = !view.text;
+  copyText.disabled = !view.text;
+  copyMask.disabled = !view.mask || !view.photo;
   $(".t4s-count").textContent = view.count || "\u00a0";
 }
 
@@ -110,8 +114,8 @@ function drawGrid() {
     cell.classList.toggle("filled", !waiting && label > 0);
     cell.classList.toggle("unsure", !revealed && !waiting && label > 0);
     cell.classList.toggle("repaired", marks.has(i));
-    const alpha = settings.confidence ? 0.08 + 0.84 * sure * sure : settings.grid === "plain" ? 0.9 : 0.62;
     const plain = settings.grid === "plain" || !view.photo;
+    const alpha = settings.confidence ? 0.08 + 0.84 * sure * sure : plain ? 0.9 : 0.62;
     cell.style.background = waiting ? "" : label ? css(label, alpha)
       : settings.confidence ? `rgb(var(--t4s-doubt) / ${0.75 * (1 - sure)})` : plain ? "var(--t4s-cell)" : "";
     cell.setAttribute("aria-label", describe(i));
@@ -120,9 +124,19 @@ function drawGrid() {
 
 function cellFacts(i) { // what is known of a cell: [what is there, its run, its place]
   const place = `row ${Math.floor(i / view.shape[1]) + 1}, column ${(i % view.shape[1]) + 1}`;
-  if (i >= view.written) return ["not written yet", "", place];
+  if (seenAt(i)) return [`looks like ${seenAt(i)}`, touch ? "tap to ask" : "click to ask", place];
+  if (i >= view.written) return [isReady() && seen.cells.length ? "nothing it knows by name" : "not written yet", "", place];
   const run = view.runs[runOf[i]], sure = view.confidence ? `, ${percent(view.confidence[i])} sure` : "";
   return [view.labels[view.ids[i]] + sure, run ? `run of ${run.count}` : "", place];
+}
+
+const touch = matchMedia("(hover: none)").matches;
+const isReady = () => root.dataset.state === "ready";
+const seenAt = (i) => (isReady() ? seen.names[seen.cells[i]] : undefined); // what can be asked for by pointing at it
+
+function pick(i) { // a cell was clicked
+  if (seenAt(i)) trigger("submit", { text: seenAt(i) });
+  else choose(view.ids[i] || chosen);
 }
 
 function showReadout(i) { // under the grid: on one line or, where it is narrow, on two
@@ -131,7 +145,12 @@ function showReadout(i) { // under the grid: on one line or, where it is narrow,
 }
 
 function showHint() { // what can be done, or what the colours of the confidence mean
-  if (!settings.confidence || !view?.confidence) { readout.textContent = view?.hint || "\u00a0"; return; }
+  if (!settings.confidence || !view?.confidence) {
+    const pointing = touch ? "Tap a thing in the photo to ask for it." : "Point at a thing in the photo; a click asks for it.";
+    const tapping = touch && view?.hint && !view.sample ? "Tap a cell, a run of the text or a pixel." : view?.hint;
+    readout.textContent = (view && isReady() && seen.cells.length ? pointing : tapping) || "\u00a0";
+    return;
+  }
   const scale = make("i", "t4s-scale"), doubt = make("i", "t4s-doubt");
   const colour = view.legend.length ? view.legend[0].label : 1;
   scale.style.setProperty("--from", css(colour, 0.08));
@@ -228,12 +247,13 @@ function paint() {
 // --- linked hover, choice -----------------------------------------------------------------------------
 
 function highlight(run, cell) {
-  if (highlighted >= 0) {
-    spans[highlighted]?.classList.remove("lit");
-    cells.forEach((node) => node.classList.remove("lit"));
-  }
+  if (highlighted >= 0) spans[highlighted]?.classList.remove("lit");
+  if (litCells) cells.forEach((node) => node.classList.remove("lit"));
   highlighted = view && view.runs[run] ? run : -1;
   rects.replaceChildren();
+  const name = highlighted < 0 && cell >= 0 && seenAt(cell);
+  litCells = highlighted >= 0 || Boolean(name);
+  if (name) cells.forEach((node, i) => node.classList.toggle("lit", seenAt(i) === name));
   if (highlighted < 0) {
     if (cell >= 0) showReadout(cell); else showHint();
     return;
@@ -291,7 +311,7 @@ function drawParts() {
     name.setAttribute("aria-pressed", i === chosenPart);
     name.title = `box ${part.box.join(", ")}`;
     name.append(make("i"), make("span", "", `${label} ${i + 1}`), make("small", "", `${part.score} % sure, ${part.area}`));
-    name.addEventListener("click", () => { chosenPart = chosenPart === i ? -1 : i; drawParts(); paint(); });
+    name.addEventListener("click", () => choosePart(i));
     item.addEventListener("pointerenter", () => { hoveredPart = i; paint(); });
     item.addEventListener("pointerleave", () => { hoveredPart = -1; paint(); });
     keep.type = "checkbox";
@@ -306,6 +326,12 @@ function drawParts() {
     item.append(keep, name);
     return item;
   }));
+}
+
+function choosePart(i) { // single it out, or no part any more
+  chosenPart = chosenPart === i ? -1 : i;
+  drawParts();
+  paint();
 }
 
 function drawActions() {
@@ -338,6 +364,7 @@ function show() {
   }
   cells.forEach((cell) => cell.classList.remove("lit")); // of a run that is no more
   highlighted = -1;
+  litCells = false;
   rects.replaceChildren();
   root.dataset.state = view.sample ? "empty" : view.running ? "running" : view.text ? "done" : "ready";
   root.dataset.photo = view.photo ? "yes" : "no";
@@ -411,13 +438,16 @@ maskFrame.addEventListener("click", (event) => {
   const box = canvas.getBoundingClientRect(), { width, height, ids } = index || coarse();
   const x = Math.min(width - 1, Math.floor((event.clientX - box.left) / box.width * width));
   const y = Math.min(height - 1, Math.floor((event.clientY - box.top) / box.height * height));
-  choose(ids[y * width + x] || chosen);
+  const part = index?.parts?.[y * width + x] || 0;
+  if (isReady()) pick(cellUnder(event));
+  else if (part && view.legend.length === 1) choosePart(part - 1);
+  else choose(ids[y * width + x] || chosen);
 });
 root.addEventListener("click", (event) => {
   const chip = event.target.closest(".chip"), cell = event.target.closest("[data-cell]");
   const span = event.target.closest("[data-run]"), button = event.target.closest(".t4s-switch button");
   if (chip) choose(Number(chip.dataset.label));
-  else if (cell) choose(view.ids[Number(cell.dataset.cell)] || chosen);
+  else if (cell) pick(Number(cell.dataset.cell));
   else if (span) choose(view.runs[Number(span.dataset.run)].label || chosen);
   else if (button) {
     if (button.dataset.grid) settings.grid = button.dataset.grid;
@@ -436,7 +466,7 @@ cellsBox.addEventListener("keydown", (event) => {
   const [height, width] = view.shape, row = Math.floor(current / width), column = current % width;
   const to = { ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1], ArrowUp: [row - 1, column],
                ArrowDown: [row + 1, column], Home: [row, 0], End: [row, width - 1] }[event.key];
-  if (event.key === "Enter" || event.key === " ") choose(view.ids[current] || chosen);
+  if (event.key === "Enter" || event.key === " ") pick(current);
   else if (event.key === "Escape") { if (chosen) choose(chosen); }
   else if (to && to[0] >= 0 && to[1] >= 0 && to[0] < height && to[1] < width) {
     cells[current].tabIndex = -1;
@@ -462,18 +492,45 @@ slide.addEventListener("input", () => {
   settings[settings.mask === "compare" ? "compare" : "opacity"] = Number(slide.value);
   if (view) paint();
 });
-$(".t4s-copy").addEventListener("click", async (event) => {
-  const button = event.currentTarget;
+
+function say(button, words) { // in place of "Copy", for a moment
+  button.textContent = words;
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+}
+copyText.addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(view.text);
   } catch { // an insecure address or a refused permission: select the text, so that Ctrl+C takes it
     getSelection().selectAllChildren(pre);
-    button.textContent = "Press Ctrl+C";
+    copyText.textContent = "Press Ctrl+C";
     return;
   }
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  say(copyText, "Copied");
 });
+
+async function shownPicture() { // the mask panel as a PNG; a cut-out is transparent
+  const sheet = new OffscreenCanvas(canvas.width, canvas.height), brush = sheet.getContext("2d");
+  if (settings.mask !== "cutout") brush.drawImage(await load(view.photo), 0, 0, sheet.width, sheet.height);
+  if (settings.mask === "compare") brush.rect(0, 0, sheet.width * settings.compare / 100, sheet.height);
+  if (settings.mask === "compare") brush.clip();
+  brush.drawImage(canvas, 0, 0);
+  return sheet.convertToBlob({ type: "image/png" });
+}
+copyMask.addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": shownPicture() })]);
+    say(copyMask, "Copied");
+  } catch { // an insecure address or a refused permission
+    say(copyMask, "Not allowed");
+  }
+});
+
+if (element.closest("#panels")) { // the chips know what the photo shows
+  document.addEventListener("t4s-seen", (event) => {
+    seen = event.detail;
+    if (view && isReady()) { drawGrid(); showHint(); }
+  });
+}
 
 let wasRunning = false;
 function bringIntoSight() { // on a phone the panels, and what is wrong with a photo, lie below the button that was pressed

@@ -7,7 +7,7 @@ data for the components; `tabs` connects them.
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from t4s.app import downloads, examples, views
 from t4s.app.components import ASSETS, as_gradio_error
 from t4s.app.service import SUGGESTED_NAMES, ExampleAnswers, InferenceService, replay, sam_source
-from t4s.app.suggestions import best_names
+from t4s.app.suggestions import NO_NAMES, Suggestions, best_names
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
 from t4s.limits import MAX_LABELS, MAX_QUERY
@@ -27,6 +27,7 @@ from t4s.records import Prediction
 from t4s.refine import sam
 
 HISTORY = 12  # answers that can be gone back to
+ABANDONED = "abandoned"  # in the file that means "stop": nobody waits for the answer any more
 PHRASE_EXAMPLE = partial(examples.example, ASSETS)
 
 
@@ -69,7 +70,7 @@ class Model:
     write: Callable[..., Iterator[Prediction]]
     write_all: Callable[..., tuple[list[Prediction], str]]
     refine_on_gpu: Callable[..., Prediction]
-    names_seen: Callable[[str], list[str]]
+    suggest: Callable[[str], Suggestions]
 
     def refine(self, path: str, answer: Prediction, refiner: str) -> Prediction:
         """The answer with other pixels. Only SAM is worth a GPU."""
@@ -110,8 +111,9 @@ class TabController:
             return views.sample_view(examples.DRAWING) | {"kind": "fault", "message": str(problem)}
 
     @as_gradio_error
-    def start(self, path: str, *_: str) -> tuple[Any, ...]:
-        """The empty grid, no answer, and the path of the file that will mean "stop"."""
+    def start(self, path: str, *asked: Any) -> tuple[Any, ...]:
+        """The empty grid, no answer, and the path of the file that will mean "stop"; the last one is abandoned."""
+        abandon(asked[-1])
         view = views.photo_view(*_preview(path), self.model.service.shape)
         return views.waiting_view(view), None, str(downloads.scratch_file("stop"))
 
@@ -120,7 +122,7 @@ class TabController:
         """(view, answer) as the answer grows; `gr.skip()` in place of an answer that is not finished."""
         refiner = full_refiner_name(refiner, sam_id)
         answers = self.model.write(path, self.read_query(query), refiner, decoding, stop_file)
-        yield from self.show_answers(path, refiner, answers)
+        yield from self.show_answers(path, refiner, answers, stop_file)
 
     @as_gradio_error
     def ask_example(
@@ -136,16 +138,15 @@ class TabController:
         key = index, decoding
         kept = self.example_answers.get(key)
         if kept is None:
-            for shown in self.ask(path, query, refiner, sam_id, decoding, stop_file):
-                yield shown
-            answer = shown[1].answer
-            if answer.stats["ended"] == "complete":
-                self.example_answers.keep(key, answer)
+            for view, answered in self.ask(path, query, refiner, sam_id, decoding, stop_file):
+                yield view, answered
+                if isinstance(answered, Answered) and answered.answer.stats["ended"] == "complete":
+                    self.example_answers.keep(key, answered.answer)
             return
         refiner = full_refiner_name(refiner, sam_id)
         if kept.stats.get("refiner") != refiner:
             kept = self.model.refine(path, kept, refiner)
-        yield from self.show_answers(path, refiner, replay(kept))
+        yield from self.show_answers(path, refiner, replay(kept), stop_file)
 
     def _is_example(self, index: int, path: str | None, query: str) -> bool:
         if not isinstance(index, int) or not 0 <= index < len(examples.EXAMPLES) or path is None:
@@ -153,10 +154,14 @@ class TabController:
         photo, asked = self.example(index)
         return query == asked and Path(path).is_file() and filecmp.cmp(path, photo, shallow=False)
 
-    def show_answers(self, path: str, refiner: str, answers: Iterator[Prediction]) -> Iterator[tuple[Any, Any]]:
-        """What the panels show and what is kept, answer by answer."""
+    def show_answers(
+        self, path: str, refiner: str, answers: Iterator[Prediction], stop_file: str
+    ) -> Iterator[tuple[Any, Any]]:
+        """What the panels show and what is kept, answer by answer, until another takes their place."""
         url, _ = _preview(path)
         for answer in answers:
+            if _is_abandoned(stop_file):
+                return
             if answer.stats["ended"]:
                 view = views.finished_view(answer, url, self.model.service.layout, refiner)
                 yield view, Answered(path, answer, answer)
@@ -190,27 +195,40 @@ class TabController:
         return view, Answered(answered.path, answered.answer, shown, threshold=threshold)
 
     @as_gradio_error
+    def list_names(self, path: str | None) -> str:
+        """The names that the photo shows, as a list to segment it by."""
+        if path is None:
+            raise QueryError("Choose a photo first; then its names can be listed.")
+        names = self.model.suggest(path).names or self._best_names
+        if not names:
+            raise QueryError("This model says of no name that it knows it: write the names yourself.")
+        return ", ".join(names)
+
+    @as_gradio_error
     def suggest(self, path: str | None) -> dict[str, Any]:
         """The names that the photo shows, or that the checkpoint draws best; none for a photo that cannot be read."""
+        if path is None:
+            return self.choices()
         try:
-            names = [] if path is None else self.model.names_seen(path) or self._best_names
+            found = self.model.suggest(path)
         except (T4SError, gr.Error):  # the panels say what is wrong with the photo
-            names = []
-        return self.choices(names)
+            return self.choices()
+        return self.choices(found if found.names else Suggestions(self._best_names))
 
-    def choices(self, names: Sequence[str] = ()) -> dict[str, Any]:
+    def choices(self, found: Suggestions = NO_NAMES) -> dict[str, Any]:
         """The value of the chips; without names a note, if there will be names for a photo."""
         words = sorted(self.model.service.known_names)
         return {
             "title": "What can I ask?",
-            "items": [{"text": name} for name in names],
+            "items": [{"text": name} for name in found.names],
+            "cells": list(found.cells),
             "note": "Names of what a photo shows come here." if words or self._best_names else "",
             "words": words,
             "examples": [phrase for _, phrase in examples.EXAMPLES],
         }
 
     @property
-    def _best_names(self) -> list[str]:
+    def _best_names(self) -> tuple[str, ...]:
         return best_names(self.model.service.metrics, SUGGESTED_NAMES)
 
     def remember(self, answered: Answered | None, history: list[Past]) -> tuple[list[Past], dict[str, Any]]:
@@ -223,10 +241,11 @@ class TabController:
         return history, {"title": "Answers", "items": items}
 
     @as_gradio_error
-    def go_back(self, history: list[Past], event: gr.EventData) -> tuple[Any, ...]:
+    def go_back(self, history: list[Past], stop_file: str, event: gr.EventData) -> tuple[Any, ...]:
         """(photo, phrase, view, answer) of an answer of the history; its masks are made again."""
         if not 0 <= int(event.index) < len(history):
             return (gr.skip(),) * 4
+        abandon(stop_file)
         past = history[int(event.index)]
         refiner = past.answer.stats.get("refiner") or self.model.service.refiner
         refined = self.model.refine(past.path, past.answer, refiner)
@@ -252,6 +271,16 @@ def request_stop(stop_file: str | None) -> None:
     """Creates the file that the running answer looks for between two passes."""
     if stop_file and Path(stop_file).parent.is_dir():
         Path(stop_file).touch()
+
+
+def abandon(stop_file: str | None) -> None:
+    """Stops the running answer, of which nothing more is shown: another takes its place, or its photo is gone."""
+    if stop_file and Path(stop_file).parent.is_dir():
+        Path(stop_file).write_text(ABANDONED)
+
+
+def _is_abandoned(stop_file: str) -> bool:
+    return Path(stop_file).is_file() and Path(stop_file).read_text() == ABANDONED
 
 
 @as_gradio_error

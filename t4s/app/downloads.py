@@ -71,6 +71,13 @@ def _json(data: Any) -> bytes:
     return json.dumps(data, ensure_ascii=False, indent=1).encode()
 
 
+def _overlay(answer: Prediction, path: str) -> bytes:
+    file = io.BytesIO()
+    colours = drawing.label_colours(answer.grid)
+    drawing.overlay(open_photo(path).convert("RGB"), answer.masks, colours=colours).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
 def _coco(answer: Prediction, path: str) -> bytes:
     return _json(export.coco_json([(Path(path).name, answer.mask.shape, answer.masks)]))
 
@@ -94,6 +101,7 @@ FILES: dict[str, tuple[str, str, Callable[[Prediction, str], bytes]]] = {
     "mask": ("Mask PNG", "{stem}.mask.png", lambda answer, path: export.mask_png(answer.mask)),
     "cutout": ("Cut-out PNG", "{stem}.cutout.png",
                lambda answer, path: export.cutout_png(open_photo(path), answer.mask)),
+    "overlay": ("Overlay JPG", "{stem}.overlay.jpg", _overlay),
     "coco": ("COCO", "{stem}.coco.json", _coco),
     "parts": ("COCO, by part", "{stem}.parts.coco.json", _coco_parts),
     "geojson": ("GeoJSON", "{stem}.geojson", lambda answer, path: _json(export.geojson(answer.masks))),

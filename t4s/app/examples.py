@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -42,17 +42,18 @@ def class_list(index: int, lists: Mapping[str, str]) -> str:
     return lists.get(title) or next(iter(lists.values()), "")
 
 
-def presets(metrics: Mapping[str, Any]) -> dict[str, str]:
+def presets(metrics: Mapping[str, Any], taught: Collection[str] = ()) -> dict[str, str]:
     """The lists that a checkpoint can serve, each without the names that it draws worse than LEAST_SCORE.
 
-    `metrics` is that of `t4s.json`; its "names" is {name: IoU in [0, 1]}. Nothing is known of a checkpoint without
-    it, and it is offered everything.
+    `metrics` is that of `t4s.json`; its "names" is {name: IoU in [0, 1]}. A name that was not measured stays if it was
+    `taught`. Nothing is known of a checkpoint without measured names, and it is offered everything.
     """
     scores = metrics.get("names")
     if scores is None:
         return PRESETS
+    unmeasured = dict.fromkeys(taught, 1.0)
     able = {
-        title: [name for name in text.split(", ") if scores.get(name, 0.0) >= LEAST_SCORE]
+        title: [name for name in text.split(", ") if scores.get(name, unmeasured.get(name, 0.0)) >= LEAST_SCORE]
         for title, text in PRESETS.items()
     }
     return {title: ", ".join(names) for title, names in able.items() if len(names) >= LEAST_NAMES}

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from t4s.app.downloads import ResultsZip
-from t4s.app.suggestions import names_in_photo
+from t4s.app.suggestions import NO_NAMES, Suggestions, suggest
 from t4s.codec import DescriptorGrid
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
@@ -133,11 +133,9 @@ class InferenceService:
         refiner = self.resolve(refiner)
         return replace(self.segmenter.refine(prediction, open_photo(path), refiner), status=prediction.status)
 
-    def names_seen(self, path: str, count: int = SUGGESTED_NAMES) -> list[str]:
-        """The names that the photo shows, the surest first; [] for a checkpoint that was taught no names."""
-        if not self.known_names:
-            return []
-        return names_in_photo(self.segmenter.vlm, self.encode(path))[:count]
+    def suggest(self, path: str) -> Suggestions:
+        """The names that the photo shows; nothing for a checkpoint that was taught no names."""
+        return suggest(self.segmenter.vlm, self.encode(path), SUGGESTED_NAMES) if self.known_names else NO_NAMES
 
     def keep_above(self, path: str, prediction: Prediction, threshold: float, refiner: str) -> Prediction:
         """The answer without the cells whose confidence is below `threshold` in [0, 1], refined again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from t4s.app.components import APP_ASSETS, ASSETS, MODEL_QUEUE, PRIVATE, QUICK_Q
 from t4s.app.controller import (
     Model,
     TabController,
+    abandon,
     check_names,
     check_phrase,
     full_refiner_name,
@@ -53,8 +54,8 @@ class Fields:
     decoding: gr.Radio
     panels: Panels
     answer: gr.State
+    history: Choices
     chips: Choices | None = None
-    history: Choices | None = None
 
 
 # --- a phrase -----------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ def segment_tab(model: Model) -> None:
             panels, answer = _answer_area("panels", "save")
             history = Choices({"title": "Answers", "items": []}, elem_id="history")
             gr.DeepLinkButton("Copy a link to this answer", size="sm", elem_classes="t4s-link")
-    fields = Fields(photo, phrase, start, stop, gallery, *options, panels, answer, chips, history)
+    fields = Fields(photo, phrase, start, stop, gallery, *options, panels, answer, history, chips)
     picked = gallery.click(partial(examples.example, ASSETS), gallery, [photo, phrase], queue=False, **QUIET)
     _connect(fields, controller, [start.click, phrase.submit], picked, check_phrase)
 
@@ -87,7 +88,8 @@ def segment_tab(model: Model) -> None:
 
 def everything_tab(model: Model) -> None:
     """A list of names about one photo."""
-    lists = examples.presets(model.service.metrics)
+    lists = examples.presets(model.service.metrics, model.service.known_names)
+    controller = TabController(model, views.names, lambda index: _listed_example(index, lists))
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280, elem_classes="t4s-side"):
             photo = components.photo_field("photo-all")
@@ -99,8 +101,10 @@ def everything_tab(model: Model) -> None:
                 placeholder="cat, dog, grass",
                 elem_id="names",
             )
-            with gr.Row(visible=bool(lists), elem_classes="t4s-small", elem_id="lists"):
+            with gr.Row(elem_classes="t4s-small", elem_id="lists"):
                 components.plain_html("<span>Lists</span>")
+                seen = gr.Button("this photo", size="sm", min_width=60)
+                seen.click(controller.list_names, photo, names, **MODEL_QUEUE, **QUIET)
                 for title in lists:
                     button = gr.Button(title, size="sm", min_width=60)
                     button.click(partial(lists.get, title), None, names, queue=False, **QUIET)
@@ -109,13 +113,14 @@ def everything_tab(model: Model) -> None:
             options = components.model_options(model.service, "refiner-all")
         with gr.Column(scale=9, min_width=300):
             panels, answer = _answer_area("panels-all", "save-all")
-    fields = Fields(photo, names, start, stop, gallery, *options, panels, answer)
+            history = Choices({"title": "Answers", "items": []}, elem_id="history-all")
+    fields = Fields(photo, names, start, stop, gallery, *options, panels, answer, history)
+    picked = gallery.click(controller.example, gallery, [photo, names], queue=False, **QUIET)
+    _connect(fields, controller, [start.click], picked, check_names)
 
-    def example(index: int) -> tuple[str, str]:
-        return examples.example(ASSETS, index)[0], examples.class_list(index, lists)
 
-    picked = gallery.click(example, gallery, [photo, names], queue=False, **QUIET)
-    _connect(fields, TabController(model, views.names, example), [start.click], picked, check_names)
+def _listed_example(index: int, lists: Mapping[str, str]) -> tuple[str, str]:
+    return examples.example(ASSETS, index)[0], examples.class_list(index, lists)
 
 
 def _answer_area(panels_id: str, save_id: str) -> tuple[Panels, gr.State]:
@@ -139,23 +144,30 @@ def _connect(
     """Photo, question, stop, refiner → the handlers. `picked`: the event after which an example fills the fields."""
     stop_file = gr.State(None)
     refiner = [fields.refiner, fields.sam_id]
-    asked = [fields.photo, fields.query, *refiner, fields.decoding]
+    asked = [fields.photo, fields.query, *refiner, fields.decoding, stop_file]
     shown = [fields.panels, fields.answer]
     waiting = {"show_progress": "minimal", "show_progress_on": fields.query, **PRIVATE}  # the place in the queue
+    waiting["trigger_mode"] = "multiple"  # a new question ends the answer before it
     fields.photo.change(controller.show_photo, [fields.photo, fields.answer], fields.panels, **QUICK_QUEUE, **QUIET)
-    typed = gr.on(triggers, controller.start, asked, [*shown, stop_file], validator=check, **QUICK_QUEUE, **QUIET)
+    typed = gr.on(
+        triggers, controller.start, asked, [*shown, stop_file], validator=check, trigger_mode="always_last",
+        **QUICK_QUEUE, **QUIET,
+    )  # fmt: skip
     clicked = picked.then(controller.start, asked, [*shown, stop_file], **QUICK_QUEUE, **QUIET)
     answers = [
-        typed.success(controller.ask, [*asked, stop_file], shown, **MODEL_QUEUE, **waiting),
-        clicked.success(controller.ask_example, [fields.examples, *asked, stop_file], shown, **MODEL_QUEUE, **waiting),
+        typed.success(controller.ask, asked, shown, **MODEL_QUEUE, **waiting),
+        clicked.success(controller.ask_example, [fields.examples, *asked], shown, **MODEL_QUEUE, **waiting),
     ]
-    if fields.chips is not None and fields.history is not None:
-        answers += _connect_chips_and_history(fields, controller, asked, shown, stop_file, waiting)
+    if fields.chips is not None:
+        answers += _connect_chips(fields, fields.chips, controller, asked, shown, waiting)
+    _connect_history(fields, controller, shown, stop_file)
     fields.panels.release(controller.keep_above, fields.answer, shown, **QUICK_QUEUE, **QUIET)
     fields.panels.select(remove_parts, fields.answer, fields.answer, **QUICK_QUEUE, **QUIET)
     for answered in answers:  # a toast says what went wrong; the panels go back to the photo
         answered.failure(controller.show_photo, [fields.photo, fields.answer], fields.panels, **QUICK_QUEUE, **QUIET)
     fields.stop.click(request_stop, stop_file, queue=False, **QUIET)
+    removed = fields.photo.clear(abandon, stop_file, queue=False, **QUIET)
+    removed.then(controller.show_photo, [fields.photo, fields.answer], fields.panels, **QUICK_QUEUE, **QUIET)
     gr.on(
         [fields.refiner.input, fields.sam_id.submit],
         controller.refine,
@@ -166,26 +178,30 @@ def _connect(
     )
 
 
-def _connect_chips_and_history(
+def _connect_chips(
     fields: Fields,
+    chips: Choices,
     controller: TabController,
     asked: list[Any],
     shown: list[Any],
-    stop_file: gr.State,
     waiting: dict[str, Any],
 ) -> list[Any]:
-    """Names to click, words that were meant, and answers to go back to → the events that ask the model."""
-    past = gr.State([], time_to_live=components.ANSWER_SECONDS)
-    fields.photo.change(controller.suggest, fields.photo, fields.chips, **MODEL_QUEUE, **QUIET)
-    fields.answer.change(controller.remember, [fields.answer, past], [past, fields.history], **QUICK_QUEUE, **QUIET)
-    back = [fields.photo, fields.query, fields.panels, fields.answer]
-    fields.history.select(controller.go_back, past, back, **QUICK_QUEUE, **QUIET)
+    """Names to click, beside the photo and in it, and words that were meant → the events that ask the model."""
+    fields.photo.change(controller.suggest, fields.photo, chips, **MODEL_QUEUE, **QUIET)
     answers = []
-    for clicked in (fields.chips.select, fields.panels.submit):
+    for clicked in (chips.select, fields.panels.submit):
         named = clicked(_chosen_text, None, fields.query, queue=False, **QUIET)
-        started = named.then(controller.start, asked, [*shown, stop_file], **QUICK_QUEUE, **QUIET)
-        answers.append(started.success(controller.ask, [*asked, stop_file], shown, **MODEL_QUEUE, **waiting))
+        started = named.then(controller.start, asked, [*shown, asked[-1]], **QUICK_QUEUE, **QUIET)
+        answers.append(started.success(controller.ask, asked, shown, **MODEL_QUEUE, **waiting))
     return answers
+
+
+def _connect_history(fields: Fields, controller: TabController, shown: list[Any], stop_file: gr.State) -> None:
+    """Answers to go back to."""
+    past = gr.State([], time_to_live=components.ANSWER_SECONDS)
+    fields.answer.change(controller.remember, [fields.answer, past], [past, fields.history], **QUICK_QUEUE, **QUIET)
+    back = [fields.photo, fields.query, *shown]
+    fields.history.select(controller.go_back, [past, stop_file], back, **QUICK_QUEUE, **QUIET)
 
 
 def _chosen_text(event: gr.EventData) -> str:
@@ -314,15 +330,18 @@ def batch_tab(model: Model) -> None:
             if stopped:
                 return
 
-    def begin() -> tuple[str, Any]:
-        return str(downloads.scratch_file("stop")), gr.update(visible=True)
+    def begin() -> tuple[Any, ...]:
+        return str(downloads.scratch_file("stop")), gr.update(visible=True), gr.update(interactive=False)
+
+    def end() -> tuple[Any, Any]:
+        return gr.update(visible=False), gr.update(interactive=True)
 
     stop_file = gr.State("")
     inputs, outputs = [files, phrases, refiner, sam_id, by_part, stop_file], [progress, gallery, table, zip_button]
-    running = start.click(begin, None, [stop_file, stop], queue=False, **QUIET).then(
+    running = start.click(begin, None, [stop_file, stop, start], queue=False, **QUIET).then(
         run, inputs, outputs, **MODEL_QUEUE, **QUIET
     )
-    running.then(lambda: gr.update(visible=False), None, stop, queue=False, **QUIET)
+    running.then(end, None, [stop, start], queue=False, **QUIET)
     stop.click(request_stop, stop_file, queue=False, **QUIET)
 
 

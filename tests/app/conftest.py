@@ -10,8 +10,11 @@ from playwright.sync_api import Browser, sync_playwright
 
 import app
 from t4s.app import service
+from t4s.app.suggestions import Suggestions
 from tests.support import stand_in
 from tests.support.visit import FLAGS
+
+SEEN = Suggestions(("cat", "toilet"), (0,) * 128 + (1,) * 96 + (-1,) * 32)  # above a cat, then a toilet, then nothing
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +24,7 @@ def segmenter() -> stand_in.StandIn:
 
 @pytest.fixture(scope="session")
 def address(segmenter: stand_in.StandIn) -> Iterator[str]:
-    service.names_in_photo = lambda vlm, encoded: ["cat", "toilet"]  # the stand-in has no cells to compare
+    service.suggest = lambda vlm, encoded, count: SEEN  # the stand-in has no cells to compare
     blocks = app.build(segmenter, sams=None).queue()
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, mcp_server=True, **app.LAUNCH)
     yield url

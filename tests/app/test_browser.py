@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,9 +94,23 @@ def test_a_run_lights_its_cells_and_pixels_and_a_cell_its_run(visit: Visit):
 def test_the_text_is_copied_to_the_letter(visit: Visit):
     page = visit.page
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.click("#panels .t4s-copy")
-    expect(page.locator("#panels .t4s-copy")).to_have_text("Copied")
+    page.click("#panels .t4s-text .t4s-copy")
+    expect(page.locator("#panels .t4s-text .t4s-copy")).to_have_text("Copied")
     assert page.evaluate("() => navigator.clipboard.readText()") == page.locator("#panels pre").text_content()
+
+
+def test_the_cut_out_is_copied_with_a_transparent_background(visit: Visit, segmenter: stand_in.StandIn):
+    page, answer = visit.page, segmenter(CATS, "cat")
+    page.click("#panels button[data-mask=cutout]")
+    page.click("#panels .t4s-mask .t4s-copy")
+    expect(page.locator("#panels .t4s-mask .t4s-copy")).to_have_text("Copied")
+    page.click("#panels button[data-mask=overlay]")
+    address = page.evaluate("""async () => { const [item] = await navigator.clipboard.read();
+        const reader = new FileReader();
+        reader.readAsDataURL(await item.getType("image/png"));
+        return new Promise((done) => { reader.onload = () => done(reader.result); }); }""")
+    copied = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGBA"))
+    assert abs((copied[..., 3] > 0).mean() - answer.mask.mean()) < 0.01
 
 
 def _alphas(page: Page, mask: bool = False) -> np.ndarray:
@@ -277,7 +293,7 @@ def test_downloads_are_the_answer_in_other_words(visit: Visit, segmenter: stand_
             visit.page.click(f"#save-{kind}")
         assert coming.value.suggested_filename == name.format(stem="two_cats")
         coming.value.save_as(tmp_path / coming.value.suggested_filename)
-        _, data = downloads.make(kind, answer, "two_cats.jpg" if kind != "cutout" else str(CATS))
+        _, data = downloads.make(kind, answer, str(CATS))
         assert (tmp_path / coming.value.suggested_filename).read_bytes() == data, kind
     assert visit.wrong == []
 

@@ -46,6 +46,9 @@ def test_every_download_opens_in_its_tool(segmenter: stand_in.StandIn, tmp_path:
         cut = np.asarray(Image.open(tmp_path / name))
         assert ((cut[..., 3] > 0) == answer.mask).all()
         assert (cut[..., :3][answer.mask] == np.asarray(Image.open(photo))[answer.mask]).all()
+    elif kind == "overlay":
+        changed = np.abs(np.asarray(Image.open(tmp_path / name), int) - np.asarray(Image.open(photo), int)).max(2)
+        assert changed[answer.mask].mean() > 40 > 10 > changed[~answer.mask].mean()
     elif kind == "coco":
         dataset = COCO(tmp_path / name)
         for each in dataset.anns.values():

@@ -21,6 +21,7 @@ CATS = EXAMPLES / "two_cats.jpg"
 PAINTED = """canvas => { const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
     let n = 0; for (let i = 3; i < data.length; i += 4) n += data[i] > 0;
     return n / (canvas.width * canvas.height); }"""
+PAINTED_FULLY = PAINTED.replace("data[i] > 0", "data[i] > 60")
 UNNAMED = """() => [...document.querySelectorAll("button, input, textarea, img, canvas, [role=grid]")]
     .filter(node => node.offsetParent && !(node.getAttribute("aria-label") || node.title || node.innerText?.trim()
         || node.alt !== undefined && node.hasAttribute("alt") || node.labels?.length || node.closest("label")
@@ -37,6 +38,20 @@ def visit(browser: Browser, address: str) -> Iterator[Visit]:
     made.page.close()
 
 
+def test_a_thing_is_asked_for_by_pointing_at_it(visit: Visit):
+    page = visit.page
+    expect(page.locator("#panels .t4s-readout")).to_have_text("Point at a thing in the photo; a click asks for it.")
+    frame = page.locator("#panels .t4s-mask .t4s-frame").bounding_box()
+    page.mouse.move(frame["x"] + frame["width"] / 3, frame["y"] + frame["height"] / 4)
+    expect(page.locator("#panels .t4s-readout b")).to_have_text("looks like cat")
+    expect(page.locator("#panels .cell.lit")).to_have_count(128)
+    page.locator("#panels .cell").nth(255).hover()
+    expect(page.locator("#panels .t4s-readout b")).to_have_text("nothing it knows by name")
+    page.locator("#panels .cell").nth(200).click()
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”", timeout=PATIENCE)
+    expect(page.locator("#phrase textarea")).to_have_value("toilet")
+
+
 def test_a_chip_asks_for_a_name_that_the_photo_shows(visit: Visit):
     chips = visit.page.locator("#chips button")
     expect(chips).to_have_text(["cat", "toilet"], timeout=PATIENCE)
@@ -45,7 +60,9 @@ def test_a_chip_asks_for_a_name_that_the_photo_shows(visit: Visit):
     expect(visit.page.locator("#phrase textarea")).to_have_value("cat")
 
 
-def test_parts_are_singled_out_and_taken_out_of_mask_and_download(visit: Visit, tmp_path: Path):
+def test_parts_are_singled_out_and_taken_out_of_mask_and_download(
+    visit: Visit, segmenter: stand_in.StandIn, tmp_path: Path
+):
     page = visit.page
     parts = page.locator("#panels .t4s-parts li")
     expect(parts.first).to_be_visible(timeout=PATIENCE)
@@ -53,6 +70,19 @@ def test_parts_are_singled_out_and_taken_out_of_mask_and_download(visit: Visit, 
     before = canvas.evaluate(PAINTED)
     parts.first.get_by_role("button").click()
     expect(parts.first.get_by_role("button")).to_have_attribute("aria-pressed", "true")
+    page.mouse.move(5, 5)  # what is pointed at is singled out too
+    singled = canvas.evaluate(PAINTED_FULLY)
+    parts.first.get_by_role("button").click()
+    page.mouse.move(5, 5)
+    assert singled < canvas.evaluate(PAINTED_FULLY)
+    x0, y0, x1, y1 = segmenter(CATS, "cat").parts[0].box  # its middle is a pixel of the cat
+    width, height = Image.open(CATS).size
+    frame = page.locator("#panels .t4s-mask .t4s-frame")
+    room = frame.bounding_box()
+    place = {"x": (x0 + x1) / 2 / width * room["width"], "y": (y0 + y1) / 2 / height * room["height"]}
+    frame.click(position=place)  # the part itself can be clicked too
+    expect(parts.first.get_by_role("button")).to_have_attribute("aria-pressed", "true")
+    frame.click(position=place)
     parts.first.get_by_role("checkbox").uncheck()
     after = canvas.evaluate(PAINTED)
     assert after < before / 2  # the larger of two cats went
@@ -95,9 +125,9 @@ def test_an_unknown_word_is_said_and_another_offered(visit: Visit):
 def test_earlier_answers_are_a_click_away(visit: Visit, segmenter: stand_in.StandIn):
     page = visit.page
     answers = page.locator("#history button")
-    expect(answers).to_have_count(4, timeout=PATIENCE)
+    expect(answers).to_have_text(["horse", "hrose", "maybe cat", "cat", "toilet"], timeout=PATIENCE)
     asked = segmenter.asked
-    answers.last.click()
+    answers.nth(3).click()
     expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”", timeout=PATIENCE)
     expect(page.locator("#phrase textarea")).to_have_value("cat")
     page.wait_for_timeout(1000)  # the photo field's own event must not wipe the answer away
@@ -172,6 +202,34 @@ def test_confidence_has_a_legend(visit: Visit):
     expect(page.locator("#panels .t4s-readout")).to_contain_text("Point at cells")
 
 
+def test_a_new_question_takes_the_place_of_a_running_answer(visit: Visit, segmenter: stand_in.StandIn):
+    """A phrase that was entered while another was being answered was dropped without a word."""
+    page, field = visit.page, visit.page.locator("#phrase textarea")
+    answers = page.locator("#history button").count()
+    segmenter.pause = 0.3
+    try:
+        visit.ask("person")
+        expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
+        asked = segmenter.asked
+        field.fill("toilet")
+        field.press("Enter")
+        while segmenter.asked == asked:  # which is before the first answer's end, 16 rows of 0.3 s
+            page.wait_for_timeout(20)
+        segmenter.pause = 0.0
+        expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”", timeout=PATIENCE)
+        assert page.locator("#history button").count() <= answers + 1  # the answer that nobody waited for is not kept
+        segmenter.pause = 0.3
+        visit.ask("person")
+        expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
+        page.locator("#photo button[aria-label='Clear'], #photo button[aria-label='Remove Image']").click()
+        expect(page.locator("#panels .t4s[data-state=empty]")).to_be_attached(timeout=PATIENCE)
+        page.wait_for_timeout(700)  # two more rows would come
+        expect(page.locator("#panels .t4s[data-state=empty]")).to_be_attached()
+    finally:
+        segmenter.pause = 0.0
+    visit.upload(CATS)
+
+
 def test_stop_keeps_the_names_that_were_found(visit: Visit, segmenter: stand_in.StandIn):
     page = visit.page
     visit.tab("Everything")
@@ -199,6 +257,32 @@ def test_doubt_is_said_about_lists_too(visit: Visit):
     expect(headline).to_have_attribute("data-kind", "absent")
 
 
+def test_an_unsure_list_is_drawn_when_it_is_wanted(visit: Visit):
+    page = visit.page
+    page.fill("#names textarea", "maybe cat; maybe toilet")
+    page.click("#go-all")
+    headline = page.locator("#panels-all .t4s-headline")
+    expect(headline).to_contain_text("2 names may be here, but the model is not sure", timeout=PATIENCE)
+    expect(headline).to_have_attribute("data-kind", "unsure")
+    canvas = page.locator("#panels-all canvas")
+    assert canvas.evaluate(PAINTED) == 0 == page.locator("#panels-all .t4s-parts li").count()
+    page.locator("#panels-all").get_by_role("button", name="Show anyway").click()
+    assert canvas.evaluate(PAINTED) > 0.1 and page.locator("#panels-all .t4s-parts li").count() >= 2
+
+
+def test_a_list_of_what_the_photo_shows(visit: Visit):
+    page = visit.page
+    page.get_by_role("button", name="this photo").click()
+    expect(page.locator("#names textarea")).to_have_value("cat, toilet", timeout=PATIENCE)
+    page.click("#go-all")
+    expect(page.locator("#panels-all .t4s-headline")).to_contain_text("Found 2 of 2 names", timeout=PATIENCE)
+    answers = page.locator("#history-all button")
+    expect(answers).to_have_text(["cat, toilet", "maybe cat, maybe toilet", "elephant, horse", "toilet, cat"])
+    answers.nth(2).click()
+    expect(page.locator("#panels-all .t4s-headline")).to_contain_text("None of the 2 names", timeout=PATIENCE)
+    expect(page.locator("#names textarea")).to_have_value("elephant, horse")
+
+
 def test_what_is_said_of_the_example_text_goes_with_it(visit: Visit):
     page = visit.page
     visit.tab("Text ↔ mask")
@@ -221,12 +305,14 @@ def test_a_stopped_batch_gives_the_zip_of_what_is_done(visit: Visit, segmenter: 
     try:
         page.click("#go-batch")
         expect(page.locator("#batch-progress")).to_contain_text("1 of 3", timeout=PATIENCE)
+        expect(page.locator("#go-batch")).to_be_disabled()  # a second run would take the first one's Stop
         page.click("#stop-go-batch")
         expect(page.locator("#batch-progress")).to_contain_text("Stopped after", timeout=PATIENCE)
     finally:
         segmenter.pause = 0.0
     expect(page.locator("#batch-progress")).to_contain_text("of 3 photos; the ZIP has the results so far")
     expect(page.locator("#stop-go-batch")).to_be_hidden()
+    expect(page.locator("#go-batch")).to_be_enabled()
     expect(page.locator("#batch-table")).to_contain_text("not there")
     expect(page.locator("#batch-gallery")).to_contain_text("horse (not there)")
     with page.expect_download() as coming:
@@ -239,6 +325,9 @@ def test_a_stopped_batch_gives_the_zip_of_what_is_done(visit: Visit, segmenter: 
 
 def test_every_control_and_picture_has_a_name(visit: Visit):
     visit.tab("Segment")
+    visit.ask("cat")
+    expect(visit.page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”", timeout=PATIENCE)
+    expect(visit.page.locator("#save-mask")).to_be_visible(timeout=PATIENCE)
     assert visit.page.evaluate(UNNAMED) == []
 
 

@@ -22,6 +22,7 @@ import app
 from t4s import Segmenter
 from t4s.app import controller, downloads, service
 from t4s.app.serving import settings
+from t4s.app.suggestions import Suggestions
 from t4s.errors import CheckpointError, QueryError
 from t4s.imaging.loading import open_photo
 from t4s.records import Prediction
@@ -192,8 +193,8 @@ def test_gpu_functions_work_in_a_process_of_their_own(tiny_sam: str, monkeypatch
         list(model.write(str(CATS), "others", "smooth", "fast"))
     with pytest.raises(gr.Error, match="not offered"):
         model.refine(str(CATS), answer, "sam:nobody/nothing")
-    monkeypatch.setattr(service, "names_in_photo", lambda vlm, encoded: ["cat"])
-    assert model.names_seen(str(CATS)) == ["cat"]
+    monkeypatch.setattr(service, "suggest", lambda vlm, encoded, count: Suggestions(("cat",)))
+    assert model.suggest(str(CATS)).names == ("cat",)
     answers, problem = model.write_all(str(CATS), ["cat", "toilet"], "smooth")
     assert [each.query for each in answers] == ["cat", "toilet"] and problem == ""
     again = model.refine(str(CATS), answers[0], model.service.refiner)
@@ -219,7 +220,7 @@ def test_gpu_functions_work_after_real_answers_with_two_threads(monkeypatch: pyt
         assert forked.stats["ended"] == "complete"
         (forked,), problem = model.write_all(str(RIDERS), ["horse"], "edge")
         assert forked.mask.any() and problem == ""
-        assert "cat" in model.names_seen(str(CATS))
+        assert "cat" in model.suggest(str(CATS)).names
         assert model.refine_on_gpu(str(CATS), last, "guided").mask.any()
         assert torch.get_num_threads() == 2  # here
     finally:

@@ -70,6 +70,10 @@ def test_only_lists_that_the_checkpoint_can_draw_are_offered():
     known = {"cat": 0.7, "dog": 0.6, "person": 0.3, "car": 0.1, "road": 0.0}
     assert examples.presets({"names": known}) == {"animals": "cat, dog, person"}
     assert examples.presets({"names": {}}) == {}
+    assert examples.presets({"names": known}, ("cat", "bird", "car", "bus")) == {
+        "animals": "cat, dog, bird, person",
+        "street": "person, bus",  # never measured, and taught; cars were measured and come out badly
+    }
 
 
 def test_the_about_page_says_what_this_checkpoint_draws():

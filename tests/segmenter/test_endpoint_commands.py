@@ -165,4 +165,4 @@ def test_the_app(folder: Path, photos: Path):
         predictions, wrong = service.write_all(str(photos / "02.png"), ["dog", "cat"], "none")
         assert [each.present for each in predictions] == [True, False] and not wrong
         assert not service.keep_above(str(photos / "01.png"), last, 1.0, "none").present
-        assert service.names_seen(str(photos / "01.png")) == []
+        assert service.suggest(str(photos / "01.png")).names == ()

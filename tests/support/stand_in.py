@@ -110,7 +110,7 @@ class StandIn:
         status = ""
         if query == UNKNOWN:
             status, stats["nearest"] = "unknown word", ["horse"]
-        elif isinstance(query, str) and query.startswith("maybe "):
+        elif all(name.startswith("maybe ") for name in ([query] if isinstance(query, str) else query)):
             status = "unsure"
         present = bool(mask.any())
         return Prediction(query, text, grid, mask, masks, confidence, present, score, box, faults, stats, status)
