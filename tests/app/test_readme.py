@@ -34,6 +34,17 @@ def test_the_readmes_snippets_run_as_they_stand(address: str, word: str, monkeyp
         exec(code.replace("http://127.0.0.1:7860", address.rstrip("/")), {})
 
 
+def test_the_readmes_two_calls_of_curl_end_with_the_answer(address: str):
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    (snippet,) = _snippets("sh", "curl")
+    snippet = snippet.replace("http://127.0.0.1:7860/", address)
+    done = subprocess.run(["sh", "-ec", snippet], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.split("event: complete\ndata: ")[1]
+    assert json.loads(last)[-1]["query"] == "cat" and json.loads(last)[-1]["finished"]
+
+
 def test_the_readmes_address_for_agents_is_the_apps(address: str):
     (config,) = _snippets("json", "mcpServers")
     (server,) = json.loads(config)["mcpServers"].values()

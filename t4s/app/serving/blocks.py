@@ -58,7 +58,7 @@ class GuardedBlocks(gr.Blocks):
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **settings: Any) -> list[Any]:
         """As Gradio's, of checked inputs."""
         missing = block_fn.inputs[len(inputs) :]
-        if all(isinstance(component, gr.Checkbox) for component in missing):  # added since the client was written
+        if all(getattr(component, "value", None) is not None for component in missing):  # they have defaults
             inputs = [*inputs, *(component.value for component in missing)]
         else:
             names = ", ".join(str(getattr(component, "label", "")) for component in block_fn.inputs)
