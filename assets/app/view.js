@@ -528,6 +528,7 @@ copyMask.addEventListener("click", async () => {
 if (element.closest("#panels")) { // the chips know what the photo shows
   document.addEventListener("t4s-seen", (event) => {
     seen = event.detail;
+    root.dataset.pointing = seen.cells.length ? "yes" : "no";
     if (view && isReady()) { drawGrid(); showHint(); }
   });
 }

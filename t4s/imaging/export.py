@@ -32,19 +32,20 @@ def mask_png(mask: np.ndarray, bits: int = 8) -> bytes:
     if bits not in (1, 8):
         raise ValueError(f"A mask has 1 or 8 bits a pixel, not {bits}.")
     image = Image.fromarray(np.asarray(mask, bool).astype(np.uint8) * 255)
-    return _png(image.convert("1") if bits == 1 else image)
+    return _png(image.convert("1") if bits == 1 else image, optimize=True)
 
 
 def cutout_png(photo: Image.Image | np.ndarray, mask: np.ndarray) -> bytes:
     """The pixels of the photo inside the mask, at the size of the photo: RGBA PNG, transparent (and black) outside."""
     pixels = np.asarray(photo if isinstance(photo, np.ndarray) else photo.convert("RGB"))
     inside = np.asarray(mask, bool)[..., None]
-    return _png(Image.fromarray(np.concatenate([pixels * inside, inside * np.uint8(255)], axis=2).astype(np.uint8)))
+    cut = Image.fromarray(np.concatenate([pixels * inside, inside * np.uint8(255)], axis=2).astype(np.uint8))
+    return _png(cut, compress_level=3)  # of 12 megapixels in a twelfth of the time of `optimize`, a quarter larger
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image, **options: Any) -> bytes:
     file = BytesIO()
-    image.save(file, "PNG", optimize=True)
+    image.save(file, "PNG", **options)
     return file.getvalue()
 
 

@@ -87,6 +87,7 @@ def _call(address: str, endpoint: str, body: str) -> str:
         ("decode_text", '[{"path": "a", "meta": {"_type": "gradio.FileData"}}, 1, 2, "rows"]', "is no file field"),
         ("segment", '[{"path": "a", "url": 5, "meta": {"_type": "gradio.FileData"}}, "cat", "", "fast"]', "is no text"),
         ("segment", '[{"url": "data:,x", "meta": {"_type": "gradio.FileData"}}, "cat", "", "fast"]', "form data:image"),
+        ("encode_mask", '[{"url": "data:image/svg+xml,x", "meta": {"_type": "gradio.FileData"}}]', "SVG is a drawing"),
         ("decode_text", f'[{"[" * 400}{"]" * 400}, 1, 2, "rows"]', "give a text"),
     ],
 )

@@ -70,6 +70,8 @@ def store(data: bytes, name: str, folder: Path) -> Path:
 
 def _decoded(address: str) -> bytes:
     header, comma, text = address.partition(",")
+    if header.lower().startswith("data:image/svg"):
+        raise ImageError("An SVG is a drawing; give a photo: JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM.")
     if not comma or not header.lower().endswith(";base64"):
         raise ImageError("A data: URL has the form data:image/png;base64,… ; this one has not.")
     if len(text) > 4 * MAX_BYTES // 3 + 4:
