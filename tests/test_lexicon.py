@@ -175,6 +175,8 @@ def test_the_name_that_stands_for_a_word(phrase, put, same):
     ("the smallest dog in the top left corner", "the smallest dog in the top left corner", ()),
     ("the leftmost dog and the cat at the top", "the leftmost dog and the cat at the top", ()),
     ("the horse on the right side", "the horse on the right side", ()),
+    ("the horse that is on the right", "the horse that is on the right", ()),
+    ("the horse to the left of the chair", "the horse to the left", ("of the chair",)),
     ("green dog", "dog", ("green",)),
     ("the orange", "the orange", ()),  # a name, and no colour
     ("the orange cat", "the cat", ("orange",)),

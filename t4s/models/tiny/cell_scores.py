@@ -51,11 +51,11 @@ def cell_logits(
 def cell_similarity(vlm: VLM, encoded: EncodedImage, query: str | tuple[str, ...]) -> float:
     """How similar the photo's cells are to the name asked for, of several names the most similar one: in [-1, 1].
 
-    The mean cosine of the `SUREST` most similar cells and the mean embedding of the word's tokens. 0 where that says
-    nothing: for names that the cells were not trained on (`CheckpointConfig.names`), and for phrases that say more
-    than a name.
+    The mean cosine of the `SUREST` most similar cells and the mean embedding of the word's tokens; for a phrase that
+    says more than a name, of its nouns. 0 where that says nothing: for names that the cells were not trained on
+    (`CheckpointConfig.names`).
     """
-    words = [lexicon.bare(name) for name in ([query] if isinstance(query, str) else query)]
+    words = [word for name in ([query] if isinstance(query, str) else query) for word in _nouns(vlm, name)]
     if not encoded.features or not vlm.known_words.issuperset(words):
         return 0.0
     embeddings = vlm.model.get_input_embeddings().weight
@@ -63,6 +63,14 @@ def cell_similarity(vlm: VLM, encoded: EncodedImage, query: str | tuple[str, ...
     cells = F.normalize(encoded.features["image"].pooler_output[0].float().reshape(vlm.cells, -1), dim=1)
     cosines = cells @ F.normalize(vectors, dim=1).T  # (cells, names)
     return float(cosines.topk(min(SUREST, vlm.cells), dim=0).values.mean(0).max())
+
+
+def _nouns(vlm: VLM, phrase: str) -> list[str]:
+    """A phrase that is a word of a name, without its article; of any other one the names of what it is about."""
+    word = lexicon.bare(phrase)
+    if word in vlm.known_words:
+        return [word]
+    return [lexicon.taught_name(part, vlm.config.names) or part for part in phrase.split(" and ")]
 
 
 class CellFusion:
