@@ -322,3 +322,25 @@ def test_a_tower_has_nothing_to_resume(lesson, capsys):
 
     assert train.main([*lesson, "--resume"]) == 2
     assert "holds no state to resume from" in capsys.readouterr().err
+
+
+def test_depthwise_convolutions_learn_in_float32_on_a_cpu():
+    """Under autocast their gradients in bfloat16 would take four times as long there; answering stays in bfloat16."""
+    torch.manual_seed(0)
+    tower = LiteTower(LiteTowerConfig(image_size=32, grid=(2, 2), hidden_size=16, mixers=1)).train()
+    seen = {}
+    for name, module in tower.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(
+                lambda module, _, output, name=name: seen.update({name: (module.groups > 1, output.dtype)})
+            )
+    pixels = torch.randn(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        tower(pixels).last_hidden_state.sum().backward()
+    kinds = {(depthwise, dtype) for depthwise, dtype in seen.values()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)} and seen["mixers.0.spatial"][0]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        tower(pixels)
+    assert {dtype for _, dtype in seen.values()} == {torch.bfloat16}
+    tower(pixels)
+    assert {dtype for _, dtype in seen.values()} == {torch.float32}

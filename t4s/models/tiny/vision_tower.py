@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from t4s.errors import CheckpointError
-from t4s.models.efficientnet import STAGES, fold, make_stages, make_stem
+from t4s.models.efficientnet import STAGES, convolve, fold, make_stages, make_stem
 
 TAPS = (2, 4, 6)  # the stages whose outputs the neck reads: strides 8, 16, 32
 POSITION_SCALE = 0.3  # initial size of the position vectors; the normalised features have size 1
@@ -68,7 +68,7 @@ class Mixer(nn.Module):
         self.down = nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.spatial(x).permute(0, 2, 3, 1))
+        y = self.norm(convolve(self.spatial, x).permute(0, 2, 3, 1))
         return x + self.down(F.gelu(self.up(y))).permute(0, 3, 1, 2)
 
 
