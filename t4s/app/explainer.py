@@ -24,7 +24,8 @@ def pictures(photo: Image.Image, answer: Prediction) -> list[tuple[Image.Image, 
     small.thumbnail((SIDE, SIDE))
     rows, columns = answer.grid.shape
     parts = drafts(answer.text, answer.grid.shape, answer.grid.labels)
-    passes = sum(own for _, own in parts)
+    passes, real = sum(own for _, own in parts), answer.stats.get("forwards", 0)
+    better = f" What the cells resemble drafts better still: {real} passes." if 0 < real < passes else ""
     return [
         (small, f"1. The photo, and a question: where is the {answer.query}?"),
         (drawing.grid_picture(answer.grid, small), f"2. It is cut into {rows}×{columns} cells; each gets a label."),
@@ -32,7 +33,7 @@ def pictures(photo: Image.Image, answer: Prediction) -> list[tuple[Image.Image, 
         (
             text_picture(parts, small.size),
             f"4. Rows repeat, so the next ones are drafted (green) and checked at once: "
-            f"{passes} passes, with the model's own words in orange.",
+            f"{passes} passes, with the model's own words in orange.{better}",
         ),
         (drawing.overlay(photo, answer.masks).resize(small.size), "5. A refiner turns the cells into pixels."),
     ]

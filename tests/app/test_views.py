@@ -157,6 +157,18 @@ def test_the_headline_says_what_was_left_out_of_a_phrase(segmenter: stand_in.Sta
     assert "It left out |, which" in views.headline(replace(answer, query=("cat", "a|dog")))[1]
 
 
+def test_a_list_in_the_wrong_place_is_told_where_lists_are_asked(segmenter: stand_in.StandIn):
+    assert "tab Everything" in views.headline(segmenter(CATS, "maybe cat, toilet"))[1]
+    assert "tab Everything" not in views.headline(segmenter(CATS, "cat"))[1]
+
+
+def test_one_name_is_not_names(segmenter: stand_in.StandIn):
+    one = segmenter.classes(CATS, ["cat"])
+    assert views.headline(one)[1].startswith("Found “cat”: ")
+    stopped = replace(one, stats=one.stats | {"ended": "stopped"})
+    assert views.headline(stopped)[1].startswith("Stopped after 1 name; ")
+
+
 def test_captions_are_escaped(segmenter: stand_in.StandIn):
     made = views.figures([(Image.new("RGB", (4, 4)), "<script>alert(1)</script>")])
     assert "<script>" not in made and "&lt;script&gt;" in made
@@ -167,4 +179,6 @@ def test_the_story_replays_the_text(segmenter: stand_in.StandIn):
     parts = explainer.drafts(answer.text, answer.grid.shape, answer.grid.labels)
     assert "".join(text for text, _ in parts) == answer.text
     assert sum(own for _, own in parts) < answer.text.count("*")  # fewer passes than runs
-    assert len(explainer.pictures(open_photo(CATS), answer)) == 5
+    fewer = replace(answer, stats=answer.stats | {"forwards": 3})  # a checkpoint whose cells draft too
+    captions = [caption for _, caption in explainer.pictures(open_photo(CATS), fewer)]
+    assert len(captions) == 5 and captions[3].endswith("better still: 3 passes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,13 +19,17 @@ def headline(prediction: Prediction) -> tuple[str, str]:
     ended = prediction.stats.get("ended")
     if ended == "stopped":
         if not isinstance(prediction.query, str):
-            return "stopped", f"Stopped after {len(prediction.query)} names; what was found so far is shown."
+            done = len(prediction.query)
+            return "stopped", f"Stopped after {done} name{'s' * (done > 1)}; what was found so far is shown."
         rows = written_rows(prediction.text, prediction.grid.shape)
         return "stopped", f"Stopped after {rows} of {prediction.grid.shape[0]} rows."
     if ended == "truncated":
         return "fault", "The text broke off; the rows that were written are shown."
+    if not isinstance(prediction.query, str) and len(prediction.query) == 1:  # a list of one is a phrase
+        prediction = replace(prediction, query=prediction.query[0], asked=prediction.asked[0])
     kind, sentence = _about_phrase(prediction) if isinstance(prediction.query, str) else _about_list(prediction)
-    return kind, f"{sentence}{_left_out(prediction)}{_read_as(prediction)}{_ignored(prediction)}"
+    more = [_left_out(prediction), _read_as(prediction), _ignored(prediction), _several(prediction)]
+    return kind, "".join([sentence, *more])
 
 
 def _about_phrase(prediction: Prediction) -> tuple[str, str]:
@@ -59,6 +64,13 @@ def _left_out(prediction: Prediction) -> str:
     typed = "".join([prediction.query] if isinstance(prediction.query, str) else prediction.query)
     marks = [mark for mark in "<>|*" if mark in typed]
     return f" It left out {' '.join(marks)}, which no label can have." if marks else ""
+
+
+def _several(prediction: Prediction) -> str:
+    """Where to ask for several things, if a phrase that was not found looks like a list; "" else."""
+    query = prediction.query
+    listed = isinstance(query, str) and any(mark in query for mark in ",;\n")
+    return " Several names are for the tab Everything." if listed and prediction.status != "found" else ""
 
 
 def _read_as(prediction: Prediction) -> str:
