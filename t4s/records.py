@@ -76,7 +76,7 @@ class Prediction:
     text        raw model text between `<seg>` and `</seg>`, as `codec.decode` takes it
     grid        the descriptor grid (H, W); refiners do not change it
     mask        (h, w) bool at the size of the photo: every pixel that is not "others"
-    masks       {label: (h, w) bool}, without "others"
+    masks       {label: (h, w) bool}, without "others"; one that is alone is `mask` itself
     confidence  (H, W) float32 in [0, 1]: how sure the model is of each cell's label
     present     True if any cell is not "others"
     score       mean confidence of the target's cells; of all cells if it is absent
@@ -209,10 +209,11 @@ def box_of(mask: np.ndarray) -> Box | None:
 
 
 def union(masks: Mapping[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: every pixel of any mask."""
-    first, *others = masks.values() or [np.zeros(size, bool)]
-    found = first.copy()
-    for mask in others:
+    """(h, w) bool: every pixel of any mask; if there is one alone, that very array."""
+    if len(masks) == 1:
+        return next(iter(masks.values()))
+    found = np.zeros(size, bool)
+    for mask in masks.values():
         found |= mask
     return found
 

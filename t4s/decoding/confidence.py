@@ -44,6 +44,7 @@ class Pick(NamedTuple):
 class Run(NamedTuple):
     """A closed run of the path: where it is, and the bounds of what the model could have written instead.
 
+    end    where the text goes on behind it and its separator
     reach  (2, left): lower and upper bound of P(the run has its label and more than i cells), i = 0, 1, …
     by     (2, left + 1): bounds of P(the run has at most i cells | its label)
     """
@@ -51,21 +52,31 @@ class Run(NamedTuple):
     row: int
     start: int
     count: int
+    end: int
     reach: np.ndarray
     by: np.ndarray
 
 
 def of(constraint: Constraint, picks: Sequence[Pick]) -> np.ndarray:
     """(H, W) float32 in [0, 1]. Cells of runs that `picks` do not close are 0."""
-    lower, upper = bounds(constraint, picks)
+    return of_runs(constraint, path_runs(constraint, picks))
+
+
+def of_runs(constraint: Constraint, runs: Sequence[Run]) -> np.ndarray:
+    """The same from the path's runs."""
+    lower, upper = _bounds(constraint, runs)
     return ((lower + upper) / 2).astype(np.float32)
 
 
 def bounds(constraint: Constraint, picks: Sequence[Pick]) -> np.ndarray:
     """(2, H, W) float64: the lower and the upper bound."""
+    return _bounds(constraint, path_runs(constraint, picks))
+
+
+def _bounds(constraint: Constraint, runs: Sequence[Run]) -> np.ndarray:
     cells = np.zeros((2, *constraint.grammar.shape))
     before: Run | None = None
-    for run in path_runs(constraint, picks):
+    for run in runs:
         inside = np.arange(run.count)
         value = run.reach[:, inside].copy()
         if run.start:
@@ -76,13 +87,18 @@ def bounds(constraint: Constraint, picks: Sequence[Pick]) -> np.ndarray:
     return cells
 
 
-def path_runs(constraint: Constraint, picks: Sequence[Pick]) -> list[Run]:
-    """The closed runs along the path, in order."""
+def path_runs(constraint: Constraint, picks: Sequence[Pick], known: Sequence[Run] = ()) -> list[Run]:
+    """The closed runs along the path, in order. `known`: those of a path that begins alike, not computed again."""
     height, width = constraint.grammar.shape
     pieces = [pick.choice.texts[pick.best] for pick in picks]
     written = constraint.pad + "".join(pieces)
     ends = list(accumulate(map(len, pieces), initial=len(constraint.pad)))  # where each token begins, and the end
-    runs, row, column, begin = [], 0, 0, 0
+    runs, row, column, begin = [run for run in known if run.end <= len(written)], 0, 0, 0
+    if runs:
+        last_run = runs[-1]
+        row, column, begin = last_run.row, last_run.start + last_run.count, last_run.end
+        if column == width:
+            row, column = row + 1, 0
     while row < height:
         stop = next((at for at in range(begin, len(written)) if written[at] in "|\n"), None)
         if stop is None:
@@ -94,7 +110,7 @@ def path_runs(constraint: Constraint, picks: Sequence[Pick]) -> list[Run]:
             reached = outcomes.add(reached, picks[at], written[begin : ends[at]], written[ends[at] : begin])
         outcomes.close(reached)
         reach, by = outcomes.bounds()
-        runs.append(Run(row, column, outcomes.count, reach, by))
+        runs.append(Run(row, column, outcomes.count, stop + 1, reach, by))
         row, column = (row + 1, 0) if written[stop] == "\n" else (row, column + outcomes.count)
         begin = stop + 1
     return runs

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from t4s import codec
-from t4s.decoding import confidence
 from t4s.decoding.constraint import Constraint, vocabulary
 from t4s.decoding.hypothesis import CLOSING, Hypothesis
 from t4s.decoding.protocols import CausalDecoder, TokenScorer
@@ -60,7 +59,7 @@ class Step:
         In `free` text a cell from the first fault on is 0 as well: nothing vouches for what repair puts there.
         """
         assert self._hypothesis is not None, "a Step made by hand has no confidence"
-        return confidence.of(self._hypothesis.constraint, self._hypothesis.picks[: len(self.ids)])
+        return self._hypothesis.confidence(len(self.ids))
 
 
 def check(mode: Mode, tokenizer: PreTrainedTokenizerBase, shape: tuple[int, int], labels: Sequence[str]) -> Constraint:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from t4s.decoding.confidence import Pick
+from t4s.decoding.confidence import Pick, Run, of_runs, path_runs
 from t4s.decoding.constraint import AllowedTokens, Constraint
 from t4s.decoding.drafting import draft_text
 from t4s.decoding.grammar import State
@@ -35,6 +35,7 @@ class Hypothesis:
         self.data = ""
         self.picks: list[Pick] = []
         self.state: State | None = constraint.start
+        self._runs: list[Run] = []
 
     @property
     def complete(self) -> bool:
@@ -44,6 +45,14 @@ class Hypothesis:
     def written(self) -> str:
         """`data` with the space before the first word, which some tokenizers do not write."""
         return self.constraint.pad + self.data
+
+    def confidence(self, tokens: int) -> np.ndarray:
+        """(H, W) float32 in [0, 1]: how sure the model is of each cell of the first `tokens` tokens.
+
+        What was computed for fewer of them is used again.
+        """
+        self._runs = path_runs(self.constraint, self.picks[:tokens], self._runs)
+        return of_runs(self.constraint, self._runs)
 
     def accept(self, logits: torch.Tensor, draft: Sequence[int], states: Sequence[State]) -> None:
         """Takes the draft as far as it is the greedy choice, then the greedy choice itself.

@@ -186,3 +186,13 @@ def test_only_closed_runs_have_a_confidence():
     assert (confidence.of(constraint, picks[:1]) == 0).all()
     np.testing.assert_allclose(confidence.of(constraint, picks[:2]), [[1.0, 0.8, 0, 0]], atol=1e-6)
     assert (confidence.of(constraint, []) == 0).all()
+
+
+def test_the_confidence_of_a_growing_answer_is_that_of_each_step_alone():
+    """Runs that are closed are not computed again, in whatever order the steps are asked."""
+    constraint = Constraint(WORDS, (3, 13), ("others", "dog"))
+    steps = list(constrained(Random(COUNTS_IN_PARTS, 1), constraint))
+    for step in (*steps, *steps[::-3]):
+        alone = confidence.of(constraint, step._hypothesis.picks[: len(step.ids)])
+        np.testing.assert_array_equal(step.confidence(), alone)
+    assert steps[-1].confidence().all()
