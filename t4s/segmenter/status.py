@@ -86,8 +86,9 @@ def explain(prediction: Prediction) -> str:
         pairs = ", ".join(f"{word!r} as {asked!r}" for word, asked in read_as.items())
         sentences.append(f"It read {pairs}.")
     if ignored:
-        words, asked = ", ".join(map(repr, ignored)), ", ".join(map(repr, names_of(prediction.asked)))
-        sentences.append(f"The checkpoint was not taught {words}; it was asked for {asked}, whatever kind that is.")
+        words = " or ".join(map(repr, ignored))
+        asked = ", ".join(repr(lexicon.bare(name)) for name in names_of(prediction.asked))
+        sentences.append(f"The checkpoint was not taught {words}; it was asked for any {asked}.")
     elif prediction.status == "unsure":
         likeness = prediction.stats.get("similarity")
         further = "" if likeness is None else f", and the photo's similarity to the name {likeness:.2f}"
