@@ -31,10 +31,10 @@ def segment(page: Page) -> None:
 
 def everything(page: Page) -> None:
     page.get_by_role("tab", name="Everything").click()
-    page.locator("#examples-all button").nth(1).click()
+    page.locator("#examples-all button").nth(5).click()
     page.wait_for_selector("#panels-all .t4s[data-state=done][data-mask=fine]")
     page.click("#panels-all button[data-confidence]")
-    page.click("#panels-all button[data-mask=outline]")
+    page.locator("#panels-all pre").evaluate("text => { text.scrollTop = 0; }")
 
 
 def text(page: Page) -> None:
