@@ -256,7 +256,7 @@ class TrainingRun:
         collator = ResidentCollator(
             self.vlm, self.mixture, config.queries_per_image, config.seed, album.labels, album.first, targets
         )
-        step = ResidentStep(self.vlm, album, config.empty_row_weight, self.bf16, targets)
+        step = ResidentStep(self.vlm, album, config.empty_row_weight, self.bf16, targets, config.accumulate)
         return collator, step, None if targets is not None else self.cell_loss
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:

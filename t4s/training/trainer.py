@@ -161,7 +161,7 @@ class SegTrainer(Trainer):
                 + self._kept_state()
             ) from error
         except T4SError as error:
-            raise type(error)(f"{_last_line(error)} {self._kept_state()}") from error
+            raise type(error)(f"{last_line(error)} {self._kept_state()}") from error
         except KeyboardInterrupt as error:
             raise T4SError(f"Interrupted. {self._kept_state()}") from error
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -195,7 +195,7 @@ class SegTrainer(Trainer):
         return f"The state of step {step_of(last)} is kept; the same command with --resume continues from there."
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """The message alone: errors of data-loading processes arrive with their whole traceback before it."""
     line = str(error).strip().splitlines()[-1]
     return line.partition("Error: ")[2] if line.startswith("t4s.") else line

@@ -162,8 +162,10 @@ def test_no_target_is_lost_where_masks_are_reduced():
     "spec",
     ["synthetic:size=64", "folder:{}", "jsonl:{}/lines.jsonl", "coco:{}/instances.json", "scenes:{}", "places:{}"],
 )
-def test_what_is_drawn_needs_no_pixel(spec: str, tmp_path: Path):
+@pytest.mark.parametrize("side", [512, 48])  # the second makes every label map smaller than its photo
+def test_what_is_drawn_needs_no_pixel(spec: str, side: int, tmp_path: Path, monkeypatch):
     """A worker that has the labels alone draws the same numbers, phrases and class maps as one with the photos."""
+    monkeypatch.setattr("t4s.data.augment.labels.LABEL_SIDE", side)
     dataset = open_dataset(spec.format(photo_folder.write(tmp_path)))
     kept = {n: dataset.decode(n, complete=True) for n in range(min(len(dataset), 18))}
     for seed in range(6):

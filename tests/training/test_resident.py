@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from t4s import train
 from t4s.data.spec import Mixture
+from t4s.errors import DataError
 from t4s.models import loading
 from t4s.training import losses, run
 from t4s.training.collator import Collator
@@ -116,7 +117,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_model_itself(vlm, mixture, 
 
     expected = token_loss(vlm, 0.2)(vlm.model(**ordinary), labels, count)
     gradients = learned(expected)
-    found = ResidentStep(vlm, album, 0.2, False, None)(batch, count)
+    found = ResidentStep(vlm, album, 0.2, False)(batch, count)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for one, other in zip(learned(found), gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
@@ -146,6 +147,11 @@ def test_the_cells_are_taught_from_the_same_pass(vlm, mixture, album, targets):
             weights.append(known[:, None] * targets.batches.asked(one.source))
         expected = losses.cell_loss(logits, *(torch.from_numpy(np.stack(part)) for part in (shares, weights)))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    alone, half = ResidentStep(vlm, album, 0.2, False), ResidentStep(vlm, album, 0.2, False, targets, accumulate=2)
+    with torch.no_grad():
+        answers, whole_loss, half_loss = (float(one(batch, 1000)) for one in (alone, step, half))
+    assert whole_loss - answers == pytest.approx(losses.CELL_LOSS_WEIGHT * float(expected), rel=1e-3)
+    assert half_loss - answers == pytest.approx((whole_loss - answers) / 2, rel=1e-3)
 
 
 class NoWaiting(TorchDispatchMode):
@@ -214,6 +220,15 @@ def test_photos_that_do_not_fit_are_read_anew_and_it_is_said(mixture, photos):
 
     none, said = Album.open(Mixture((Other(),), (1.0,)), SIDE, CPU, 0)
     assert none is None and "hub:someone/photos@train cannot be kept in memory" in said
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_cannot_be_read_is_a_sentence(tmp_path, workers):
+    folder = photo_folder.write(tmp_path, 6)
+    (folder / "3.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="index.jsonl names 3.png and 3-mask.png: ") as found:
+        Album.open(Mixture.open([f"folder:{folder}"]), SIDE, CPU, workers)
+    assert "\n" not in str(found.value) and "Traceback" not in str(found.value)
 
 
 # --- the command line

@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader
 
 from t4s.data.augment.draws import PhotoDataset
 from t4s.data.spec import Mixture
+from t4s.errors import T4SError
+from t4s.training.trainer import last_line
 
 PHOTO_SCALE = 1.5  # side of a kept photo, relative to the pictures made from it: crops keep 0.63 of a side and more
 DEVICE_SHARE = 0.5  # of the device's free memory that photos may take; the rest is for training
@@ -49,7 +51,7 @@ class Album:
         cls, mixture: Mixture, side: int, device: torch.device, workers: int, limit: int | None = None
     ) -> tuple[Album | None, str]:
         """The album of a mixture's photos, of at most `side` pixels a side, and a sentence that says how large it is or
-        why there is none. limit: bytes that photos may take on the device (default: of what is free there).
+        why there is none. limit: bytes that photos may take on the device (default: of what is free there). DataError.
         """
         others = [dataset.name for dataset in mixture.datasets if not hasattr(dataset, "ask")]
         if others:
@@ -70,7 +72,10 @@ class Album:
                 f"{_amount(of_labels)} of main memory, and {_amount(host)} are free for them; train on fewer."
             )
         started = time.monotonic()
-        album = cls._read(datasets, side, device, workers)
+        try:
+            album = cls._read(datasets, side, device, workers)
+        except T4SError as error:  # of a process that reads photos, with its whole traceback
+            raise type(error)(last_line(error)) from error
         size = f"{count} of them, {_amount(needed)}"
         return album, f"Photos stay on {device}: {size}, read in {time.monotonic() - started:.0f} s."
 

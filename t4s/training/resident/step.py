@@ -25,10 +25,20 @@ from t4s.training.resident.rendering import normalised, render
 class ResidentStep:
     """`step(batch, count)`: the loss of a batch of `ResidentCollator`, on the album's device.
 
-    empty_row_weight: see `losses.token_loss`. targets: of the collator, None without --cell-loss-data.
+    empty_row_weight: see `losses.token_loss`. targets: of the collator, None without --cell-loss-data. accumulate:
+    batches per step of the optimizer.
     """
 
-    def __init__(self, vlm: VLM, album: Album, empty_row_weight: float, bf16: bool, targets: CellTargets | None):
+    def __init__(
+        self,
+        vlm: VLM,
+        album: Album,
+        empty_row_weight: float,
+        bf16: bool,
+        targets: CellTargets | None = None,
+        accumulate: int = 1,
+    ):
+        self.cell_weight = CELL_LOSS_WEIGHT / accumulate
         self.vlm, self.album, self.empty_row_weight, self.bf16 = vlm, album, empty_row_weight, bf16
         device = album.photos.device
         self.full_width = vlm.text_ids(f"others *{vlm.config.grid[1]}\n")[-1]
@@ -44,7 +54,7 @@ class ResidentStep:
             cells = self.cells(pixels)
             loss = self.answers(cells.index_select(0, batch["picture"]), batch) / count
         if self.asked is not None:
-            loss = loss + CELL_LOSS_WEIGHT * self.cell_loss(cells, batch["cells"])
+            loss = loss + self.cell_weight * self.cell_loss(cells, batch["cells"])
         return loss
 
     def cells(self, pixels: Tensor) -> Tensor:
