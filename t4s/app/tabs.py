@@ -102,7 +102,6 @@ def everything_tab(model: Model) -> None:
                 elem_id="names",
             )
             with gr.Row(elem_classes="t4s-small", elem_id="lists"):
-                components.plain_html("<span>Lists</span>")
                 seen = gr.Button("this photo", size="sm", min_width=60)
                 seen.click(controller.list_names, photo, names, **MODEL_QUEUE, **QUIET)
                 for title in lists:
