@@ -221,7 +221,7 @@ def head_words(phrase: str) -> list[str]:
         describes = word.endswith(("ing", "ed")) and word not in _homes()
         if head and (word in _BEHIND or word in _EXCLUDING or describes):
             break
-        leads_on = word == "of" and before not in _SIDES  # "one of the dogs"
+        leads_on = word in ("and", "or") or (word == "of" and before not in _SIDES)  # "black or white", "one of the"
         if word in _EXCLUDING or (word in _BEHIND and word not in _MODIFIERS and not leads_on):
             return []
         if word not in _MODIFIERS and not leads_on:
