@@ -47,7 +47,7 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.spatial(x).permute(0, 2, 3, 1))
-        return x + self.down(F.relu(self.up(y))).permute(0, 3, 1, 2)
+        return x + self.down(F.relu(self.up(y), inplace=True)).permute(0, 3, 1, 2)
 
 
 class ConvPair(nn.Module):
@@ -59,7 +59,7 @@ class ConvPair(nn.Module):
         self.second = _conv(width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        return x + self.second(F.relu(self.first(F.relu(x)), inplace=True))
 
 
 class EdgeNet(nn.Module):
@@ -106,13 +106,15 @@ class EdgeNet(nn.Module):
 
     def draw(self, features: list[Tensor], coarse: Tensor) -> Tensor:
         """`features` of B photos and (N, 2, s, t) coarse maps, N / B per photo in turn → (N, 1, s, t) logits."""
-        coarse = coarse.contiguous(memory_format=torch.channels_last)
+        coarse = 2 * coarse.contiguous(memory_format=torch.channels_last) - 1
+        sizes = [coarse]  # the coarse map at twice each step's resolution, 2×2 per position; the finest step first
+        while len(sizes) < len(self.steps):
+            sizes.append(F.avg_pool2d(sizes[-1], 2))
         x = None
-        for i, step in enumerate(self.steps):
-            side = features[i].repeat_interleave(len(coarse) // len(features[i]), 0)
-            scale = 2 ** (len(self.steps) - i - 1)  # the coarse map at twice this step's resolution, 2×2 per position
-            small = F.avg_pool2d(coarse, scale) if scale > 1 else coarse
-            y = side + self.masks[i](F.pixel_unshuffle(2 * small - 1, 2))
+        for i, (step, small) in enumerate(zip(self.steps, sizes[::-1], strict=True)):
+            each = len(coarse) // len(features[i])
+            side = features[i] if each == 1 else features[i].repeat_interleave(each, 0)
+            y = side + self.masks[i](F.pixel_unshuffle(small, 2))
             if x is not None:
                 y = y + F.interpolate(self.ups[i - 1](x), scale_factor=2, mode="bilinear", align_corners=False)
             x = step(y)

@@ -132,7 +132,9 @@ class GuidedPainter:
 
 def _highest_corner(values: Tensor) -> Tensor:
     """(K, s, t) → (K, s, t): the highest of each value and its neighbours below, to the right, and both."""
-    return F.max_pool2d(F.pad(values, (0, 1, 0, 1), mode="replicate"), 2, 1)
+    padded = F.pad(values, (0, 1, 0, 1), mode="replicate")
+    columns = torch.maximum(padded[..., :-1], padded[..., 1:])
+    return torch.maximum(columns[:, :-1], columns[:, 1:])
 
 
 def enlarge(small: Tensor, y0: int, y1: int, size: tuple[int, int], columns: np.ndarray | None = None) -> Tensor:
