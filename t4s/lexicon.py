@@ -20,6 +20,7 @@ import difflib
 import functools
 import itertools
 import json
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -63,11 +64,11 @@ NAME_SHARE, SYNONYM_SHARE = 0.5, 0.22  # of training phrases: the bare name, ano
 
 # --- what a checkpoint was taught
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_PHRASES: dict[str, list[str]] = _FILE["phrases"]
-_BEFORE, _BEHIND, _EXCLUDING, _SIDES = (
-    frozenset(_PHRASES[kind]) for kind in ("before", "behind", "excluding", "sides")
-)
-_AFTER = sorted((tuple(phrase.split()) for phrase in _PHRASES["after"]), key=len, reverse=True)
+_PHRASES: dict[str, Any] = _FILE["phrases"]
+_BEHIND, _EXCLUDING, _SIDES = (frozenset(_PHRASES[kind]) for kind in ("behind", "excluding", "sides"))
+# {as it is typed: as training says it}, the longest first
+_BEFORE: dict[str, str] = _PHRASES["before"]
+_AFTER: dict[str, str] = dict(sorted(_PHRASES["after"].items(), key=lambda pair: -len(pair[0].split())))
 _MODIFIERS = frozenset((*_PHRASES["modifiers"], *COLOURS))
 _NUMBERED = frozenset("all every each any both everything one two three".split())
 LONGEST_NAME = 4  # words of a name
@@ -263,7 +264,7 @@ class Understood(NamedTuple):
 
 def understood(phrase: str, names: Sequence[str]) -> Understood:
     """What is left of a phrase about a thing that a checkpoint knows, by name or by `reading`, where only what training
-    says beside names is kept: articles, places, sizes, and a second name after "and".
+    says beside names is kept, as it says it: articles, places, sizes, and a second name after "and".
 
     "the green dog on the left" → "the dog on the left" without "green"; "a guy without a hat" → "a guy" without
     "without a hat". Any other phrase, and every phrase without names, is kept whole.
@@ -282,17 +283,19 @@ def understood(phrase: str, names: Sequence[str]) -> Understood:
             " and ".join(part.phrase for part in found), tuple(word for part in found for word in part.ignored)
         )
     start, end = _noun_place(words, taught)
-    known = [word in _BEFORE and not (at and word == "the") for at, word in enumerate(words[:start])]
-    known += [True] * (end - start)
-    while len(known) < len(words) and words[len(known)] not in _EXCLUDING:
-        place = next((place for place in _AFTER if tuple(words[len(known) :][: len(place)]) == place), None)
-        known += [True] * len(place) if place else [False]
-    known += [False] * (len(words) - len(known))
-    runs = itertools.groupby(zip(words, known, strict=True), key=lambda pair: pair[1])
-    texts = [(is_known, " ".join(word for word, _ in run)) for is_known, run in runs]
-    return Understood(
-        " ".join(text for is_known, text in texts if is_known), tuple(text for is_known, text in texts if not is_known)
-    )
+    first = [word in _BEFORE and not (at and word == "the") for at, word in enumerate(words[:start])]
+    pieces = [(known, _BEFORE.get(word, word)) for known, word in zip(first, words, strict=False)]
+    pieces.append((True, " ".join(words[start:end])))
+    rest = words[end:]
+    while rest and rest[0] not in _EXCLUDING:
+        place = next((place for place in _AFTER if rest[: len(place.split())] == place.split()), None)
+        pieces.append((place is not None, _AFTER[place] if place else rest[0]))
+        rest = rest[len(place.split()) if place else 1 :]
+    pieces += [(False, word) for word in rest]
+    runs = [
+        (known, " ".join(text for _, text in run)) for known, run in itertools.groupby(pieces, operator.itemgetter(0))
+    ]
+    return Understood(" ".join(text for known, text in runs if known), tuple(text for known, text in runs if not known))
 
 
 def _noun_place(words: list[str], taught: Mapping[str, str]) -> tuple[int, int]:

@@ -92,8 +92,8 @@ def in_taught_words(label: str, config: CheckpointConfig | None) -> str:
     a checkpoint that says so, without the other words that it was not taught (`untaught_words`)."""
     if config is None:
         return label
-    if untaught_words(label, config):
-        label = clean_query(lexicon.understood(label, config.names).phrase, config)
+    if config.drop_untaught_words and (kept := lexicon.understood(label, config.names).phrase) != label:
+        label = clean_query(kept, config)
     reading = lexicon.reading(label, config.names)
     return label if reading is None else clean_query(reading.phrase, config)
 

@@ -104,6 +104,8 @@ def test_a_word_that_was_not_taught_is_asked_by_the_name_that_stands_for_it(type
     ("Two sleeping dogs on the left", "the dogs on the left", ("two sleeping",)),
     ("Where is the dog without a collar?", "dog", ("without a collar",)),
     ("the tall guy", "person", ("tall",)),
+    ("guy on left", "the person on the left", ()),
+    ("the upper dog", "the top dog", ()),
     ("a fat tabby", "cat", ("fat",)),
     ("the red dog and the cat", "the dog and the cat", ("red",)),
     ("not the cat", "not the cat", ()),
