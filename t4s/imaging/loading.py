@@ -42,19 +42,20 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
 Source = str | PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
 
-def open_photo(source: Source) -> Image.Image:
+def open_photo(source: Source, copy: bool = True) -> Image.Image:
     """The photo as a new PIL image, mode RGB, upright.
 
     `source` is a path, a PIL image, the bytes of an image file, an open binary file, or a uint8 array
-    (h, w, 3) in RGB. Raises ImageError for anything else, and for what cannot be read or exceeds a limit.
+    (h, w, 3) in RGB. Without `copy` a PIL image that is upright and RGB already is given back itself, for those who
+    only read its pixels. Raises ImageError for anything else, and for what cannot be read or exceeds a limit.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "The image")
+        return _to_rgb(source, "The image", copy)
     data, name = _bytes_of(source)
     with _open(data, name, FORMATS, _READABLE) as image:
-        return _to_rgb(image, name)
+        return _to_rgb(image, name, copy)
 
 
 @contextmanager
@@ -173,11 +174,13 @@ def _check_size(size: tuple[int, int], name: str) -> None:
         raise ImageError(f"{name} has {width}×{height} pixels; at most {_megapixels()} are allowed, so scale it down.")
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, copy: bool) -> Image.Image:
     _check_size(image.size, name)
     with _broken_as_error(name, _READABLE):
         image.load()
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        if not (copy or turned) and image.mode == "RGB" and not image.has_transparency_data:
+            return image
         photo = _on_white(ImageOps.exif_transpose(image) if turned else image, name)
     photo.info = {}  # no orientation that could be applied a second time
     return photo

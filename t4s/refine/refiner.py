@@ -54,7 +54,7 @@ REFINERS: dict[str, Refiner] = {
 NAMES = tuple(REFINERS)
 DEFAULT = "edge"
 BAND = 2_000_000  # values painted at once: 8 MB
-STRIP = 32  # rows painted at once where only some of their pixels are
+STRIP = 64  # rows painted at once where only some of their pixels are
 ROUNDING = 1e-4  # by which values may differ from their bounds
 AGREEMENT = 0.5  # a mask whose IoU with its own cells is below this is reported
 

@@ -89,7 +89,10 @@ class Segmenter:
 
     def encode(self, image: Photo) -> Encoded:
         """The photo's part of the prompt, run once; give the result instead of the photo to any other method."""
-        return image if isinstance(image, Encoded) else self.vlm.encode(open_photo(image))
+        if isinstance(image, Encoded):
+            return image
+        sent = isinstance(self.vlm, RemoteModel)  # then as a new image, which has none of the file's metadata
+        return self.vlm.encode(open_photo(image, copy=sent))
 
     def __call__(self, image: Photo, query: str, refine: str | None = None, decoding: str = "fast") -> Prediction:
         """Segments what the phrase means, as people type it (`queries`). `refine`: None: the checkpoint's own."""
@@ -122,7 +125,7 @@ class Segmenter:
 
         `image`: the photo that was asked about, in any form; `refiner` None: the checkpoint's own.
         """
-        photo = image.photo if isinstance(image, Encoded) else np.asarray(open_photo(image))
+        photo = image.photo if isinstance(image, Encoded) else np.asarray(open_photo(image, copy=False))
         return with_status(refine_again(prediction, photo, refiner or self.vlm.config.refiner), self.vlm.config)
 
     def stream(

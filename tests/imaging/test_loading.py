@@ -338,3 +338,21 @@ def test_an_orientation_in_a_mask_file_is_applied():
 def test_masks_that_are_none(source, sentence):
     with pytest.raises(ImageError, match=sentence):
         open_mask(source)
+
+
+def test_only_an_upright_rgb_image_is_given_back_itself():
+    """Without a copy: for those who only read it. The caller's image is never changed."""
+    image, exif = Image.new("RGB", (6, 4), "red"), Image.Exif()
+    image.info["note"] = "kept"
+    assert open_photo(image, copy=False) is image and image.info == {"note": "kept"}
+    assert open_photo(image) is not image
+    exif[0x0112] = 6
+    for source, size in (
+        (saved(image, "JPEG", exif=exif), (4, 6)),
+        (saved(image, "PNG"), (6, 4)),
+        (Image.new("RGBA", (6, 4)), (6, 4)),
+        (Image.new("L", (6, 4)), (6, 4)),
+        (np.zeros((4, 6, 3), np.uint8), (6, 4)),
+    ):
+        photo = open_photo(source, copy=False)
+        assert photo is not source and (photo.mode, photo.size) == ("RGB", size)
