@@ -168,8 +168,21 @@ class NoWaiting(TorchDispatchMode):
         return function(*arguments, **(options or {}))
 
 
+class _Waits(torch.autograd.Function):
+    """Reads a number on the host in its backward pass."""
+
+    @staticmethod
+    def forward(context, values):
+        return values * 2
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * float(gradient.sum())
+
+
 def test_nothing_in_a_step_waits_for_the_device(vlm, mixture, album, targets):
-    """Forward, backward, and the step of the optimizer with its average and its clipped gradients."""
+    """Rendering, forward and backward pass, clipped gradients, the average of the weights. What the mode does refuse is
+    shown first, also in a backward pass."""
     from t4s.training.progress.average import WeightAverage
 
     collator, step = resident(vlm, mixture, album, targets), ResidentStep(vlm, album, 0.2, False, targets)
@@ -177,12 +190,15 @@ def test_nothing_in_a_step_waits_for_the_device(vlm, mixture, album, targets):
         torch.ones(3)[torch.ones(3) > 0].sum()
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
         float(torch.ones(3).sum())
+    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+        _Waits.apply(torch.ones(3, requires_grad=True)).sum().backward()
     average = WeightAverage(vlm.model, 0.9)
     average.on_train_begin(None, None, None)
     batch = collator(range(6))
     with NoWaiting():
         loss = step(batch, (batch["labels"] != losses.IGNORE).sum())
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(vlm.model.parameters(), 1.0)
         average.update()
     assert torch.isfinite(loss)
 
