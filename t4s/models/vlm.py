@@ -26,6 +26,7 @@ from transformers import DynamicCache
 
 from t4s import lexicon, prompts
 from t4s.errors import CheckpointError
+from t4s.imaging.loading import pixels_of
 from t4s.models.checkpoint import CheckpointConfig
 from t4s.models.tiny import cell_positions
 from t4s.models.tiny.cell_scores import cell_logits
@@ -159,7 +160,7 @@ class VLM:
         positions, after = self.position_ids(ids, inputs)
         if self.bidirectional_prefix:
             features = {"image": self.model.get_image_features(inputs["pixel_values"])}
-            return EncodedImage(np.asarray(image), tuple(ids), cache, after, features)
+            return EncodedImage(pixels_of(image), tuple(ids), cache, after, features)
         positions = positions[..., None, :].to(self.device)
         self.model(
             input_ids=torch.tensor([ids], device=self.device),
@@ -170,7 +171,7 @@ class VLM:
             logits_to_keep=1,
             **inputs,
         )
-        return EncodedImage(np.asarray(image), tuple(ids), cache, after)
+        return EncodedImage(pixels_of(image), tuple(ids), cache, after)
 
     def first_token_ids(self, labels: Sequence[str]) -> list[int]:
         """The first token of each label: what an answer says where a run of it begins."""

@@ -35,6 +35,7 @@ from t4s.decoding.generate import MODES, Ending, Mode
 from t4s.decoding.grammar import Grammar, State, check_labels
 from t4s.decoding.hypothesis import CLOSING
 from t4s.errors import CheckpointError, EndpointError, QueryError
+from t4s.imaging.loading import pixels_of
 from t4s.models.checkpoint import FORMAT_FILE, CheckpointConfig
 from t4s.segmenter.endpoint import Endpoint, Reply, Token
 
@@ -107,7 +108,7 @@ class RemoteModel:
         square = image.resize((size, size), Image.Resampling[self.config.resampling.upper()])
         file = BytesIO()
         square.save(file, "PNG")
-        return RemoteImage(np.asarray(image), "data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+        return RemoteImage(pixels_of(image), "data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
 
     def write(
         self, image: RemoteImage, asked: str | tuple[str, ...], mode: Mode, stop: Callable[[], bool] = lambda: False

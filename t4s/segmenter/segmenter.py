@@ -16,7 +16,7 @@ from t4s import codec
 from t4s.decoding import generate
 from t4s.decoding.constraint import vocabulary
 from t4s.errors import QueryError
-from t4s.imaging.loading import open_photo
+from t4s.imaging.loading import open_photo, pixels_of
 from t4s.limits import MAX_ANSWER
 from t4s.models.loading import load
 from t4s.models.tiny.scorer import scorer_for
@@ -125,7 +125,7 @@ class Segmenter:
 
         `image`: the photo that was asked about, in any form; `refiner` None: the checkpoint's own.
         """
-        photo = image.photo if isinstance(image, Encoded) else np.asarray(open_photo(image, copy=False))
+        photo = image.photo if isinstance(image, Encoded) else pixels_of(open_photo(image, copy=False))
         return with_status(refine_again(prediction, photo, refiner or self.vlm.config.refiner), self.vlm.config)
 
     def stream(

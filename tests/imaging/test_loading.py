@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, features
 
 from t4s import ImageError
-from t4s.imaging.loading import open_mask, open_photo
+from t4s.imaging.loading import open_mask, open_photo, pixels_of
 from t4s.imaging.masks import read_mask
 from t4s.limits import MAX_BYTES, MAX_PIXELS
 
@@ -356,3 +356,10 @@ def test_only_an_upright_rgb_image_is_given_back_itself():
     ):
         photo = open_photo(source, copy=False)
         assert photo is not source and (photo.mode, photo.size) == ("RGB", size)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 64), (3, 200)])
+def test_pixels_are_those_of_the_whole_photo(size):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    pixels = pixels_of(photo)
+    assert np.array_equal(pixels, np.asarray(photo)) and pixels.dtype == np.uint8 and pixels.flags.owndata
