@@ -79,7 +79,7 @@ def test_segment_offline_from_another_folder(tmp_path: Path, examples: Path, tru
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(NO_NETWORK)
     done = _t4s(
-        "segment", examples / "two_cats.jpg", "cat", "-o", "cats.png", "--overlay", "seen.png", "--json",
+        "segment", examples / "two_cats.jpg", "cat", "-o", "cats.png", "--overlay", "seen.png", "--json", "--by-part",
         cwd=tmp_path, path=(ROOT, tmp_path / "site"), HF_HUB_OFFLINE="0",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -107,6 +107,8 @@ def _check_answer(answer: dict, mask: np.ndarray) -> None:
     assert answer["box"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
     assert answer["stats"]["forwards"] < answer["stats"]["tokens"]
     assert np.array_equal(coco.decode(answer["coco_rle"]), mask)
+    parts = [coco.decode(part["coco_rle"]).astype(bool) for part in answer["parts"]]  # asked for with --by-part
+    assert len(parts) >= 2 and not (np.any(parts, axis=0) & ~mask).any()
 
 
 PEAK = """import re, sys

@@ -351,6 +351,9 @@ def test_a_phone_shows_the_mask_first_and_stays_where_it_is(
     finally:
         segmenter.pause = 0.0
     assert 0 < tops[0] < 844 / 2 and tops[0] == tops[1]
+    order = [".t4s-mask", ".t4s-parts", ".t4s-text", ".t4s-grid", ".t4s-facts"]
+    places = [page.locator(f"#panels {part}").bounding_box()["y"] for part in order]
+    assert places == sorted(places)
     assert visit.wrong == []
     page.close()
 
