@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 AVERAGE_FILE = "average.safetensors"
@@ -44,7 +45,8 @@ class WeightAverage(TrainerCallback):
         """Take in the current weights. Nothing here waits for a GPU."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (FIRST_STEPS + self.steps))
-        torch._foreach_lerp_(list(self.average.values()), [self.weights[name] for name in self.average], 1 - decay)
+        average_into = get_ema_multi_avg_fn(decay)
+        average_into(list(self.average.values()), [self.weights[name].detach() for name in self.average], self.steps)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

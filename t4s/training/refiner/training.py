@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from t4s.models.efficientnet import imagenet_weights
 from t4s.refine.edge_net import EdgeNet, load, save
@@ -107,8 +108,8 @@ class RefinerTraining:
         self.optimizer.step()
         # the average follows fast in the first steps
         decay = min(AVERAGE_DECAY, (self.step_number + 1) / (self.step_number + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1 - decay)
+        average_into = get_ema_multi_avg_fn(decay)
+        average_into(list(self.average.parameters()), list(self.net.parameters()), self.step_number)
         self.step_number += 1
         self.seconds += time.monotonic() - started
         return loss.item()
