@@ -73,5 +73,5 @@ def test_the_questions_that_other_checkpoints_are_asked_mean_their_phrase(templa
 
 def test_no_name_is_taken_for_a_request():
     """Only "the boot", which the lexicon has as an instrument, loses its article."""
-    words = {*lexicon.taught_words(tuple(lexicon.SYNONYMS)), *lexicon._homes(), *ADE20K}
+    words = {*lexicon.taught_words(tuple(lexicon.SYNONYMS)), *lexicon.homes(), *ADE20K}
     assert {word for word in words if normalize(word) != word.lower()} == {"the boot", "the boots"}

@@ -1,0 +1,85 @@
+"""What is left of a phrase when only what training says beside names is kept."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from t4s.lexicon.taught import EXCLUDING, LONGEST_NAME, bare, head_words, reading, taught_name, taught_words, tokens
+from t4s.lexicon.words import LATIN, PHRASES, homes
+
+# {as it is typed: as training says it}, the longest first
+_BEFORE: dict[str, str] = PHRASES["before"]
+_AFTER: dict[str, str] = dict(sorted(PHRASES["after"].items(), key=lambda pair: -len(pair[0].split())))
+_NUMBERED = frozenset("all every each any both everything one two three".split())
+
+
+class Understood(NamedTuple):
+    """What a checkpoint was taught of a phrase, and the words that it was not, in their order."""
+
+    phrase: str
+    ignored: tuple[str, ...] = ()
+
+
+def understood(phrase: str, names: Sequence[str]) -> Understood:
+    """What is left of a phrase about a thing that a checkpoint knows, by name or by `reading`, where only what training
+    says beside names is kept, as it says it: articles, places, sizes, and a second name after "and".
+
+    "the green dog on the left" → "the dog on the left" without "green"; "a guy without a hat" → "a guy" without
+    "without a hat". Any other phrase, and every phrase without names, is kept whole.
+    """
+    words, taught = tokens(phrase), taught_words(tuple(names))
+
+    def knows(part: str) -> bool:
+        return taught_name(part, names) is not None or reading(part, names) is not None
+
+    if not names or not knows(phrase) or bare(" ".join(words)) in taught:
+        return Understood(phrase)
+    parts = phrase.split(" and ")
+    if len(parts) > 1 and all(map(knows, parts)):
+        found = [understood(part, names) for part in parts]
+        return Understood(
+            " and ".join(part.phrase for part in found), tuple(word for part in found for word in part.ignored)
+        )
+    start, end = _noun_place(words, taught)
+    first = [word in _BEFORE and not (at and word == "the") for at, word in enumerate(words[:start])]
+    pieces = [(known, _BEFORE.get(word, word)) for known, word in zip(first, words, strict=False)]
+    pieces.append((True, " ".join(words[start:end])))
+    rest = words[end:]
+    while rest and rest[0] not in EXCLUDING:
+        place = next((place for place in _AFTER if _begins(rest, place.split())), None)
+        pieces.append((place is not None, _AFTER[place] if place else rest[0]))
+        rest = rest[len(place.split()) if place else 1 :]
+    pieces += [(False, word) for word in rest]
+    runs = [
+        (known, " ".join(text for _, text in run)) for known, run in itertools.groupby(pieces, operator.itemgetter(0))
+    ]
+    return Understood(" ".join(text for known, text in runs if known), tuple(text for known, text in runs if not known))
+
+
+def _begins(words: list[str], place: list[str]) -> bool:
+    """True if the words begin with a place that is the thing's own: "on the left", and not "on the left horse"."""
+    following = words[len(place) :]
+    return words[: len(place)] == place and not (following and following[0] in homes())
+
+
+def _noun_place(words: list[str], taught: Mapping[str, str]) -> tuple[int, int]:
+    """Where the noun of a phrase begins and ends, of its words; all of them if it has none."""
+    head = head_words(" ".join(words))
+    for length in range(min(LONGEST_NAME, len(head)), 0, -1):
+        for start in range(len(words) - length + 1):
+            noun = " ".join(head[-length:])
+            if words[start : start + length] == head[-length:] and (noun in taught or noun in homes()):
+                return start, start + length
+    return 0, len(words)
+
+
+def with_article(phrase: str, names: Sequence[str] = ()) -> str:
+    """A phrase that says more than a name, with an article, as training asks it: "dog on the left" → "the dog on the
+    left". A name stays bare ("potted plant", "top hat"), and so does what has a number ("all dogs", "two dogs")."""
+    words, taught = phrase.split(), taught_words(tuple(names))
+    is_name = " ".join(head_words(phrase)) == phrase or phrase in homes() or phrase in taught
+    takes_article = len(words) > 1 and words[0] not in _NUMBERED | EXCLUDING and LATIN.fullmatch(phrase)
+    return f"the {phrase}" if takes_article and not is_name else phrase
