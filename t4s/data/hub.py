@@ -49,6 +49,10 @@ class HubDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def phrases(self) -> set[str]:
+        """All that is asked; a row whose question is none is told when it is read."""
+        return {query for query in self.rows["query"] if isinstance(query, str)}
+
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         """The one question of row `index`. Raises DataError naming data set, row and column."""
         line = self._line(index)

@@ -165,6 +165,10 @@ class JsonlDataset:
     def __len__(self) -> int:
         return len(self.photos)
 
+    def phrases(self) -> set[str]:
+        """All that is asked."""
+        return {line.query for lines in self.photos for line in lines}
+
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         """Every line about photo `index`, in the order of the file. Raises DataError naming file, line and field."""
         lines = self.photos[index]

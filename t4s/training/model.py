@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText
 
+from t4s import lexicon
 from t4s.data.spec import Mixture
 from t4s.errors import CheckpointError, DataError
 from t4s.models import create
+from t4s.models.checkpoint import CheckpointConfig
 from t4s.models.vlm import VLM
 from t4s.training.config import WHOLE_TOWER, TrainConfig
 from t4s.training.trainer import state_to_resume
@@ -49,6 +54,32 @@ def initial_vlm(config: TrainConfig, mixture: Mixture, bf16: bool) -> VLM:
         config.quantize,
         config.base_id,
     )
+
+
+def with_taught_words(config: CheckpointConfig, mixture: Mixture, cells: Iterable[str] | None) -> CheckpointConfig:
+    """The settings of a checkpoint that learns from these data sets too. cells: the names of --cell-loss-data, if any.
+
+    A list of `names` grows by class names and by what the phrases of a data set are about; where its phrases are not
+    known in advance, the list goes, and with it the answer "unknown word". Which words a phrase may have beside a name
+    is not known either. Without the lesson of the cells, their similarity to a new name says nothing.
+    """
+    names = set(config.names)
+    if names:
+        taught = [_taught(dataset, config.names) for dataset in mixture.datasets]
+        names = set() if None in taught else names.union(*taught)
+    if cells is None:
+        config = replace(config, unsure_similarity_below=None)
+    return replace(config, names=tuple(sorted(names.union(cells or ()))), drop_untaught_words=False)
+
+
+def _taught(dataset: Any, known: Sequence[str]) -> set[str] | None:
+    """What a data set asks for, beyond the known names; None if it does not say."""
+    if hasattr(dataset, "names"):
+        return set(dataset.names)
+    if not hasattr(dataset, "phrases"):
+        return None
+    heads = {" ".join(lexicon.head_words(phrase)) or phrase for phrase in dataset.phrases()}
+    return {head for head in heads if not lexicon.is_taught(head, known)}
 
 
 def prepare_full(vlm: VLM, config: TrainConfig) -> None:

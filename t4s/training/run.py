@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,7 +33,7 @@ from t4s.training import lora, saving
 from t4s.training.collator import Collator
 from t4s.training.config import MAY_CHANGE, TrainConfig
 from t4s.training.losses import CellLoss, open_labelled, token_loss
-from t4s.training.model import check_tokens, initial_vlm, prepare_full
+from t4s.training.model import check_tokens, initial_vlm, prepare_full, with_taught_words
 from t4s.training.progress.average import WeightAverage
 from t4s.training.progress.clock import MOST_STEPS, Clock
 from t4s.training.progress.preview import preview
@@ -145,7 +145,6 @@ class TrainingRun:
         bf16 = uses_bf16(config.precision)
         torch.manual_seed(config.seed)
         vlm = initial_vlm(config, mixture, bf16)
-        vlm.config = replace(vlm.config, drop_untaught_words=False)  # the data sets may teach any words
         check_tokens(vlm)
         kind = config.kind(vlm.config.positions == "cells")
         world = int(os.environ.get("WORLD_SIZE", 1))
@@ -160,8 +159,7 @@ class TrainingRun:
         else:
             prepare_full(vlm, config)
         cell_loss = make_cell_loss(config, kind, vlm, bf16) if config.cell_loss_data else None
-        if cell_loss is not None:
-            vlm.config = replace(vlm.config, names=tuple(sorted({*vlm.config.names, *cell_loss.batches.names})))
+        vlm.config = with_taught_words(vlm.config, mixture, cell_loss and cell_loss.batches.names)
         return cls(config, kind, vlm, adapted, mixture, validation, bf16, cell_loss)
 
     @property

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from t4s import train
+from t4s import assets, train
+from t4s.models.checkpoint import CheckpointConfig
+from t4s.segmenter.status import status_of
 from t4s.training import arguments
 from t4s.training.config import MIN_STEPS
+from t4s.training.model import with_taught_words
 from t4s.training.refiner import train as train_edge
 from t4s.training.run import TrainingRun
 from t4s.training.tower import train as train_tower
@@ -187,8 +192,22 @@ def test_old_command_lines_of_tower_and_refiner():
     assert train_edge.parse(old) == train_edge.parse(new)
 
 
-def test_what_is_trained_from_the_embedded_checkpoint_is_asked_whole_phrases(tmp_path):
-    """Which words its own data taught it is not known."""
-    given = ["--base", "t4s-tiny", "--dataset", "synthetic", "--threads", "1", "--out", str(tmp_path / "out")]
-    prepared = TrainingRun.prepare(arguments.parse(given))
-    assert prepared.vlm.config.names and not prepared.vlm.config.drop_untaught_words
+def test_what_is_trained_from_the_embedded_checkpoint_knows_what_its_data_teach(tmp_path):
+    """A name that was taught is no unknown word. Which words a phrase may have beside one is not known."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    lines = [{"image": "a.png", "query": query, "absent": True} for query in ("a red gizmo", "the cat", "猫", "cats")]
+    (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    given = ["--base", "t4s-tiny", "--dataset", f"jsonl:{tmp_path}/data.jsonl", "--dataset", "synthetic"]
+    prepared = TrainingRun.prepare(arguments.parse([*given, "--threads", "1", "--out", str(tmp_path / "out")]))
+    config, before = prepared.vlm.config, CheckpointConfig.read(assets.asset("t4s-tiny"))
+    assert set(config.names) - set(before.names) >= {"gizmo", "hexagon", "猫"}
+    assert not set(config.names) & {"a red gizmo", "red gizmo", "cats"} and set(before.names) < set(config.names)
+    assert status_of(("the gizmo",), True, 0.9, config, 0.0) == "found"
+    assert status_of(("the gizmo",), True, 0.9, before, 0.9) == "unknown word"
+    assert not config.drop_untaught_words and config.unsure_similarity_below is None
+
+
+def test_data_sets_that_do_not_say_what_they_ask_leave_no_unknown_words():
+    config = CheckpointConfig.read(assets.asset("t4s-tiny"))
+    assert with_taught_words(config, SimpleNamespace(datasets=[object()]), None).names == ()
+    assert with_taught_words(replace(config, names=()), SimpleNamespace(datasets=[]), ["cat"]).names == ("cat",)
