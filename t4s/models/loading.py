@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,8 @@ SHOWN = 3  # names in a message
 SPARE_WEIGHTS = 50_000_000  # that a configuration may describe beyond what the files can hold: 200 MB
 MAX_LAYERS = 1000  # of any part of a model; building more takes minutes, even without memory
 _COUNTS = ("layers", "depth", "mixers", "blocks")  # parts of the names of such numbers
+# PEFT 0.21 asks for it by this name, whenever an adapter is made or loaded.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 # What transformers and torch raise for a configuration that is not valid.
 _INVALID = (
     StrictDataclassError, OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, RuntimeError,
