@@ -161,6 +161,7 @@ class TabController:
         url, _ = _preview(path)
         for answer in answers:
             if _is_abandoned(stop_file):
+                yield gr.skip(), gr.skip()  # Gradio sends the last of them once more: it must not be an old view
                 return
             if answer.stats["ended"]:
                 view = views.finished_view(answer, url, self.model.service.layout, refiner)
