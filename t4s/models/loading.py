@@ -170,13 +170,15 @@ def _read_processor(kind: Any, folder: Path, **options: Any) -> Any:
     """What a class of transformers reads from the folder. Raises ImportError, and CheckpointError for a broken file."""
     try:
         return kind.from_pretrained(folder, trust_remote_code=False, **options)
-    except ImportError:
+    except ImportError:  # a missing package is no broken file
         raise
+    except _INVALID as error:
+        raise _broken_processor(folder, error) from error
     except Exception as error:
-        # The tokenizers library raises Exception itself, no subclass, for a broken tokenizer.json.
-        if type(error) is Exception or isinstance(error, _INVALID):
-            raise _broken_processor(folder, error) from error
-        raise
+        if type(error) is not Exception:
+            raise
+        # The tokenizers library raises Exception itself, no subclass of it, for a broken tokenizer.json.
+        raise _broken_processor(folder, error) from error
 
 
 def _broken_processor(folder: Path, error: Exception) -> CheckpointError:
