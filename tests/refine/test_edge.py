@@ -176,7 +176,6 @@ def test_bands_of_an_enlarged_map_are_the_whole_maps():
     assert torch.allclose(whole, there, atol=1e-5)
 
 
-@pytest.mark.long
 def test_the_training_script_trains_saves_and_resumes(tmp_path):
     """The real command line, on composed scenes, for a few steps."""
 

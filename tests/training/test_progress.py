@@ -123,7 +123,6 @@ def same(one: Path, two: Path) -> None:
         torch.testing.assert_close(first[name], second[name], atol=0, rtol=0)
 
 
-@pytest.mark.long
 def test_a_few_seconds_from_the_command_line(tmp_path):
     """The script itself, with the real clock: it ends in time, and says how fast it was."""
     command = [sys.executable, str(ROOT / "t4s" / "train.py"), *TINY, "--minutes", "0.05", "--out", str(tmp_path)]
