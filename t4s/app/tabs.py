@@ -165,8 +165,8 @@ def _connect(
     for answered in answers:  # a toast says what went wrong; the panels go back to the photo
         answered.failure(controller.show_photo, [fields.photo, fields.answer], fields.panels, **QUICK_QUEUE, **QUIET)
     fields.stop.click(request_stop, stop_file, queue=False, **QUIET)
-    removed = fields.photo.clear(abandon, stop_file, queue=False, **QUIET)
-    removed.then(controller.show_photo, [fields.photo, fields.answer], fields.panels, **QUICK_QUEUE, **QUIET)
+    gone = gr.on([fields.photo.clear, fields.photo.upload], abandon, stop_file, queue=False, **QUIET)
+    gone.then(controller.show_photo, [fields.photo, fields.answer], fields.panels, **QUICK_QUEUE, **QUIET)
     gr.on(
         [fields.refiner.input, fields.sam_id.submit],
         controller.refine,

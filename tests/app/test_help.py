@@ -230,6 +230,21 @@ def test_a_new_question_takes_the_place_of_a_running_answer(visit: Visit, segmen
     visit.upload(CATS)
 
 
+def test_another_photo_ends_the_answer_about_the_one_before(visit: Visit, segmenter: stand_in.StandIn):
+    page = visit.page
+    segmenter.pause = 0.3
+    try:
+        visit.ask("person")
+        expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
+        page.set_input_files("#photo input[type=file]", EXAMPLES / "elephant.jpg")  # over the photo that is there
+        expect(page.locator("#panels .t4s[data-state=ready]")).to_be_attached(timeout=PATIENCE)
+        page.wait_for_timeout(700)  # two more rows would come
+        expect(page.locator("#panels .t4s[data-state=ready]")).to_be_attached()
+    finally:
+        segmenter.pause = 0.0
+    visit.upload(CATS)
+
+
 def test_stop_keeps_the_names_that_were_found(visit: Visit, segmenter: stand_in.StandIn):
     page = visit.page
     visit.tab("Everything")
