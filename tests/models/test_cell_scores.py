@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from t4s import Segmenter, codec
-from t4s.decoding.constraint import Constraint
+from t4s.decoding.constraint import Constraint, vocabulary
 from t4s.decoding.generate import constrained, decode, fast, last_step
 from t4s.models.tiny import no_target
-from t4s.models.tiny.cell_scores import CellFusion
-from t4s.models.tiny.scorer import TinyScorer
+from t4s.models.tiny.cell_scores import CellFusion, for_most_iou
+from t4s.models.tiny.scorer import TinyScorer, scorer_for
 from t4s.models.vlm import VLM
 from tests.support.stand_in_decoder import LABELS, WORDS, StandInDecoder, scene
 
@@ -111,6 +111,35 @@ def test_cells_that_are_sure_enough_write_the_grid_and_unsure_ones_change_nothin
         assert written(0, 1.0) == written(1, 1e-9) == written(1, None) != codec.encode(grid)
 
 
+# --- the cells of most expected IoU
+
+
+def expected_iou(p: np.ndarray, drawn: np.ndarray) -> float:
+    """Of the drawn cells with the true ones, which are so many in each as its probability says."""
+    return p[drawn].sum() / (drawn.sum() + p[~drawn].sum())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_other_cells_have_more_expected_iou(seed):
+    rng = np.random.default_rng(seed)
+    logits = np.stack([np.zeros((2, 5)), rng.normal(-1, rng.uniform(0.2, 5), (2, 5))], -1)
+    p = 1 / (1 + np.exp(-logits[..., 1].ravel()))
+    best = max(expected_iou(p, np.array(drawn)) for drawn in itertools.product([False, True], repeat=10) if any(drawn))
+    drawn = for_most_iou(logits).argmax(-1).ravel() == 1
+    assert expected_iou(p, drawn) == pytest.approx(best)
+
+
+def test_sure_cells_stay_and_unsure_ones_are_taken_in():
+    target = np.full((4, 4), -20.0)
+    target[1:3, 1:3] = 20.0
+    logits = np.stack([np.zeros((4, 4)), target], -1)
+    assert np.allclose(for_most_iou(logits), logits)
+    target[0] = target[1, 1] = -0.2  # five cells of 45 %
+    assert (logits.argmax(-1).sum(), for_most_iou(np.stack([np.zeros((4, 4)), target], -1)).argmax(-1).sum()) == (4, 8)
+    faint = np.stack([np.zeros((4, 4)), np.full((4, 4), -800.0)], -1)
+    assert np.isfinite(for_most_iou(faint)).all() and (for_most_iou(faint)[..., 0] == 0).all()
+
+
 # --- the embedded checkpoint
 
 
@@ -137,6 +166,18 @@ def test_cells_alone_find_the_cats(segmenter, examples):
     grid = weighing(segmenter, 99.0)(photo, "cat", refine="none").grid
     sure = np.abs(logits[..., 0] - logits[..., 1]) > 0.5
     assert (grid.ids == logits.argmax(-1))[sure].mean() > 0.98 and 0.1 < grid.ids.mean() < 0.9
+
+
+def test_unsure_cells_are_drawn_of_one_target_that_is_known_to_be_there(segmenter, examples):
+    photo = segmenter.encode(examples / "two_cats.jpg")
+    for names, threshold, raised in ((("cat",), 0.1, True), (("cat",), None, False), (("cat", "dog"), 0.1, False)):
+        config = replace(segmenter.vlm.config, no_target_threshold=threshold)
+        vlm = VLM(segmenter.vlm.model, segmenter.vlm.processor, config)
+        decoder = vlm.begin(photo, names[0])
+        rules = Constraint(vocabulary(vlm.tokenizer), config.grid, ("others", *names))
+        said = decoder.cell_logits(vlm.first_token_ids(rules.labels)).numpy().reshape(16, 16, -1)
+        counted = scorer_for(vlm, photo, decoder, names, rules).label_scores
+        assert np.allclose(counted[..., 0], said[..., 0]) and (counted[..., 1] > said[..., 1] + 0.01).all() == raised
 
 
 def test_what_cells_say_is_not_asked_for_where_it_does_not_count(segmenter, examples):

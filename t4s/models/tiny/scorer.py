@@ -12,7 +12,7 @@ from t4s.decoding.confidence import Pick
 from t4s.decoding.constraint import AllowedTokens, Constraint
 from t4s.decoding.grammar import State
 from t4s.models.tiny import no_target
-from t4s.models.tiny.cell_scores import CellFusion, cell_similarity
+from t4s.models.tiny.cell_scores import CellFusion, cell_similarity, for_most_iou
 
 if TYPE_CHECKING:
     from t4s.models.vlm import VLM, DecoderState, EncodedImage
@@ -81,10 +81,12 @@ def scorer_for(
 ) -> TinyScorer | None:
     """What this checkpoint adds to the answer that `decoder` is about to write; None: nothing."""
     config, fusion, rule = vlm.config, None, None
-    logits = decoder.cell_logits(vlm.first_token_ids(constraint.labels))
-    if logits is not None:
-        logits = logits.cpu().double().numpy()
-        fusion = CellFusion(constraint.grammar, logits.reshape(*config.grid, -1), config.cell_fusion_weight)
     if config.no_target_threshold is not None:
         rule = no_target.Rule(config.no_target_threshold, cell_similarity(vlm, encoded, query))
+    logits = decoder.cell_logits(vlm.first_token_ids(constraint.labels))
+    if logits is not None:
+        logits = logits.cpu().double().numpy().reshape(*config.grid, -1)
+        if rule is not None and len(constraint.labels) == 2:  # the one target is there when cells are asked where
+            logits = for_most_iou(logits)
+        fusion = CellFusion(constraint.grammar, logits, config.cell_fusion_weight)
     return None if fusion is None and rule is None else TinyScorer(constraint, fusion, rule)
