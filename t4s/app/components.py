@@ -121,11 +121,19 @@ class Panels(gr.HTML):
 
     is_template = True
 
-    def __init__(self, value: dict[str, Any] | None = None, *, label: str = "Answer", elem_id: str | None = None):
+    def __init__(
+        self,
+        value: dict[str, Any] | None = None,
+        *,
+        label: str = "Answer",
+        elem_id: str | None = None,
+        render: bool = True,  # Gradio makes the component anew with False when an event leaves it as it is
+    ):
         super().__init__(
             value,
             label=label,
             elem_id=elem_id,
+            render=render,
             html_template=(APP_ASSETS / "view.html").read_text("utf-8"),
             js_on_load=(APP_ASSETS / "view.js").read_text("utf-8"),
             apply_default_css=False,
@@ -149,10 +157,11 @@ class Choices(gr.HTML):
 
     is_template = True
 
-    def __init__(self, value: dict[str, Any] | None = None, *, elem_id: str | None = None):
+    def __init__(self, value: dict[str, Any] | None = None, *, elem_id: str | None = None, render: bool = True):
         super().__init__(
             value,
             elem_id=elem_id,
+            render=render,
             html_template='<div class="t4s-choices" role="group"></div>',
             js_on_load=(APP_ASSETS / "choices.js").read_text("utf-8"),
             apply_default_css=False,

@@ -227,6 +227,7 @@ def test_a_new_question_takes_the_place_of_a_running_answer(visit: Visit, segmen
         expect(page.locator("#panels .t4s[data-state=empty]")).to_be_attached()
     finally:
         segmenter.pause = 0.0
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)
     visit.upload(CATS)
 
 
@@ -242,6 +243,7 @@ def test_another_photo_ends_the_answer_about_the_one_before(visit: Visit, segmen
         expect(page.locator("#panels .t4s[data-state=ready]")).to_be_attached()
     finally:
         segmenter.pause = 0.0
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)
     visit.upload(CATS)
 
 
