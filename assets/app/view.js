@@ -215,7 +215,7 @@ function paint() {
       const label = ids[i];
       const part = parts ? parts[i] - 1 : -1;
       if (!label || !revealed || removed.has(part)) continue;
-      const single = hoveredPart >= 0 ? hoveredPart : chosenPart;
+      const single = [hoveredPart, chosenPart].find((one) => one >= 0 && !removed.has(one)) ?? -1;
       const dim = (chosen && label !== chosen) || (single >= 0 && part !== single) ? 0.12 : 1, at = 4 * i, [r, g, b] = table[label] || [128, 128, 128];
       let alpha = opacity;
       if (mode === "outline" || mode === "overlay") {
@@ -320,6 +320,7 @@ function drawParts() {
     keep.addEventListener("change", () => {
       if (keep.checked) removed.delete(i); else removed.add(i);
       item.classList.toggle("removed", !keep.checked);
+      hoveredPart = -1; // the pointer is on it still, but now the whole mask is of interest
       paint();
       trigger("select", { removed: [...removed] });
     });

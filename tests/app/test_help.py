@@ -85,6 +85,7 @@ def test_parts_are_singled_out_and_taken_out_of_mask_and_download(
     frame.click(position=place)
     parts.first.get_by_role("checkbox").uncheck()
     after = canvas.evaluate(PAINTED)
+    assert canvas.evaluate(PAINTED_FULLY) > 0.9 * after  # the pointer dims nothing that stays
     assert after < before / 2  # the larger of two cats went
     page.wait_for_timeout(500)  # the server hears of it
     with page.expect_download() as coming:
@@ -431,3 +432,19 @@ def test_parts_are_numbered_as_they_are_listed(segmenter: stand_in.StandIn):
     assert scaled.parts[0].area == pytest.approx(9 * answer.parts[0].area, rel=0.02)
     without = views.without_parts(answer, {0})
     assert int(without.mask.sum()) == int(answer.mask.sum()) - answer.parts[0].area
+
+
+def test_specks_go_with_the_nearest_part(segmenter: stand_in.StandIn):
+    """They are not listed, so nothing else would take them out."""
+    for scale in (1, 4):
+        mask = np.zeros((256, 256), bool)
+        mask[20:80, 20:80] = mask[150:200, 150:220] = True
+        mask[84, 30] = mask[210, 200] = True  # beside the first, and beside the second
+        mask = mask.repeat(scale, 0).repeat(scale, 1)
+        if scale > 1:
+            mask[4 * 210 + 1, 4 * 200 + 6] = True  # between the pixels of the map
+        answer = dataclasses.replace(segmenter(CATS, "cat"), mask=mask, masks={"cat": mask})
+        assert [part.area // scale**2 for part in views.part_map(answer).parts] == [3600, 3500]
+        without = views.without_parts(answer, {0}).mask
+        assert not without[: 100 * scale].any() and (without == mask)[100 * scale :].all()
+        assert not views.without_parts(answer, {0, 1}).mask.any()

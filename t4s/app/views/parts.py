@@ -5,15 +5,16 @@ They are found in the mask as the page shows it, at most PARTS_SIDE pixels a sid
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
+from t4s.limits import MIN_PART
 from t4s.records import Part, Prediction, box_of, union
 
-LISTED_PARTS = 24  # the largest parts are listed and can be taken out; the others stay as they are
+LISTED_PARTS = 24  # the largest parts are listed and can be taken out; the others stay as they are, but for specks
 PARTS_SIDE = 768  # pixels of the longest side
 
 
@@ -22,7 +23,8 @@ class PartMap:
     """The listed parts, with boxes and areas in the photo's pixels, and where they are.
 
     parts          `Part.inside` is in the pixels of `numbers`
-    numbers        (h, w) uint8: 1 + the index in `parts`; 0 outside the listed ones
+    numbers        (h, w) uint8: 1 + the index in `parts`; 0 outside the listed ones. Specks, which are too small to be
+                   listed, have the number of the nearest part with their label
     rows, columns  which of the photo's pixels those of `numbers` are
     """
 
@@ -48,7 +50,25 @@ def part_map(prediction: Prediction) -> PartMap:
         numbers[y0:y1, x0:x1][part.inside] = index + 1
         box = (round(x0 * across), round(y0 * down), round(x1 * across), round(y1 * down))
         parts.append(replace(part, box=box, area=round(part.area * down * across)))
+    for label, mask in masks.items():
+        components, areas = _components(mask)
+        specks = mask & (numbers == 0) & (areas < MIN_PART)[components]
+        numbers[specks] = _nearest(numbers, parts, label)[specks]
     return PartMap(tuple(parts), numbers, rows, columns)
+
+
+def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(h, w) bool → the number of each pixel's connected part, from 1, 0 outside; and the parts' areas, by number."""
+    components, count = ndimage.label(mask, np.ones((3, 3)))
+    return components, np.bincount(components.ravel(), minlength=count + 1)
+
+
+def _nearest(numbers: np.ndarray, parts: Sequence[Part], label: str) -> np.ndarray:
+    """(h, w): the number of the nearest part with this label; 0 if there is none."""
+    own = np.isin(numbers, [index + 1 for index, part in enumerate(parts) if part.label == label])
+    if not own.any():
+        return np.zeros_like(numbers)
+    return numbers[tuple(ndimage.distance_transform_edt(~own, return_distances=False, return_indices=True))]
 
 
 def without_parts(prediction: Prediction, removed: Collection[int]) -> Prediction:
@@ -56,12 +76,19 @@ def without_parts(prediction: Prediction, removed: Collection[int]) -> Predictio
     if not removed:
         return prediction
     found = part_map(prediction)
-    gone = np.isin(found.numbers, [index + 1 for index in removed])
+    gone = [index + 1 for index in removed]
+    height, width = prediction.mask.shape
+    row = np.arange(height) * len(found.rows) // height  # of each of the photo's pixels, the one of `numbers`
+    column = np.arange(width) * len(found.columns) // width
     masks = {}
     for label, mask in prediction.masks.items():
-        components, count = ndimage.label(mask, np.ones((3, 3)))
-        dropped = np.zeros(count + 1, bool)
-        dropped[np.unique(components[found.rows][:, found.columns][gone])] = True
+        components, areas = _components(mask)
+        dropped = np.isin(np.arange(len(areas)), components[found.rows][:, found.columns][np.isin(found.numbers, gone)])
+        # Specks of a photo that is larger than the map may lie between the pixels that it has.
+        seen = np.isin(np.arange(len(areas)), components[found.rows][:, found.columns])
+        near = np.isin(_nearest(found.numbers, found.parts, label), gone)[row][:, column]
+        dropped |= ~seen & (np.bincount(components[near], minlength=len(areas)) > 0)
+        dropped[0] = False
         masks[label] = mask & ~dropped[components]
     mask = union(masks, prediction.mask.shape)
     return replace(prediction, masks=masks, mask=mask, box=box_of(mask))
