@@ -80,9 +80,9 @@ def for_most_iou(logits: np.ndarray) -> np.ndarray:
     """(H, W, L) logits of each label at each cell → the same, with the labels but "others" (labels[0]) raised.
 
     The n cells that most probably show a label have an expected IoU of about E(n) = S(n) / (n + S - S(n)) with the true
-    ones, S(n) being the sum of their probabilities and S that of all cells. The best n ends at the probability E / (1 + E),
-    which a logit higher by -log E makes one half (Nowozin, "Optimal Decisions from Probabilistic Models: the
-    Intersection-over-Union Case", CVPR 2014).
+    ones, S(n) being the sum of their probabilities and S that of all cells. The best n ends at the probability
+    E / (1 + E), which a logit higher by -log E makes one half (Nowozin, "Optimal Decisions from Probabilistic Models:
+    the Intersection-over-Union Case", CVPR 2014).
     """
     cells = logits.reshape(-1, logits.shape[-1])
     odds = np.exp(cells - cells.max(-1, keepdims=True))

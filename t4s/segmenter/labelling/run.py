@@ -19,7 +19,7 @@ from t4s.errors import EndpointError
 from t4s.models.checkpoint import EMBEDDED, find, fingerprint, is_from_hub
 from t4s.segmenter.labelling.answering import Questions
 from t4s.segmenter.labelling.arguments import LabelConfig
-from t4s.segmenter.labelling.shards import FAILED, FAILURES, UNANSWERED, Row, Shards, write_whole
+from t4s.segmenter.labelling.shards import FAILED, FAILURES, UNANSWERED, Row, Shards, arrow, write_whole
 from t4s.segmenter.labelling.sources import PhotoSource, absolute, open_source
 from t4s.segmenter.labelling.workers import Todo, make_segmenter, many_at_a_time, on_ray, one_after_the_other
 from t4s.segmenter.remote import find_format
@@ -32,6 +32,7 @@ HOPELESS = 16  # photos in a row without an answer, after which a server is give
 def label(config: LabelConfig) -> int:
     """Label what is left; returns the exit code: 0, or 1 if a server left questions unanswered."""
     assert config.out is not None
+    arrow()  # before any work: the labels cannot be written without it
     config = replace(config, source=tuple(map(absolute, config.source)))
     source = open_source(config.source, config.out)
     photos = min(len(source), config.limit or len(source))

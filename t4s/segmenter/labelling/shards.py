@@ -48,10 +48,19 @@ Asked = str | tuple[str, ...]
 
 
 @cache
+def arrow() -> Any:
+    """The package `pyarrow` with `pyarrow.parquet`. DataError where it is not installed: it is an extra."""
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise DataError('Labels and Parquet files need the package "pyarrow": pip install "pyarrow>=21,<27"') from error
+    return pyarrow
+
+
+@cache
 def schema() -> Any:
     """The `pyarrow.Schema` of a shard."""
-    import pyarrow as pa
-
+    pa = arrow()
     mask = {"label": pa.string(), "counts": pa.string(), "box": pa.list_(pa.int32()), "area": pa.int64()}
     kinds = {
         "id": pa.string(),
@@ -170,12 +179,10 @@ class Shards:
 
         Photos with an unanswered question are left out.
         """
-        import pyarrow.parquet as parquet
-
         path = self.path(shard)
         if not path.is_file():
             return {}
-        if UNANSWERED not in parquet.read_table(path, columns=["status"])["status"].to_pylist():
+        if UNANSWERED not in arrow().parquet.read_table(path, columns=["status"])["status"].to_pylist():
             return None
         by_photo: dict[int, list[Row]] = {}
         for row in self.rows(shard):
@@ -184,17 +191,13 @@ class Shards:
 
     def write(self, shard: int, rows: Sequence[Row]) -> None:
         """The file appears whole, under its final name, or not at all."""
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
+        pa = arrow()
         sink = pa.BufferOutputStream()
-        parquet.write_table(pa.Table.from_pylist(list(rows), schema()), sink, compression="zstd")
+        pa.parquet.write_table(pa.Table.from_pylist(list(rows), schema()), sink, compression="zstd")
         write_whole(self.path(shard), sink.getvalue())
 
     def rows(self, shard: int) -> list[Row]:
-        import pyarrow.parquet as parquet
-
-        return parquet.read_table(self.path(shard)).to_pylist()
+        return arrow().parquet.read_table(self.path(shard)).to_pylist()
 
     def all_rows(self) -> Iterator[Row]:
         """Every row, a shard in memory at a time. DataError if a shard is missing."""

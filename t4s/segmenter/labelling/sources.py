@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from t4s.data.reading.paths import FileFinder
 from t4s.errors import DataError
+from t4s.segmenter.labelling.shards import arrow
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .webp .avif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm".split()
@@ -177,7 +178,7 @@ class ParquetFiles:
     """The rows of Parquet files, named FILE:ROW."""
 
     def __init__(self, files: Sequence[Path]):
-        parquet = _parquet()
+        parquet = arrow().parquet
         self._files, self._counts = list(files), []
         for file in files:
             try:
@@ -204,7 +205,7 @@ class ParquetFiles:
 
     def _from(self, start: int) -> Iterator[Photo]:
         """The rows from number `start` on; groups of rows before it are not read."""
-        parquet, before = _parquet(), 0
+        parquet, before = arrow().parquet, 0
         for file, count in zip(self._files, self._counts, strict=True):
             if before + count > start:
                 opened = parquet.ParquetFile(file)
@@ -273,14 +274,6 @@ def _query(value: Any, place: str) -> tuple[Query | None, str]:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return tuple(value), ""
     return None, f'{place} has a "query" that is neither a phrase nor a list of names.'
-
-
-def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise DataError('Labels and Parquet files need the package "pyarrow": pip install pyarrow') from error
-    return pyarrow.parquet
 
 
 def _digest(text: str) -> str:

@@ -18,7 +18,7 @@ import t4s.label
 from t4s import codec
 from t4s.errors import EndpointError
 from t4s.segmenter.labelling import run, workers
-from t4s.segmenter.labelling.shards import Shards, mask_of, schema
+from t4s.segmenter.labelling.shards import Shards, arrow, mask_of, schema
 from tests.support.kills import kill_and_restart
 from tests.support.labels import StandIn
 
@@ -87,6 +87,14 @@ def test_parts_share_a_folder(photos: Path, tmp_path: Path, standing_in: StandIn
         capsys.readouterr()
         assert t4s.label.main([*given, str(tmp_path / "parts"), "--part", part]) == 0
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
+def test_a_missing_package_is_named_before_any_work(photos: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    arrow.cache_clear()
+    assert t4s.label.main([str(photos), "--query", "dog", "-o", str(tmp_path / "out")]) == 2
+    assert "pip install" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
