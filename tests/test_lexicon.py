@@ -201,6 +201,9 @@ def test_the_name_that_stands_for_a_word(phrase, put, same):
     ("the person on the left wearing a coat", "the person on the left", ("wearing a coat",)),
     ("the dog and the unicorn", "the dog", ("and the unicorn",)),
     ("the old dog and the cat", "the dog and the cat", ("old",)),
+    ("the dog, cat", "the dog and cat", ()),
+    ("old dog, horse and the cat", "dog and horse and the cat", ("old",)),
+    ("the small, brown dog", "the dog", ("small brown",)),
     ("the smallest of the dogs", "the smallest dogs", ("of the",)),
     ("the tall guy with a hat", "the guy", ("tall", "with a hat")),  # known as a person
     ("everyone but me", "everyone", ("but me",)),

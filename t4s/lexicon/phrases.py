@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from t4s.lexicon.words import LATIN, PHRASES, homes
 # {as it is typed: as training says it}, the longest first
 _BEFORE: dict[str, str] = PHRASES["before"]
 _AFTER: dict[str, str] = dict(sorted(PHRASES["after"].items(), key=lambda pair: -len(pair[0].split())))
+_AND = re.compile(r"\s*[,;&]\s*(?:and\s+)?|\s+and\s+")
 _NUMBERED = frozenset("all every each any both everything one two three".split())
 
 
@@ -25,7 +27,7 @@ class Understood(NamedTuple):
 
 def understood(phrase: str, names: Sequence[str]) -> Understood:
     """What is left of a phrase about a thing that a checkpoint knows, by name or by `reading`, where only what training
-    says beside names is kept, as it says it: articles, places, sizes, and a second name after "and".
+    says beside names is kept, as it says it: articles, places, sizes, and a second name after "and" or a comma.
 
     "the green dog on the left" → "the dog on the left" without "green"; "a guy without a hat" → "a guy" without
     "without a hat". Any other phrase, and every phrase without names, is kept whole.
@@ -37,7 +39,7 @@ def understood(phrase: str, names: Sequence[str]) -> Understood:
 
     if not names or not knows(phrase) or bare(" ".join(words)) in taught:
         return Understood(phrase)
-    parts = phrase.split(" and ")
+    parts = _AND.split(phrase)
     if len(parts) > 1 and all(map(knows, parts)):
         found = [understood(part, names) for part in parts]
         return Understood(

@@ -144,10 +144,24 @@ def test_the_headline_says_which_words_were_not_taught(segmenter: stand_in.Stand
     found = segmenter(CATS, "cat")
     stats = found.stats | {"ignored": ["green", "with a hat"]}
     kind, sentence = views.headline(replace(found, query="green cat with a hat", status="unsure", stats=stats))
-    assert kind == "unsure" and sentence.startswith("This is any “cat”: ")
+    assert kind == "unsure" and sentence.startswith("Drawn for “cat” alone: ")
     assert sentence.endswith(" The model was not taught “green” or “with a hat”.")
     placed = replace(found, query="green cat on the left", asked="the cat on the left", status="unsure", stats=stats)
-    assert views.headline(placed)[1].startswith("This is any “cat on the left”: ")
+    assert views.headline(placed)[1].startswith("Drawn for “cat on the left” alone: ")
+
+
+def test_the_headline_does_not_deny_what_the_slider_hides(segmenter: stand_in.StandIn):
+    found = segmenter(CATS, "cat")
+    hidden = replace(found, grid=replace(found.grid, ids=found.grid.ids * 0), present=False)
+    assert views.headline(hidden) == ("absent", "No cell of “cat” is above this confidence.")
+    assert views.headline(replace(hidden, query=["cat", "dog"], asked=("cat", "dog")))[1].startswith("No cell of the 2")
+    assert "is not in this photo" in views.headline(replace(hidden, status="absent"))[1]
+
+
+def test_a_list_is_sent_to_its_tab_and_politeness_is_no_list(segmenter: stand_in.StandIn):
+    absent = replace(segmenter(CATS, "cat"), present=False, status="absent")
+    assert "tab Everything" not in views.headline(replace(absent, query="Show the cat, please", asked="cat"))[1]
+    assert "tab Everything" in views.headline(replace(absent, query="cat, dog", asked="cat and dog"))[1]
 
 
 def test_the_headline_says_what_was_left_out_of_a_phrase(segmenter: stand_in.StandIn):

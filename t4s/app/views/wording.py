@@ -36,9 +36,11 @@ def _about_phrase(prediction: Prediction) -> tuple[str, str]:
     sure = f"{round(100 * prediction.score)} % sure"
     if prediction.status == "unknown word":
         return "unknown", f"“{prediction.query}” is not a word that this model was taught."
+    if _is_hidden(prediction):
+        return "absent", f"No cell of “{prediction.query}” is above this confidence."
     if prediction.status == "unsure" and prediction.stats.get("ignored"):
         name = lexicon.bare(str(prediction.asked))
-        return "unsure", f"This is any “{name}”: {share(prediction.mask)} of the photo, {sure}."
+        return "unsure", f"Drawn for “{name}” alone: {share(prediction.mask)} of the photo, {sure}."
     if prediction.status == "unsure":
         return "unsure", f"“{prediction.query}” may be here, but the model is not sure."
     if prediction.present:
@@ -51,12 +53,19 @@ def _about_list(prediction: Prediction) -> tuple[str, str]:
     if prediction.status == "unknown word":
         return "unknown", "None of these names is a word that this model was taught."
     asked = len(prediction.query)
+    if _is_hidden(prediction):
+        return "absent", f"No cell of the {asked} names is above this confidence."
     if prediction.status == "unsure":
         return "unsure", f"Some of the {asked} names may be here, but the model is not sure."
     if prediction.present:
         found = sum(bool(mask.any()) for mask in prediction.masks.values())
         return "found", f"Found {found} of {asked} names, {sure}."
     return "absent", f"None of the {asked} names is in this photo ({sure})."
+
+
+def _is_hidden(prediction: Prediction) -> bool:
+    """Whether something was drawn, and all of it has less confidence than is asked for."""
+    return prediction.status in ("found", "unsure") and not prediction.present
 
 
 def _left_out(prediction: Prediction) -> str:
@@ -68,8 +77,8 @@ def _left_out(prediction: Prediction) -> str:
 
 def _several(prediction: Prediction) -> str:
     """Where to ask for several things, if a phrase that was not found looks like a list; "" else."""
-    query = prediction.query
-    listed = isinstance(query, str) and any(mark in query for mark in ",;\n")
+    asked = prediction.asked
+    listed = isinstance(asked, str) and any(mark in asked for mark in (",", ";", "\n", " and "))
     return " Several names are for the tab Everything." if listed and prediction.status != "found" else ""
 
 
