@@ -47,6 +47,9 @@ def test_a_thing_is_asked_for_by_pointing_at_it(visit: Visit):
     expect(page.locator("#panels .cell.lit")).to_have_count(128)
     page.locator("#panels .cell").nth(255).hover()
     expect(page.locator("#panels .t4s-readout b")).to_have_text("nothing it knows by name")
+    between = """cells => { const [one, next] = [100, 101].map(at => cells[at].getBoundingClientRect());
+        return document.elementFromPoint((one.right + next.left) / 2, one.top + 3).className; }"""
+    assert "cell" in page.locator("#panels .cell").evaluate_all(between).split()  # no gap that does nothing
     page.locator("#panels .cell").nth(200).click()
     expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”", timeout=PATIENCE)
     expect(page.locator("#phrase textarea")).to_have_value("toilet")
