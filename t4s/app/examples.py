@@ -18,8 +18,8 @@ PRESETS = {
     "clothes": "hair, skin, shirt, pants, dress, shoes, bag",
 }
 STREET_PHOTOS = ("motorcycle.jpg", "buses.jpg", "man_on_wall.jpg", "car_and_man.jpg")  # asked with PRESETS["street"]
-LEAST_SCORE, LEAST_NAMES = 0.25, 2  # a name is offered from this IoU on, a list with at least so many names
-GOOD_SCORE, TOLD_NAMES = 0.6, 24  # from this IoU on a name is drawn well; so many names are listed, others counted
+LEAST_SCORE, LEAST_NAMES = 0.3, 2  # a name is offered from this IoU on, a list with at least so many names
+GOOD_SCORE, TOLD_NAMES = 0.6, 32  # from this IoU on a name is drawn well; so many names are listed, others counted
 DRAWING = (
     "others *16\n others *16\n others *16\n others *16\n"
     " others *5| dog *2| others *9\n others *4| dog *4| others *8\n others *4| dog *4| others *8\n"
@@ -72,8 +72,8 @@ def able(metrics: Mapping[str, Any]) -> str:
     ranked = sorted(scores, key=scores.get, reverse=True)
     parts = {
         f"well (IoU {GOOD_SCORE} and more)": [name for name in ranked if scores[name] >= GOOD_SCORE],
-        f"roughly ({LEAST_SCORE} and more)": [name for name in ranked if LEAST_SCORE <= scores[name] < GOOD_SCORE],
-        "hardly ever": [name for name in ranked if scores[name] < LEAST_SCORE],
+        f"fairly ({LEAST_SCORE} and more)": [name for name in ranked if LEAST_SCORE <= scores[name] < GOOD_SCORE],
+        f"hardly (below {LEAST_SCORE})": [name for name in ranked if scores[name] < LEAST_SCORE],
     }
     lines = [f"Measured on {len(ranked)} names, on photos that it was not trained on, it draws", ""]
     for how, names in parts.items():

@@ -78,11 +78,11 @@ def test_only_lists_that_the_checkpoint_can_draw_are_offered():
 
 def test_the_about_page_says_what_this_checkpoint_draws():
     text = (ROOT / "assets" / "app" / "about.md").read_text("utf-8")
-    known = {"cat": 0.71, "dog": 0.6, "<b>sofa</b>": 0.3} | {f"thing {i}": 0.1 for i in range(30)}
+    known = {"cat": 0.71, "dog": 0.6, "<b>sofa</b>": 0.3} | {f"thing {i}": 0.1 for i in range(38)}
     shown = examples.about(text, (24, 32), {"names": known})
-    assert "24×32 cells" in shown and "on 33 names" in shown and "$" not in shown
-    assert "- well (IoU 0.6 and more): cat, dog\n- roughly (0.25 and more): &lt;b&gt;sofa&lt;/b&gt;\n" in shown
-    assert "thing 23 and 6 more" in shown and "thing 24" not in shown
+    assert "24×32 cells" in shown and "on 41 names" in shown and "$" not in shown
+    assert "- well (IoU 0.6 and more): cat, dog\n- fairly (0.3 and more): &lt;b&gt;sofa&lt;/b&gt;\n" in shown
+    assert "thing 31 and 6 more" in shown and "thing 32" not in shown
     assert "holds no figures" in examples.about(text, (16, 16), {})
 
 
