@@ -184,7 +184,8 @@ def _summary(prediction: Prediction) -> str:
     """One line of facts for people; `--json` is for programs."""
     stats = prediction.stats
     seconds = sum(value for name, value in stats.items() if name.endswith("_seconds"))
-    cost = f"{stats['tokens']} tokens in {stats['forwards']} passes, {seconds:.1f} s"
+    passes = "1 pass" if stats["forwards"] == 1 else f"{stats['forwards']} passes"
+    cost = f"{stats['tokens']} tokens in {passes}, {seconds:.1f} s"
     repaired = "".join(
         f"\nrepaired at row {fault.row}, column {fault.column}: {fault.message}" for fault in prediction.faults
     )
