@@ -17,7 +17,7 @@ from t4s.refine.edge_net import SIDE, STRIDE, EdgeNet, load
 from t4s.refine.guided import GuidedPainter, fit, resized
 from t4s.refine.interpolate import Painter, bicubic, maps, nearest
 
-RADIUS, EPS = 2, 1e-4  # of the guided filter that enlarges the result
+RADIUS, EPS = 2, 1e-2  # of the guided filter that enlarges the result; a smaller EPS leaves specks along the rim
 BATCH = 8  # labels drawn at once
 GUIDED_PIXELS, GUIDED_MOST = 3.5, 0.7  # share of `guided`: these pixels over a cell's side; at most
 
