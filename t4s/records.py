@@ -85,7 +85,8 @@ class Prediction:
     stats       tokens (of the body), forwards (passes after the prefill), prefill_seconds,
                 decode_seconds, refine_seconds, …; where they are known: absent, the probability of the
                 empty answer; similarity, of the photo's cells to the name; nearest, the taught names that
-                an unknown word may have meant; read_as, {word or phrase: the taught one asked in its place};
+                an unknown word may have meant; unknown, the untaught names of a class list;
+                read_as, {word or phrase: the taught one asked in its place};
                 ignored, words of a phrase that the checkpoint was not taught and that were not asked
     status      "found", "absent", "unsure" or "unknown word"; by default what `present` says
     asked       what the model was asked for the query: its labels in text, grid and masks; by default the query

@@ -42,6 +42,7 @@ def with_status(prediction: Prediction, config: CheckpointConfig) -> Prediction:
     """The same with its status, and in `stats`, where there is something to say:
 
     nearest  the taught names that an unknown word may have meant
+    unknown  of a class list with names that it was taught, the others
     read_as  {word: the taught one that was asked in its place}, of words that the checkpoint was not taught
     ignored  the words of a phrase that it was not taught and that were left out of the question
     """
@@ -61,6 +62,8 @@ def with_status(prediction: Prediction, config: CheckpointConfig) -> Prediction:
     )
     if status == "unknown word":
         stats["nearest"] = list(dict.fromkeys(word for name in names for word in lexicon.nearest(name, config.names)))
+    elif unknown := [name for name in names if not _is_known(name, config)]:
+        stats["unknown"] = unknown
     return replace(prediction, status=status, stats=stats)
 
 
@@ -82,6 +85,8 @@ def explain(prediction: Prediction) -> str:
     read_as, ignored = prediction.stats.get("read_as", {}), prediction.stats.get("ignored", ())
     if prediction.status == "unknown word":
         sentences.append(_unknown(prediction))
+    if unknown := prediction.stats.get("unknown"):
+        sentences.append(f"The checkpoint was not taught {' or '.join(map(repr, unknown))}.")
     if read_as:
         pairs = ", ".join(f"{word!r} as {asked!r}" for word, asked in read_as.items())
         sentences.append(f"It read {pairs}.")

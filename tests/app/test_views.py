@@ -146,6 +146,10 @@ def test_the_headline_says_which_words_were_not_taught(segmenter: stand_in.Stand
     kind, sentence = views.headline(replace(found, query="green cat with a hat", status="unsure", stats=stats))
     assert kind == "unsure" and sentence.startswith("Drawn for “cat” alone: ")
     assert sentence.endswith(" The model was not taught “green” or “with a hat”.")
+    listed = replace(
+        found, query=["cat", "unicorn"], asked=("cat", "unicorn"), stats=found.stats | {"unknown": ["unicorn"]}
+    )
+    assert views.headline(listed)[1].endswith(" The model was not taught “unicorn”.")
     placed = replace(found, query="green cat on the left", asked="the cat on the left", status="unsure", stats=stats)
     assert views.headline(placed)[1].startswith("Drawn for “cat on the left” alone: ")
 

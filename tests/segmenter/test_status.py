@@ -60,6 +60,9 @@ def test_a_list_is_unsure_where_a_name_is_drawn_that_was_understood_in_part(segm
     encoded = segmenter.encode(examples / "two_cats.jpg")
     drawn = segmenter.classes(encoded, ["green cat", "dog"], refine="none")
     assert drawn.status == "unsure" and drawn.stats["ignored"] == ["green"] and "read_as" not in drawn.stats
+    half = segmenter.classes(encoded, ["cat", "unicorn", "hrose"], refine="none")
+    assert half.status == "found" and half.stats["unknown"] == ["unicorn", "hrose"]
+    assert explain(half) == "The checkpoint was not taught 'unicorn' or 'hrose'."
     absent = segmenter.classes(encoded, ["cat", "green elephant"], refine="none")
     assert absent.status == "found" and absent.stats["ignored"] == ["green"]
 

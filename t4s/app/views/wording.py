@@ -28,7 +28,7 @@ def headline(prediction: Prediction) -> tuple[str, str]:
     if not isinstance(prediction.query, str) and len(prediction.query) == 1:  # a list of one is a phrase
         prediction = replace(prediction, query=prediction.query[0], asked=prediction.asked[0])
     kind, sentence = _about_phrase(prediction) if isinstance(prediction.query, str) else _about_list(prediction)
-    more = [_left_out(prediction), _read_as(prediction), _ignored(prediction), _several(prediction)]
+    more = [_left_out(prediction), _read_as(prediction), _untaught(prediction), _several(prediction)]
     return kind, "".join([sentence, *more])
 
 
@@ -88,9 +88,10 @@ def _read_as(prediction: Prediction) -> str:
     return f" It read {', '.join(pairs)}." if pairs else ""
 
 
-def _ignored(prediction: Prediction) -> str:
-    """The words that the model was not taught and was not asked, as a further sentence; "" if there are none."""
-    words = " or ".join(f"“{word}”" for word in prediction.stats.get("ignored", ()))
+def _untaught(prediction: Prediction) -> str:
+    """The words and the names of a list that the model was not taught, as a further sentence; "" if there are none."""
+    stats = prediction.stats
+    words = " or ".join(f"“{word}”" for word in (*stats.get("unknown", ()), *stats.get("ignored", ())))
     return f" The model was not taught {words}." if words else ""
 
 
