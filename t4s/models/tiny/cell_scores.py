@@ -8,7 +8,7 @@ that weight times the most that the cells can still score in an answer that goes
 the end of the row.
 
 Of one target that is known to be there, the grid of most expected IoU takes in cells that show it with a probability
-below one half, the lower the less sure the cells are (`for_most_iou`).
+below one half, the lower the less sure the cells are (`iou_margins`).
 
 `CellFusion` is a pure function of the automaton's state, so that every loop writes the same.
 """
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from t4s.models.vlm import VLM, EncodedImage
 
+MARGIN = 1.5  # times `iou_margins`: the text is unsure too, and only the cells are raised
 SUREST = 4  # cells whose similarity to a name is averaged: the most similar ones
 
 
@@ -76,13 +77,13 @@ def _nouns(vlm: VLM, phrase: str) -> list[str]:
     return [lexicon.taught_name(part, vlm.config.names) or part for part in phrase.split(" and ")]
 
 
-def for_most_iou(logits: np.ndarray) -> np.ndarray:
-    """(H, W, L) logits of each label at each cell → the same, with the labels but "others" (labels[0]) raised.
+def iou_margins(logits: np.ndarray) -> np.ndarray:
+    """(H, W, L) logits of each label at each cell → (L,) what raises the labels' to the grid of most expected IoU.
 
     The n cells that most probably show a label have an expected IoU of about E(n) = S(n) / (n + S - S(n)) with the true
     ones, S(n) being the sum of their probabilities and S that of all cells. The best n ends at the probability
     E / (1 + E), which a logit higher by -log E makes one half (Nowozin, "Optimal Decisions from Probabilistic Models:
-    the Intersection-over-Union Case", CVPR 2014).
+    the Intersection-over-Union Case", CVPR 2014). 0 for "others", which is labels[0].
     """
     cells = logits.reshape(-1, logits.shape[-1])
     odds = np.exp(cells - cells.max(-1, keepdims=True))
@@ -90,9 +91,9 @@ def for_most_iou(logits: np.ndarray) -> np.ndarray:
     within = probabilities.cumsum(0)  # (H·W, L): S(n)
     count = np.arange(1, len(cells) + 1)[:, None]
     expected = (within / (count + within[-1] - within)).max(0)
-    raised = -np.log(expected.clip(np.finfo(float).tiny))
-    raised[0] = 0.0
-    return logits + raised
+    margins = -np.log(expected.clip(np.finfo(float).tiny))
+    margins[0] = 0.0
+    return margins
 
 
 class CellFusion:

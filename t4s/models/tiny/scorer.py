@@ -12,7 +12,7 @@ from t4s.decoding.confidence import Pick
 from t4s.decoding.constraint import AllowedTokens, Constraint
 from t4s.decoding.grammar import State
 from t4s.models.tiny import no_target
-from t4s.models.tiny.cell_scores import CellFusion, cell_similarity, for_most_iou
+from t4s.models.tiny.cell_scores import MARGIN, CellFusion, cell_similarity, iou_margins
 
 if TYPE_CHECKING:
     from t4s.models.vlm import VLM, DecoderState, EncodedImage
@@ -87,6 +87,6 @@ def scorer_for(
     if logits is not None:
         logits = logits.cpu().double().numpy().reshape(*config.grid, -1)
         if rule is not None and len(constraint.labels) == 2:  # the one target is there when cells are asked where
-            logits = for_most_iou(logits)
+            logits = logits + MARGIN * iou_margins(logits)
         fusion = CellFusion(constraint.grammar, logits, config.cell_fusion_weight)
     return None if fusion is None and rule is None else TinyScorer(constraint, fusion, rule)
