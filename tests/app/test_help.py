@@ -183,16 +183,13 @@ def test_a_broken_photo_is_said_once_and_in_sight(browser: Browser, address: str
 
 def test_no_run_stays_lit_when_the_next_answer_comes(visit: Visit, segmenter: stand_in.StandIn):
     page = visit.page
-    segmenter.pause = 0.05
-    try:
+    with segmenter.slowed(0.05):
         page.locator("#panels .t4s-grid .cell").nth(40).hover()
         page.focus("#phrase textarea")
         visit.page.fill("#phrase textarea", "cat")
         page.keyboard.press("Enter")
         expect(page.locator("#panels .t4s[data-state=running]")).to_be_attached(timeout=PATIENCE)
         visit.finished()
-    finally:
-        segmenter.pause = 0.0
     lit = page.locator("#panels .cell.lit").evaluate_all("cells => cells.map(cell => Number(cell.dataset.cell))")
     assert lit == list(range(lit[0], lit[0] + len(lit))) if lit else True  # one run at most
 
@@ -210,8 +207,7 @@ def test_a_new_question_takes_the_place_of_a_running_answer(visit: Visit, segmen
     """A phrase that was entered while another was being answered was dropped without a word."""
     page, field = visit.page, visit.page.locator("#phrase textarea")
     answers = page.locator("#history button").count()
-    segmenter.pause = 0.3
-    try:
+    with segmenter.slowed(0.3):
         visit.ask("person")
         expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
         asked = segmenter.asked
@@ -229,24 +225,19 @@ def test_a_new_question_takes_the_place_of_a_running_answer(visit: Visit, segmen
         expect(page.locator("#panels .t4s[data-state=empty]")).to_be_attached(timeout=PATIENCE)
         page.wait_for_timeout(700)  # two more rows would come
         expect(page.locator("#panels .t4s[data-state=empty]")).to_be_attached()
-    finally:
-        segmenter.pause = 0.0
     expect(page.get_by_test_id("toast-body")).to_have_count(0)
     visit.upload(CATS)
 
 
 def test_another_photo_ends_the_answer_about_the_one_before(visit: Visit, segmenter: stand_in.StandIn):
     page = visit.page
-    segmenter.pause = 0.3
-    try:
+    with segmenter.slowed(0.3):
         visit.ask("person")
         expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
         page.set_input_files("#photo input[type=file]", EXAMPLES / "elephant.jpg")  # over the photo that is there
         expect(page.locator("#panels .t4s[data-state=ready]")).to_be_attached(timeout=PATIENCE)
         page.wait_for_timeout(700)  # two more rows would come
         expect(page.locator("#panels .t4s[data-state=ready]")).to_be_attached()
-    finally:
-        segmenter.pause = 0.0
     expect(page.get_by_test_id("toast-body")).to_have_count(0)
     visit.upload(CATS)
 
@@ -256,15 +247,12 @@ def test_stop_keeps_the_names_that_were_found(visit: Visit, segmenter: stand_in.
     visit.tab("Everything")
     visit.upload(CATS, "#photo-all")
     page.fill("#names textarea", "toilet; cat")
-    segmenter.pause = 2.0
-    try:
+    with segmenter.slowed(2.0):
         page.click("#go-all")
         running = page.locator("#panels-all .t4s[data-state=running] .cell:not(.waiting)")
         expect(running.first).to_be_attached(timeout=PATIENCE)
         page.click("#stop-go-all")
         expect(page.locator("#panels-all .t4s-headline")).to_contain_text("Stopped after", timeout=PATIENCE)
-    finally:
-        segmenter.pause = 0.0
     expect(page.locator("#stop-go-all")).to_be_hidden()
     assert page.locator("#panels-all .cell:not(.waiting)").count() > 0
 
@@ -322,15 +310,12 @@ def test_a_stopped_batch_gives_the_zip_of_what_is_done(visit: Visit, segmenter: 
     page.set_input_files("#batch-files input[type=file]", [CATS, EXAMPLES / "gull.jpg", EXAMPLES / "buses.jpg"])
     page.fill("#batch-phrases textarea", "cat\nhorse")
     expect(page.locator("#batch-files tr")).to_have_count(3, timeout=PATIENCE)
-    segmenter.pause = 0.1
-    try:
+    with segmenter.slowed(0.1):
         page.click("#go-batch")
         expect(page.locator("#batch-progress")).to_contain_text("1 of 3", timeout=PATIENCE)
         expect(page.locator("#go-batch")).to_be_disabled()  # a second run would take the first one's Stop
         page.click("#stop-go-batch")
         expect(page.locator("#batch-progress")).to_contain_text("Stopped after", timeout=PATIENCE)
-    finally:
-        segmenter.pause = 0.0
     expect(page.locator("#batch-progress")).to_contain_text("of 3 photos; the ZIP has the results so far")
     expect(page.locator("#stop-go-batch")).to_be_hidden()
     expect(page.locator("#go-batch")).to_be_enabled()
@@ -360,8 +345,7 @@ def test_a_phone_shows_the_mask_first_and_stays_where_it_is(
     expect(page.get_by_text("Choose a photo", exact=True).first).to_be_visible()
     expect(page.get_by_text("or drop one here").first).to_be_hidden()
     visit.upload(CATS)
-    segmenter.pause = 0.1
-    try:
+    with segmenter.slowed(0.1):
         visit.ask("cat")
         expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
         page.wait_for_timeout(800)  # the page glides to the panels
@@ -369,8 +353,6 @@ def test_a_phone_shows_the_mask_first_and_stays_where_it_is(
         tops = [page.locator("#panels .t4s-mask").bounding_box()["y"]]
         visit.finished()
         tops.append(page.locator("#panels .t4s-mask").bounding_box()["y"])
-    finally:
-        segmenter.pause = 0.0
     assert 0 < tops[0] < 844 / 2 and tops[0] == tops[1]
     order = [".t4s-mask", ".t4s-parts", ".t4s-text", ".t4s-grid", ".t4s-facts"]
     places = [page.locator(f"#panels {part}").bounding_box()["y"] for part in order]

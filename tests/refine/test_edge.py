@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocotools import mask as coco
 from scipy import ndimage
 
 from t4s import codec
 from t4s.errors import CheckpointError
+from t4s.imaging.masks import annotation_mask
 from t4s.refine import edge_net
 from t4s.refine.guided import GuidedPainter, enlarge, fit, resized, shrink
 from t4s.refine.refiner import refine
@@ -44,11 +44,10 @@ def test_rims_have_few_specks():
     truth = json.loads((EXAMPLES / "instances.json").read_text())
     photos = {image["id"]: image for image in truth["images"]}
     for thing in truth["annotations"]:
-        height, width = (photos[thing["image_id"]][side] for side in ("height", "width"))
-        outline = coco.frPyObjects(thing["segmentation"], height, width)
-        mask = coco.decode(coco.merge(outline) if isinstance(outline, list) else outline).astype(bool)
+        image = photos[thing["image_id"]]
+        mask = annotation_mask(thing["segmentation"], image["height"], image["width"])
         if mask.mean() > 0.05:
-            photo = np.asarray(Image.open(EXAMPLES / photos[thing["image_id"]]["file_name"]).convert("RGB"))
+            photo = np.asarray(Image.open(EXAMPLES / image["file_name"]).convert("RGB"))
             drawn = refine("edge", photo, codec.grid_from_mask(mask, "thing"))["thing"]
             pieces.append(ndimage.label(drawn, np.ones((3, 3)))[1])
     assert len(pieces) > 8 and np.mean(pieces) < 10

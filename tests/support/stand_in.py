@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +52,15 @@ class StandIn:
             tokenizer=tokenizer,
         )
         self.truth = _truth()
+
+    @contextmanager
+    def slowed(self, pause: float) -> Iterator[None]:
+        """Takes `pause` seconds a row, and afterwards as many as before."""
+        before, self.pause = self.pause, pause
+        try:
+            yield
+        finally:
+            self.pause = before
 
     def encode(self, image: Any) -> EncodedImage:
         if isinstance(image, EncodedImage):

@@ -53,7 +53,8 @@ def part_map(prediction: Prediction) -> PartMap:
     for label, mask in masks.items():
         components, areas = _components(mask)
         specks = mask & (numbers == 0) & (areas < MIN_PART)[components]
-        numbers[specks] = _nearest(numbers, parts, label)[specks]
+        if specks.any():
+            numbers[specks] = _nearest(numbers, parts, label)[specks]
     return PartMap(tuple(parts), numbers, rows, columns)
 
 
@@ -83,12 +84,12 @@ def without_parts(prediction: Prediction, removed: Collection[int]) -> Predictio
     masks = {}
     for label, mask in prediction.masks.items():
         components, areas = _components(mask)
-        dropped = np.isin(np.arange(len(areas)), components[found.rows][:, found.columns][np.isin(found.numbers, gone)])
-        # Specks of a photo that is larger than the map may lie between the pixels that it has.
-        seen = np.isin(np.arange(len(areas)), components[found.rows][:, found.columns])
-        near = np.isin(_nearest(found.numbers, found.parts, label), gone)[row][:, column]
-        dropped |= ~seen & (np.bincount(components[near], minlength=len(areas)) > 0)
-        dropped[0] = False
+        every, here = np.arange(len(areas)), components[found.rows][:, found.columns]
+        dropped = np.isin(every, here[np.isin(found.numbers, gone)])
+        between = ~np.isin(every, here)  # of a photo larger than the map: specks between the pixels that it has
+        if between.any():
+            near = np.isin(_nearest(found.numbers, found.parts, label), gone)[row][:, column]
+            dropped |= between & (np.bincount(components[near], minlength=len(areas)) > 0)
         masks[label] = mask & ~dropped[components]
     mask = union(masks, prediction.mask.shape)
     return replace(prediction, masks=masks, mask=mask, box=box_of(mask))
