@@ -22,9 +22,10 @@ from t4s.app.service import SUGGESTED_NAMES, ExampleAnswers, InferenceService, r
 from t4s.app.suggestions import NO_NAMES, Suggestions, best_names
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
-from t4s.limits import MAX_LABELS, MAX_QUERY
+from t4s.limits import MAX_LABELS
 from t4s.records import Prediction
 from t4s.refine import sam
+from t4s.segmenter.queries import check_query
 
 HISTORY = 12  # answers that can be gone back to
 ABANDONED = "abandoned"  # in the file that means "stop": nobody waits for the answer any more
@@ -233,8 +234,11 @@ class TabController:
         return best_names(self.model.service.metrics, SUGGESTED_NAMES)
 
     def remember(self, answered: Answered | None, history: list[Past]) -> tuple[list[Past], dict[str, Any]]:
-        """The history with the answer on show, newest first, and its thumbnails as choices."""
-        if answered is not None and all(not past.tells(answered) for past in history):
+        """The history with the answer on show, newest first, and its thumbnails as choices.
+
+        An answer that was stopped before it had drawn anything is left out.
+        """
+        if answered is not None and _is_kept(answered.answer) and all(not past.tells(answered) for past in history):
             light = replace(answered.answer, masks={}, mask=np.zeros((0, 0), bool))
             url = views.small_picture(_preview(answered.path)[0], answered.answer)
             history = [Past(answered.path, light, url), *history][:HISTORY]
@@ -253,6 +257,11 @@ class TabController:
         answer = replace(refined, stats=past.answer.stats, status=past.answer.status)
         view = views.finished_view(answer, _preview(past.path)[0], self.model.service.layout, refiner)
         return past.path, views.query_text(answer), view, Answered(past.path, answer, answer)
+
+
+def _is_kept(answer: Prediction) -> bool:
+    """Whether an answer is worth going back to."""
+    return answer.present or answer.stats["ended"] != "stopped"
 
 
 def full_refiner_name(refiner: str, sam_id: str) -> str:
@@ -301,26 +310,31 @@ def save(kind: str, answered: Answered | None) -> str:
 
 def check_phrase(photo: str | None, phrase: str, *others: Any) -> list[dict[str, Any]]:
     """One verdict a field: is there a photo, and can the phrase be asked?"""
-    length = len(phrase.strip())
-    message = f"Write what to find, in 1 to {MAX_QUERY} characters; this has {length}."
-    return _verdicts(photo, 1 <= length <= MAX_QUERY, message, len(others))
+    return _verdicts(photo, _refusal(phrase), len(others))
 
 
 def check_names(photo: str | None, names: str, *others: Any) -> list[dict[str, Any]]:
     """One verdict a field: is there a photo, and can the names be asked?"""
     given = views.names(names)
-    longest = max(map(len, given), default=0)
-    message = (
-        f"Give 1 to {MAX_LABELS} names of up to {MAX_QUERY} characters, comma-separated; "
-        f"there are {len(given)}, and the longest has {longest}."
-    )
-    return _verdicts(photo, 1 <= len(given) <= MAX_LABELS and longest <= MAX_QUERY, message, len(others))
+    refusal = _refusal(given)
+    if len(given) > MAX_LABELS:
+        refusal = f"Give at most {MAX_LABELS} names; there are {len(given)}."
+    return _verdicts(photo, refusal, len(others))
 
 
-def _verdicts(photo: str | None, query_valid: bool, message: str, others: int) -> list[dict[str, Any]]:
+def _refusal(query: str | list[str]) -> str:
+    """Why this cannot be asked; "" if it can."""
+    try:
+        check_query(query)
+    except QueryError as problem:
+        return str(problem)
+    return ""
+
+
+def _verdicts(photo: str | None, refusal: str, others: int) -> list[dict[str, Any]]:
     """For the photo, the query, and so many other fields, which are always right."""
     has_photo = gr.validate(photo is not None, "Choose a photo first: drop one here, paste one, or take an example.")
-    return [has_photo, gr.validate(query_valid, message), *(gr.validate(True, "") for _ in range(others))]
+    return [has_photo, gr.validate(not refusal, refusal), *(gr.validate(True, "") for _ in range(others))]
 
 
 @lru_cache(maxsize=64)

@@ -42,10 +42,14 @@ def test_fields_are_checked_before_anything_runs():
         return [each["is_valid"] for each in checked]
 
     many = ", ".join(map(str, range(65)))
-    for names, good in (("cat, dog", True), ("cat\ncat,,", True), (" , ", False), (many, False), ("x" * 201, False)):
+    lists = (("cat, dog", True), ("cat\ncat,,", True), (" , ", False), (many, False), ("x" * 201, False),
+             ("cat, others", False))  # fmt: skip
+    for names, good in lists:
         assert verdicts(controller.check_names("photo", names, "", "", "")) == [True, good, True, True, True], names
     assert verdicts(controller.check_phrase(None, " ", "")) == [False, False, True]
-    assert "this has 201" in controller.check_phrase("photo", "x" * 201)[1]["message"]
+    for phrase, reason in (("x" * 201, "this one has 201"), ("Others", "is reserved for the background")):
+        _, phrase_verdict = controller.check_phrase("photo", phrase)
+        assert not phrase_verdict["is_valid"] and reason in phrase_verdict["message"]
 
 
 def test_a_photo_is_encoded_once_and_a_refiner_asks_nothing():
@@ -121,6 +125,19 @@ def test_an_answer_is_refined_on_its_own_photo_alone():
         and "refine (none)" in [name for name, *_ in view["facts"]]
     )
     assert segmenter.asked == 1
+
+
+def test_an_answer_stopped_before_it_drew_anything_is_no_past_answer(tmp_path: Path):
+    talk = controller.TabController(app.gpu_model(service.InferenceService(stand_in.StandIn())), str)
+    stop_file = tmp_path / "stop"
+    *_, (_, whole) = talk.ask(str(CATS), "cat", "smooth", "", "fast", str(stop_file))
+    history, _ = talk.remember(whole, [])
+    assert len(history) == 1
+    stop_file.touch()
+    *_, (_, stopped) = talk.ask(str(CATS), "dog", "smooth", "", "fast", str(stop_file))
+    assert stopped.answer.stats["ended"] == "stopped"
+    kept, choices = talk.remember(stopped, history)
+    assert kept == history and len(choices["items"]) == 1
 
 
 def test_a_stopped_example_is_not_kept(tmp_path: Path):

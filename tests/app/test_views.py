@@ -136,7 +136,7 @@ def test_the_headline_says_what_was_read_as_what(segmenter: stand_in.StandIn):
     assert kind == "found" and sentence.startswith("Found “Tabby”: ")
     assert sentence.endswith(" It read “tabby” as “cat”.")
     kind, sentence = views.headline(replace(read, status="unknown word"))
-    assert sentence == "“Tabby” is not a word that this model was taught. It read “tabby” as “cat”."
+    assert sentence == "“Tabby” is not a word that this model was taught. It looked for “cat” instead."
     assert "read" not in views.headline(found)[1]
 
 

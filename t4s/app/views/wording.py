@@ -84,8 +84,14 @@ def _several(prediction: Prediction) -> str:
 
 def _read_as(prediction: Prediction) -> str:
     """What was asked in place of words that the model was not taught, as a further sentence; "" if nothing was."""
-    pairs = [f"“{word}” as “{name}”" for word, name in prediction.stats.get("read_as", {}).items()]
-    return f" It read {', '.join(pairs)}." if pairs else ""
+    read_as = prediction.stats.get("read_as", {})
+    if not read_as:
+        return ""
+    if prediction.status == "unknown word":
+        asked = " and ".join(f"“{name}”" for name in dict.fromkeys(read_as.values()))
+        return f" It looked for {asked} instead."
+    pairs = ", ".join(f"“{word}” as “{name}”" for word, name in read_as.items())
+    return f" It read {pairs}."
 
 
 def _untaught(prediction: Prediction) -> str:
