@@ -50,7 +50,7 @@ def pencil(monkeypatch) -> Pencil:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Four photos with a left half of cat; the last is weak, and in the third the cat is on the right."""
+    """Four photos with a left half of cat; in the third the cat is on the right; the last has a source of its own."""
     rows = []
     for number in range(4):
         mask = np.zeros((64, 64), np.uint8)
@@ -58,8 +58,9 @@ def folder(tmp_path) -> Path:
         mask[:, :32] = number != 2
         Image.fromarray(mask).save(tmp_path / f"{number}.png")
         Image.new("RGB", (64, 64), (40 * number, 90, 30)).save(tmp_path / f"{number}.jpg")
-        rows.append({"image": f"{number}.jpg", "mask": f"{number}.png", "source": "pets", "split": "train",
-                     "classes": {"1": "cat"}, "weak": number == 3})  # fmt: skip
+        source = "pets" if number < 3 else "web"
+        rows.append({"image": f"{number}.jpg", "mask": f"{number}.png", "source": source, "split": "train",
+                     "classes": {"1": "cat"}})  # fmt: skip
     (tmp_path / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -69,13 +70,13 @@ def everything(folder: Path):
     return [(dataset, i) for i in range(len(dataset))]
 
 
-def test_every_name_is_asked_once_and_weak_photos_never(folder, pencil, tmp_path):
+def test_every_name_is_asked_once(folder, pencil, tmp_path):
     found = model_grids.collect("embedded", everything(folder), tmp_path / "kept")
-    assert sorted(found) == ["pets/0/cat", "pets/1/cat", "pets/2/cat"] and pencil.asked == ["cat"] * 3
+    assert sorted(found) == ["pets/0/cat", "pets/1/cat", "pets/2/cat", "web/3/cat"] and pencil.asked == ["cat"] * 4
     assert found["pets/0/cat"].cells[:, :8].all() and not found["pets/0/cat"].cells[:, 8:].any()
     assert np.allclose(found["pets/0/cat"].confidence, 0.6, atol=0.003)
     again = model_grids.collect("embedded", everything(folder), tmp_path / "kept")
-    assert pencil.asked == ["cat"] * 3 and (again["pets/2/cat"].cells == found["pets/2/cat"].cells).all()
+    assert pencil.asked == ["cat"] * 4 and (again["pets/2/cat"].cells == found["pets/2/cat"].cells).all()
 
 
 def test_what_was_cut_off_is_asked_again(folder, pencil, tmp_path):
@@ -84,7 +85,7 @@ def test_what_was_cut_off_is_asked_again(folder, pencil, tmp_path):
     whole = file.read_text()
     file.write_text(whole[: len(whole) - 40])
     model_grids.collect("embedded", everything(folder), tmp_path / "kept")
-    assert len(pencil.asked) == 4 and file.read_text() == whole
+    assert len(pencil.asked) == 5 and file.read_text() == whole
 
 
 def test_another_model_has_answers_of_its_own(tmp_path):
@@ -108,9 +109,9 @@ def test_correctable_is_what_overlaps_the_truth():
 
 
 def test_training_sees_the_grids_of_a_model_that_can_be_corrected(folder, pencil, tmp_path):
-    kept = samples.RefinerSamples([f"folder:{folder}@train"], 64, [], None)
+    kept = samples.RefinerSamples([f"folder:{folder}@train"], 64, ["web"], None)
     assert kept.collect_model_grids("embedded", 10, tmp_path / "kept") == 2  # the third cat is elsewhere
-    assert kept.answered == [0, 1] and not kept[2].model_grids and not kept[3].model_grids
+    assert kept.answered == [0, 1] and not kept[2].model_grids and len(pencil.asked) == 3
     order = kept.epoch(np.random.default_rng(0))
     assert np.mean([index in (0, 1) for index in order]) > 0.5
     masks = {batches.example(kept[0], 4, np.random.default_rng(seed))[1].tobytes() for seed in range(4)}

@@ -3,15 +3,14 @@
     grids = collect("embedded", [(dataset, 0), (dataset, 7)], folder)      # {"voc/a/dog": ModelGrid, ...}
 
 Each photo of a folder data set is queried once for every class in it. The answers are cached in `folder`, one file per
-model with one JSON object per photo, so an interrupted run continues and a second call queries nothing. Weak photos,
-whose masks were made automatically, are left out: their masks do not show what is wrong with an answer.
+model with one JSON object per photo, so an interrupted run continues and a second call queries nothing.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,15 +43,14 @@ class ModelGrid:
         return bool(union) and int((self.cells & true).sum()) / union >= CORRECTABLE_IOU
 
 
-def collect(checkpoint: str, photos: Iterable[tuple[FolderDataset, int]], folder: Path) -> dict[str, ModelGrid]:
-    """{sample id: ModelGrid} for every class in these photos, weak ones left out.
+def collect(checkpoint: str, photos: Sequence[tuple[FolderDataset, int]], folder: Path) -> dict[str, ModelGrid]:
+    """{sample id: ModelGrid} for every class in these photos.
 
     checkpoint: "embedded", a folder or a Hub id. Raises CheckpointError and DataError.
     """
     cache = cache_file(checkpoint, folder)
     answers = _read(cache)
-    strong = [(dataset, index) for dataset, index in photos if not dataset.photos[index].weak]
-    missing = [(dataset, index) for dataset, index in strong if dataset.photos[index].id not in answers]
+    missing = [(dataset, index) for dataset, index in photos if dataset.photos[index].id not in answers]
     if missing:
         from t4s.segmenter.segmenter import Segmenter
 
@@ -67,7 +65,7 @@ def collect(checkpoint: str, photos: Iterable[tuple[FolderDataset, int]], folder
                 if done % 100 == 0 or done == len(missing):
                     print(f"{done} of {len(missing)} photos answered", file=sys.stderr)
     grids = {}
-    for dataset, index in strong:
+    for dataset, index in photos:
         for sample_id, answer in answers[dataset.photos[index].id].items():
             grids[sample_id] = _parse(answer)
     return grids

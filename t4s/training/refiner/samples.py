@@ -78,11 +78,7 @@ class RefinerSamples:
 
         Answers are cached in `folder`. CheckpointError.
         """
-        candidates = [
-            index
-            for index, (dataset, i) in enumerate(self.photos)
-            if isinstance(dataset, FolderDataset) and not dataset.photos[i].weak
-        ]
+        candidates = [index for index, (dataset, _) in enumerate(self.photos) if isinstance(dataset, FolderDataset)]
         count = min(count, len(candidates))
         chosen = [candidates[i * len(candidates) // count] for i in range(count)]
         self._grids = collect(checkpoint, [self.photos[index] for index in chosen], folder)
