@@ -16,7 +16,7 @@ from scipy import ndimage
 from t4s import codec
 from t4s.errors import CheckpointError
 from t4s.imaging.masks import annotation_mask
-from t4s.refine import edge_net
+from t4s.refine import edge, edge_net, guided
 from t4s.refine.guided import GuidedPainter, enlarge, fit, resized, shrink
 from t4s.refine.refiner import refine
 from t4s.training.refiner import corruption
@@ -51,6 +51,24 @@ def test_rims_have_few_specks():
             drawn = refine("edge", photo, codec.grid_from_mask(mask, "thing"))["thing"]
             pieces.append(ndimage.label(drawn, np.ones((3, 3)))[1])
     assert len(pieces) > 8 and np.mean(pieces) < 10
+
+
+@pytest.mark.parametrize(("side", "mixed"), [(8, False), (16, False), (24, True), (32, True)])
+def test_the_guided_filter_has_a_share_of_fine_grids_alone(side: int, mixed: bool, monkeypatch):
+    radii = []
+
+    def noting(small: np.ndarray, values: np.ndarray, radius: int, eps: float) -> torch.Tensor:
+        radii.append(radius)
+        return fit(small, values, radius, eps)
+
+    monkeypatch.setattr(edge, "fit", noting)
+    soft = np.zeros((2, side, side), np.float32)
+    soft[1, : side // 2] = 1
+    soft[0] = 1 - soft[1]
+    photo = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
+    painter = edge.paint_edge(photo, soft)
+    assert radii == [guided.RADIUS] * mixed + [edge.RADIUS]
+    assert np.allclose(painter(0, 80).sum(0), 1, atol=1e-4)
 
 
 def test_drawing_several_labels_at_once_is_drawing_them_one_by_one(small_net):
