@@ -302,21 +302,26 @@ function drawLegend() {
 
 // --- parts, doubt -------------------------------------------------------------------------------------
 
+function partTitle(part) { // numbered where its label has several
+  const same = view.parts.filter((other) => other.label === part.label), label = view.labels[part.label];
+  return same.length > 1 ? `${label} ${same.indexOf(part) + 1}` : label;
+}
+
 function drawParts() {
   partList.replaceChildren(...(revealed ? view.parts : []).map((part, i) => {
     const item = make("li", removed.has(i) ? "removed" : ""), name = make("button", "t4s-part"), keep = make("input");
-    const label = view.labels[part.label];
+    const title = partTitle(part);
     name.type = "button";
     name.style.setProperty("--line", css(part.label, 1));
     name.setAttribute("aria-pressed", i === chosenPart);
     name.title = `box ${part.box.join(", ")}`;
-    name.append(make("i"), make("span", "", `${label} ${i + 1}`), make("small", "", `${part.score} % sure, ${part.area}`));
+    name.append(make("i"), make("span", "", title), make("small", "", `${part.score} % sure, ${part.area}`));
     name.addEventListener("click", () => choosePart(i));
     item.addEventListener("pointerenter", () => { hoveredPart = i; paint(); });
     item.addEventListener("pointerleave", () => { hoveredPart = -1; paint(); });
     keep.type = "checkbox";
     keep.checked = !removed.has(i);
-    keep.setAttribute("aria-label", `Keep ${label} ${i + 1}`);
+    keep.setAttribute("aria-label", `Keep ${title}`);
     keep.addEventListener("change", () => {
       if (keep.checked) removed.delete(i); else removed.add(i);
       item.classList.toggle("removed", !keep.checked);
