@@ -22,7 +22,7 @@ from t4s.app.service import SUGGESTED_NAMES, ExampleAnswers, InferenceService, r
 from t4s.app.suggestions import NO_NAMES, Suggestions, best_names
 from t4s.errors import QueryError, T4SError
 from t4s.imaging.loading import open_photo
-from t4s.limits import MAX_LABELS
+from t4s.limits import MAX_LABELS, MAX_QUERY
 from t4s.records import Prediction
 from t4s.refine import sam
 from t4s.segmenter.queries import check_query
@@ -310,15 +310,23 @@ def save(kind: str, answered: Answered | None) -> str:
 
 def check_phrase(photo: str | None, phrase: str, *others: Any) -> list[dict[str, Any]]:
     """One verdict a field: is there a photo, and can the phrase be asked?"""
-    return _verdicts(photo, _refusal(phrase), len(others))
+    length = len(phrase.strip())
+    refusal = _refusal(phrase)
+    if not 1 <= length <= MAX_QUERY:
+        refusal = f"Write what to find, in 1 to {MAX_QUERY} characters; this has {length}."
+    return _verdicts(photo, refusal, len(others))
 
 
 def check_names(photo: str | None, names: str, *others: Any) -> list[dict[str, Any]]:
     """One verdict a field: is there a photo, and can the names be asked?"""
     given = views.names(names)
+    longest = max(map(len, given), default=0)
     refusal = _refusal(given)
-    if len(given) > MAX_LABELS:
-        refusal = f"Give at most {MAX_LABELS} names; there are {len(given)}."
+    if not 1 <= len(given) <= MAX_LABELS or longest > MAX_QUERY:
+        refusal = (
+            f"Give 1 to {MAX_LABELS} names of up to {MAX_QUERY} characters, comma-separated; "
+            f"there are {len(given)}, and the longest has {longest}."
+        )
     return _verdicts(photo, refusal, len(others))
 
 

@@ -47,7 +47,7 @@ def test_fields_are_checked_before_anything_runs():
     for names, good in lists:
         assert verdicts(controller.check_names("photo", names, "", "", "")) == [True, good, True, True, True], names
     assert verdicts(controller.check_phrase(None, " ", "")) == [False, False, True]
-    for phrase, reason in (("x" * 201, "this one has 201"), ("Others", "is reserved for the background")):
+    for phrase, reason in (("x" * 201, "this has 201"), ("Others", "is reserved for the background")):
         _, phrase_verdict = controller.check_phrase("photo", phrase)
         assert not phrase_verdict["is_valid"] and reason in phrase_verdict["message"]
 
