@@ -311,8 +311,9 @@ def save(kind: str, answered: Answered | None) -> str:
 def check_phrase(photo: str | None, phrase: str, *others: Any) -> list[dict[str, Any]]:
     """One verdict a field: is there a photo, and can the phrase be asked?"""
     length = len(phrase.strip())
-    refusal = _refusal(phrase)
-    if not 1 <= length <= MAX_QUERY:
+    if 1 <= length <= MAX_QUERY:
+        refusal = _refusal(phrase)
+    else:
         refusal = f"Write what to find, in 1 to {MAX_QUERY} characters; this has {length}."
     return _verdicts(photo, refusal, len(others))
 
@@ -321,8 +322,9 @@ def check_names(photo: str | None, names: str, *others: Any) -> list[dict[str, A
     """One verdict a field: is there a photo, and can the names be asked?"""
     given = views.names(names)
     longest = max(map(len, given), default=0)
-    refusal = _refusal(given)
-    if not 1 <= len(given) <= MAX_LABELS or longest > MAX_QUERY:
+    if 1 <= len(given) <= MAX_LABELS and longest <= MAX_QUERY:
+        refusal = _refusal(given)
+    else:
         refusal = (
             f"Give 1 to {MAX_LABELS} names of up to {MAX_QUERY} characters, comma-separated; "
             f"there are {len(given)}, and the longest has {longest}."

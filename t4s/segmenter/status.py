@@ -87,7 +87,9 @@ def explain(prediction: Prediction) -> str:
         sentences.append(_unknown(prediction))
     if unknown := prediction.stats.get("unknown"):
         sentences.append(f"The checkpoint was not taught {' or '.join(map(repr, unknown))}.")
-    if read_as:
+    if read_as and prediction.status == "unknown word":
+        sentences.append(f"It looked for {' and '.join(map(repr, dict.fromkeys(read_as.values())))} instead.")
+    elif read_as:
         pairs = ", ".join(f"{word!r} as {asked!r}" for word, asked in read_as.items())
         sentences.append(f"It read {pairs}.")
     if ignored:

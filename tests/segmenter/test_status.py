@@ -87,6 +87,10 @@ def test_the_embedded_checkpoint_knows_what_it_was_taught(segmenter, examples):
     assert found.status == "found" and explain(found) == "" and found.stats["similarity"] > 0.2
     assert unknown.status == "unknown word" and unknown.stats["nearest"][0] == "horse"
     assert explain(unknown).startswith("'hrose' is not a word this checkpoint was taught; nearest: horse")
+    read = segmenter(encoded, "seagull", refine="none")
+    assert explain(read) == (
+        "'seagull' is not a word this checkpoint was taught; nearest: bird. It looked for 'bird' instead."
+    )
     assert segmenter.refine(unknown, encoded, "none").status == "unknown word"
     assert [step.status for step in segmenter.stream(encoded, "hrose", refine="none")][-1] == "unknown word"
     assert segmenter.classes(encoded, ["cat", "dog"], refine="none").status == "found"
