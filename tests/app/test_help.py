@@ -109,6 +109,7 @@ def test_the_slider_keeps_sure_cells_without_asking_the_model(visit: Visit, segm
 def test_an_unsure_answer_is_drawn_when_it_is_wanted(visit: Visit):
     page = visit.page
     visit.ask("maybe cat")
+    visit.finished()
     headline = page.locator("#panels .t4s-headline")
     expect(headline).to_contain_text("not sure", timeout=PATIENCE)
     expect(headline).to_have_attribute("data-kind", "unsure")
@@ -158,6 +159,7 @@ def test_a_link_leads_back_to_the_answer(visit: Visit):
     page = visit.page
     page.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
     visit.ask("toilet")
+    visit.finished()
     expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”", timeout=PATIENCE)
     said = page.locator("#panels .t4s-headline").text_content()
     page.get_by_role("button", name="Copy a link").click()
@@ -334,6 +336,7 @@ def test_a_stopped_batch_gives_the_zip_of_what_is_done(visit: Visit, segmenter: 
 def test_every_control_and_picture_has_a_name(visit: Visit):
     visit.tab("Segment")
     visit.ask("cat")
+    visit.finished()
     expect(visit.page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”", timeout=PATIENCE)
     expect(visit.page.locator("#save-mask")).to_be_visible(timeout=PATIENCE)
     assert visit.page.evaluate(UNNAMED) == []

@@ -52,12 +52,16 @@ class Visit:
         expect(self.page.locator(f"{field} img")).to_be_visible(timeout=PATIENCE)
 
     def ask(self, phrase: str) -> None:
+        """Asks, and marks the facts of the answer on show: each answer replaces them, so the mark goes with them."""
         self.page.fill("#phrase textarea", phrase)
+        facts = self.page.locator("#panels .t4s-facts > div")
+        facts.evaluate_all("facts => facts.forEach((fact) => { fact.dataset.former = 'yes'; })")
         self.page.click("#go")
 
     def finished(self, panels: str = "#panels") -> None:
-        """Waits for the whole answer."""
-        expect(self.page.locator(f"{panels} .t4s[data-state=done]")).to_be_visible(timeout=PATIENCE)
+        """Waits for the whole answer, that to the last `ask` and not the one that was on show before it."""
+        answer = self.page.locator(f"{panels} .t4s[data-state=done]:not(:has([data-former]))")
+        expect(answer).to_be_visible(timeout=PATIENCE)
 
     def tab(self, name: str) -> None:
         tab = self.page.get_by_role("tab", name=name)
