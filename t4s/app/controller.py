@@ -111,6 +111,36 @@ class TabController:
         except T4SError as problem:
             return views.sample_view(examples.DRAWING) | {"kind": "fault", "message": str(problem)}
 
+    def check_phrase(self, photo: str | None, phrase: str, *others: Any) -> list[dict[str, Any]]:
+        """One verdict a field: is there a photo, and can the phrase be asked?"""
+        length = len(phrase.strip())
+        if 1 <= length <= MAX_QUERY:
+            refusal = self._refusal(phrase)
+        else:
+            refusal = f"Write what to find, in 1 to {MAX_QUERY} characters; this has {length}."
+        return _verdicts(photo, refusal, len(others))
+
+    def check_names(self, photo: str | None, names: str, *others: Any) -> list[dict[str, Any]]:
+        """One verdict a field: is there a photo, and can the names be asked?"""
+        given = views.names(names)
+        longest = max(map(len, given), default=0)
+        if 1 <= len(given) <= MAX_LABELS and longest <= MAX_QUERY:
+            refusal = self._refusal(given)
+        else:
+            refusal = (
+                f"Give 1 to {MAX_LABELS} names of up to {MAX_QUERY} characters, comma-separated; "
+                f"there are {len(given)}, and the longest has {longest}."
+            )
+        return _verdicts(photo, refusal, len(others))
+
+    def _refusal(self, query: str | list[str]) -> str:
+        """Why this checkpoint cannot be asked this; "" if it can."""
+        try:
+            check_query(query, self.model.service.config)
+        except QueryError as problem:
+            return str(problem)
+        return ""
+
     @as_gradio_error
     def start(self, path: str, *asked: Any) -> tuple[Any, ...]:
         """The empty grid, no answer, and the path of the file that will mean "stop"; the last one is abandoned."""
@@ -303,42 +333,6 @@ def save(kind: str, answered: Answered | None) -> str:
     file = downloads.scratch_file(name)
     file.write_bytes(data)
     return str(file)
-
-
-# --- messages beside the fields, before anything runs -------------------------------------------------
-
-
-def check_phrase(photo: str | None, phrase: str, *others: Any) -> list[dict[str, Any]]:
-    """One verdict a field: is there a photo, and can the phrase be asked?"""
-    length = len(phrase.strip())
-    if 1 <= length <= MAX_QUERY:
-        refusal = _refusal(phrase)
-    else:
-        refusal = f"Write what to find, in 1 to {MAX_QUERY} characters; this has {length}."
-    return _verdicts(photo, refusal, len(others))
-
-
-def check_names(photo: str | None, names: str, *others: Any) -> list[dict[str, Any]]:
-    """One verdict a field: is there a photo, and can the names be asked?"""
-    given = views.names(names)
-    longest = max(map(len, given), default=0)
-    if 1 <= len(given) <= MAX_LABELS and longest <= MAX_QUERY:
-        refusal = _refusal(given)
-    else:
-        refusal = (
-            f"Give 1 to {MAX_LABELS} names of up to {MAX_QUERY} characters, comma-separated; "
-            f"there are {len(given)}, and the longest has {longest}."
-        )
-    return _verdicts(photo, refusal, len(others))
-
-
-def _refusal(query: str | list[str]) -> str:
-    """Why this cannot be asked; "" if it can."""
-    try:
-        check_query(query)
-    except QueryError as problem:
-        return str(problem)
-    return ""
 
 
 def _verdicts(photo: str | None, refusal: str, others: int) -> list[dict[str, Any]]:

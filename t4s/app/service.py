@@ -61,8 +61,8 @@ class InferenceService:
     """
 
     def __init__(self, segmenter: Segmenter, refiner: str = "", sams: Sequence[str] | None = ()):
-        config = segmenter.vlm.config
         self.segmenter, self.tokenizer = segmenter, segmenter.vlm.tokenizer
+        self.config = config = segmenter.vlm.config
         self.layout, self.shape, self.metrics = "rows", tuple(config.grid), config.metrics
         self.known_names = tuple(getattr(config, "names", ()))
         self.refiner = refiner or config.refiner

@@ -17,8 +17,6 @@ from t4s.app.controller import (
     Model,
     TabController,
     abandon,
-    check_names,
-    check_phrase,
     full_refiner_name,
     remove_parts,
     request_stop,
@@ -80,7 +78,7 @@ def segment_tab(model: Model) -> None:
             gr.DeepLinkButton("Copy a link to this answer", size="sm", elem_classes="t4s-link")
     fields = Fields(photo, phrase, start, stop, gallery, *options, panels, answer, history, chips)
     picked = gallery.click(partial(examples.example, ASSETS), gallery, [photo, phrase], queue=False, **QUIET)
-    _connect(fields, controller, [start.click, phrase.submit], picked, check_phrase)
+    _connect(fields, controller, [start.click, phrase.submit], picked, controller.check_phrase)
 
 
 # --- a list of names ----------------------------------------------------------------------------------
@@ -115,7 +113,7 @@ def everything_tab(model: Model) -> None:
             history = Choices({"title": "Answers", "items": []}, elem_id="history-all")
     fields = Fields(photo, names, start, stop, gallery, *options, panels, answer, history)
     picked = gallery.click(controller.example, gallery, [photo, names], queue=False, **QUIET)
-    _connect(fields, controller, [start.click], picked, check_names)
+    _connect(fields, controller, [start.click], picked, controller.check_names)
 
 
 def _listed_example(index: int, lists: Mapping[str, str]) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.visit import PATIENCE, Visit
+from tests.support.visit import Visit
 
 CATS = Path(__file__).resolve().parents[2] / "assets" / "examples" / "two_cats.jpg"
 GRAVE = ("moderate", "serious", "critical")
@@ -51,12 +51,12 @@ def test_axe_finds_nothing_grave_on_any_tab(browser: Browser, address: str, dark
     page.get_by_role("button", name="Options").first.click()
     for phrase, kind in {"maybe cat": "unsure", "elephant": "absent", "hrose": "unknown"}.items():
         visit.ask(phrase)
-        expect(page.locator(f"#panels .t4s-headline[data-kind={kind}]")).to_be_visible(timeout=PATIENCE)
+        expect(page.locator(f"#panels .t4s-headline[data-kind={kind}]")).to_be_visible()
         found += _findings(page, kind, rules)
     for name in ("Everything", "Text ↔ mask", "Batch", "About"):
         visit.tab(name)
         if name == "About":
-            expect(page.locator("#story figure")).to_have_count(5, timeout=PATIENCE)
+            expect(page.locator("#story figure")).to_have_count(5)
         found += _findings(page, name, rules)
     assert found == []
     assert visit.wrong == []

@@ -19,7 +19,7 @@ from t4s.app import downloads, examples
 from t4s.refine import sam
 from tests import seconds
 from tests.support import stand_in
-from tests.support.visit import PATIENCE, Visit
+from tests.support.visit import Visit
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 CATS, RIDERS = EXAMPLES / "two_cats.jpg", EXAMPLES / "riders.jpg"
@@ -44,7 +44,7 @@ def visit(browser: Browser, address: str) -> Iterator[Visit]:
 def test_a_photo_and_a_phrase_fill_three_panels_as_the_text_streams(visit: Visit):
     page = visit.page
     visit.upload(CATS)
-    expect(page.locator("#panels .t4s[data-state=ready]")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#panels .t4s[data-state=ready]")).to_be_visible()
     tall = page.locator("#panels .t4s-panels").bounding_box()["height"]
     page.evaluate("""() => { window.seen = [];
         new MutationObserver(() => { const root = document.querySelector("#panels .t4s");
@@ -189,9 +189,7 @@ def test_a_second_phrase_finds_the_photo_encoded_and_absence_is_said(visit: Visi
     encoded = segmenter.encoded
     visit.page.fill("#phrase textarea", "elephant")
     visit.page.press("#phrase textarea", "Enter")
-    expect(visit.page.locator("#panels .t4s-headline")).to_contain_text(
-        "“elephant” is not in this photo", timeout=PATIENCE
-    )
+    expect(visit.page.locator("#panels .t4s-headline")).to_contain_text("“elephant” is not in this photo")
     assert visit.page.locator("#panels .cell.filled").count() == 0
     assert segmenter.encoded == encoded and visit.wrong == []
 
@@ -201,23 +199,21 @@ def test_sam_is_a_refiner_with_an_id_and_says_when_it_cannot_be_had(visit: Visit
     expect(page.locator("#refiner-sam")).to_be_hidden()
     page.locator("#refiner").get_by_label("sam").check()
     expect(page.locator("#refiner-sam :is(input, textarea)")).to_have_value(sam.DEFAULT_SAM)
-    expect(page.get_by_test_id("toast-body")).to_contain_text("not in the cache", timeout=PATIENCE)
+    expect(page.get_by_test_id("toast-body")).to_contain_text("not in the cache")
     page.get_by_test_id("toast-close").first.click()
     page.fill("#refiner-sam :is(input, textarea)", "../../etc")
     page.press("#refiner-sam :is(input, textarea)", "Enter")
-    expect(page.get_by_test_id("toast-body")).to_contain_text("is not a Hub id", timeout=PATIENCE)
+    expect(page.get_by_test_id("toast-body")).to_contain_text("is not a Hub id")
     page.get_by_test_id("toast-close").first.click()
     page.locator("#refiner").get_by_label("smooth").check()
     expect(page.locator("#refiner-sam")).to_be_hidden()
-    expect(page.locator("#panels .t4s-facts")).to_contain_text("refine (smooth)", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-facts")).to_contain_text("refine (smooth)")
     assert segmenter.asked == asked and visit.wrong == []
 
 
 def test_an_empty_phrase_is_told_beside_its_field(visit: Visit):
     visit.ask("")
-    expect(visit.page.locator("#phrase")).to_contain_text(
-        "Write what to find, in 1 to 200 characters", timeout=PATIENCE
-    )
+    expect(visit.page.locator("#phrase")).to_contain_text("Write what to find, in 1 to 200 characters")
     visit.wrong.clear()  # the refused call itself: Gradio answers it with status 422
 
 
@@ -225,13 +221,13 @@ def test_markup_in_a_phrase_and_in_a_text_stays_text(visit: Visit):
     page = visit.page
     page.evaluate("() => { window.hacked = false; }")
     visit.ask("<img src=x onerror='window.hacked = true'> cat ${window.hacked = true} {{1}}")
-    expect(page.locator("#panels .t4s-headline")).to_contain_text("${window.hacked", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("${window.hacked")
     visit.tab("Text ↔ mask")
     page.fill(
         "#rle textarea", "<img src=x onerror='window.hacked = true'> *3| </span><script>window.hacked = true</script>\n"
     )
     page.click("#decode")
-    expect(page.locator("#panels-text pre")).to_contain_text("<script>", timeout=PATIENCE)
+    expect(page.locator("#panels-text pre")).to_contain_text("<script>")
     assert page.evaluate("() => window.hacked") is False
     visit.tab("Segment")
 
@@ -241,11 +237,9 @@ def test_stop_leaves_what_was_written(visit: Visit, segmenter: stand_in.StandIn)
     segmenter.pause = 1.0
     try:
         visit.ask("cat")
-        expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached(
-            timeout=PATIENCE
-        )
+        expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
         page.click("#stop-go")
-        expect(page.locator("#panels .t4s-headline")).to_contain_text("Stopped after", timeout=PATIENCE)
+        expect(page.locator("#panels .t4s-headline")).to_contain_text("Stopped after")
     finally:
         segmenter.pause = PAUSE
     assert page.locator("#panels .cell.waiting").count() > 0
@@ -257,7 +251,7 @@ def test_stop_leaves_what_was_written(visit: Visit, segmenter: stand_in.StandIn)
 def test_what_cannot_be_asked_leaves_the_photo_and_says_why(visit: Visit):
     page = visit.page
     visit.ask("others")  # the word for the background
-    expect(page.locator("#phrase")).to_contain_text("is reserved for the background", timeout=PATIENCE)
+    expect(page.locator("#phrase")).to_contain_text("is reserved for the background")
     expect(page.locator("#photo img").first).to_be_visible()
     visit.wrong.clear()  # the refused call itself: Gradio answers it with status 422
     visit.ask("cat")
@@ -274,14 +268,14 @@ def test_the_keyboard_is_not_thrown_off_its_button(visit: Visit, segmenter: stan
         page.keyboard.press("Tab")
         expect(page.locator("#go")).to_be_focused()
         page.keyboard.press("Enter")
-        expect(page.locator("#panels .t4s[data-state=running]")).to_be_attached(timeout=PATIENCE)
+        expect(page.locator("#panels .t4s[data-state=running]")).to_be_attached()
         expect(page.locator("#go")).to_be_focused()
         page.keyboard.press("Tab")
         expect(page.locator("#stop-go")).to_be_focused()
         page.keyboard.press("Enter")
     finally:
         segmenter.pause = PAUSE
-    expect(page.locator("#panels .t4s-headline")).to_contain_text("Stopped after", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("Stopped after")
     expect(page.locator("#stop-go")).to_be_focused()
     visit.ask("cat")
     visit.finished()
@@ -304,9 +298,9 @@ def test_everything_shows_all_names_and_isolates_one(visit: Visit):
     page = visit.page
     visit.tab("Everything")
     page.get_by_role("button", name="street").click()
-    expect(page.locator("#names textarea")).to_have_value(examples.PRESETS["street"], timeout=PATIENCE)
+    expect(page.locator("#names textarea")).to_have_value(examples.PRESETS["street"])
     page.get_by_role("button", name="animals").click()
-    expect(page.locator("#names textarea")).to_have_value(examples.PRESETS["animals"], timeout=PATIENCE)
+    expect(page.locator("#names textarea")).to_have_value(examples.PRESETS["animals"])
     page.locator("#examples-all button").nth(1).click()
     visit.finished("#panels-all")
     chips = page.locator("#panels-all .chip")
@@ -350,7 +344,7 @@ def test_text_and_mask_both_ways_without_a_model(visit: Visit, segmenter: stand_
     visit.tab("Text ↔ mask")
     page.fill("#rle textarea", "others *16\n others *8| dog *4\n" + " others *16\n" * 14)
     page.click("#decode")
-    expect(page.locator("#panels-text .t4s-headline")).to_contain_text("1 fault", timeout=PATIENCE)
+    expect(page.locator("#panels-text .t4s-headline")).to_contain_text("1 fault")
     expect(page.locator("#panels-text .t4s-faults li")).to_contain_text("Row 2")
     expect(page.locator("#panels-text .cell.repaired")).to_have_count(1)
     expect(page.locator("#panels-text pre .fault")).to_contain_text("dog *4")
@@ -361,22 +355,22 @@ def test_text_and_mask_both_ways_without_a_model(visit: Visit, segmenter: stand_
     visit.upload(tmp_path / "mask.png", "#mask")
     page.fill("#labels textarea, #labels input", "door")
     page.click("#encode")
-    expect(page.locator("#panels-text .t4s-facts")).to_contain_text("tokens", timeout=PATIENCE)
+    expect(page.locator("#panels-text .t4s-facts")).to_contain_text("tokens")
     facts = page.locator("#panels-text .t4s-facts dt")
     assert facts.all_inner_texts() == list(codec.LAYOUTS)
     page.locator("#layout-to").get_by_label("full").check()
-    expect(page.locator("#panels-text .t4s-headline")).to_contain_text("the full layout", timeout=PATIENCE)
+    expect(page.locator("#panels-text .t4s-headline")).to_contain_text("the full layout")
     visit.tab("Text → mask")
     text = page.input_value("#rle textarea")
     assert codec.decode(text, (16, 16), "full") == codec.grid_from_mask(mask > 0, "door")
     expect(page.locator("#layout").get_by_label("full")).to_be_checked()
     page.click("#decode")
-    expect(page.locator("#panels-text .t4s-headline")).to_have_text("Valid.", timeout=PATIENCE)
+    expect(page.locator("#panels-text .t4s-headline")).to_have_text("Valid.")
     page.locator("#layout").get_by_label("rows").check()
     long = (" <b>others *3| *| cat *-1|" * 40 + "\n") * 100  # few lines: Chromium itself takes a minute to put in 4,500
     page.fill("#rle textarea", long[:100_000])
     page.click("#decode")
-    expect(page.locator("#panels-text .t4s-count")).to_have_text("100,000 characters", timeout=PATIENCE)
+    expect(page.locator("#panels-text .t4s-count")).to_have_text("100,000 characters")
     expect(page.locator("#panels-text .t4s-headline")).to_contain_text("faults, repaired")
     expect(page.locator("#panels-text .t4s-faults li").last).to_contain_text("more")
     assert segmenter.asked == asked and visit.wrong == []
@@ -394,7 +388,7 @@ def test_a_batch_shows_its_pictures_and_its_bad_file(visit: Visit, tmp_path: Pat
     expect(page.locator("#batch-files")).to_contain_text(".jpg")
     page.click("#go-batch")
     expect(page.locator("#batch-progress")).to_have_text("0 of 2 photos")  # at once, and it stays until one is done
-    expect(page.locator("#batch-zip")).to_be_enabled(timeout=PATIENCE)
+    expect(page.locator("#batch-zip")).to_be_enabled()
     expect(page.locator("#batch-gallery img")).to_have_count(2)
     expect(page.locator("#batch-progress")).to_have_text("2 of 2 photos")
     assert page.locator("#batch-progress progress").evaluate("bar => bar.position") == 1
@@ -421,7 +415,7 @@ def test_hostile_files_are_refused_in_words_and_the_app_lives(browser: Browser, 
     }
     for name, says in told.items():
         visit.hand_in(tmp_path / name)
-        expect(page.locator("#panels .t4s-headline")).to_contain_text(says, timeout=PATIENCE)
+        expect(page.locator("#panels .t4s-headline")).to_contain_text(says)
     visit.upload(CATS)
     visit.ask("cat")
     visit.finished()
@@ -432,7 +426,7 @@ def test_hostile_files_are_refused_in_words_and_the_app_lives(browser: Browser, 
 @pytest.mark.long
 def test_about_tells_the_story_in_five_pictures(visit: Visit):
     visit.tab("About")
-    expect(visit.page.locator("#story figure")).to_have_count(5, timeout=PATIENCE)
+    expect(visit.page.locator("#story figure")).to_have_count(5)
     expect(visit.page.locator("#about-text")).to_contain_text("holds no figures")  # the stand-in was never measured
 
 

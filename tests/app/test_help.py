@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, expect
 
 from t4s.app import views
 from tests.support import stand_in
-from tests.support.visit import PATIENCE, Visit
+from tests.support.visit import Visit
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 CATS = EXAMPLES / "two_cats.jpg"
@@ -51,15 +51,15 @@ def test_a_thing_is_asked_for_by_pointing_at_it(visit: Visit):
         return document.elementFromPoint((one.right + next.left) / 2, one.top + 3).className; }"""
     assert "cell" in page.locator("#panels .cell").evaluate_all(between).split()  # no gap that does nothing
     page.locator("#panels .cell").nth(200).click()
-    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”")
     expect(page.locator("#phrase textarea")).to_have_value("toilet")
 
 
 def test_a_chip_asks_for_a_name_that_the_photo_shows(visit: Visit):
     chips = visit.page.locator("#chips button")
-    expect(chips).to_have_text(["cat", "toilet"], timeout=PATIENCE)
+    expect(chips).to_have_text(["cat", "toilet"])
     chips.first.click()
-    expect(visit.page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”", timeout=PATIENCE)
+    expect(visit.page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”")
     expect(visit.page.locator("#phrase textarea")).to_have_value("cat")
 
 
@@ -68,7 +68,7 @@ def test_parts_are_singled_out_and_taken_out_of_mask_and_download(
 ):
     page = visit.page
     parts = page.locator("#panels .t4s-parts li")
-    expect(parts.first).to_be_visible(timeout=PATIENCE)
+    expect(parts.first).to_be_visible()
     canvas = page.locator("#panels canvas")
     before = canvas.evaluate(PAINTED)
     parts.first.get_by_role("button").click()
@@ -102,7 +102,7 @@ def test_the_slider_keeps_sure_cells_without_asking_the_model(visit: Visit, segm
     before = page.locator("#panels .cell.filled").count()
     page.locator("#panels .t4s-threshold input").fill("90")
     expect(page.locator("#panels .t4s-threshold output")).to_have_text("90 %")
-    expect(page.locator("#panels .cell.filled")).not_to_have_count(before, timeout=PATIENCE)
+    expect(page.locator("#panels .cell.filled")).not_to_have_count(before)
     assert 0 < page.locator("#panels .cell.filled").count() < before and segmenter.asked == asked
 
 
@@ -111,7 +111,7 @@ def test_an_unsure_answer_is_drawn_when_it_is_wanted(visit: Visit):
     visit.ask("maybe cat")
     visit.finished()
     headline = page.locator("#panels .t4s-headline")
-    expect(headline).to_contain_text("not sure", timeout=PATIENCE)
+    expect(headline).to_contain_text("not sure")
     expect(headline).to_have_attribute("data-kind", "unsure")
     canvas = page.locator("#panels canvas")
     assert canvas.evaluate(PAINTED) == 0
@@ -122,18 +122,18 @@ def test_an_unsure_answer_is_drawn_when_it_is_wanted(visit: Visit):
 def test_an_unknown_word_is_said_and_another_offered(visit: Visit):
     page = visit.page
     visit.ask(stand_in.UNKNOWN)
-    expect(page.locator("#panels .t4s-headline")).to_contain_text("not a word", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("not a word")
     page.locator("#panels .t4s-action", has_text="horse").click()
-    expect(page.locator("#panels .t4s-headline")).to_contain_text("“horse” is not in this photo", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("“horse” is not in this photo")
 
 
 def test_earlier_answers_are_a_click_away(visit: Visit, segmenter: stand_in.StandIn):
     page = visit.page
     answers = page.locator("#history button")
-    expect(answers).to_have_text(["horse", "hrose", "maybe cat", "cat", "toilet"], timeout=PATIENCE)
+    expect(answers).to_have_text(["horse", "hrose", "maybe cat", "cat", "toilet"])
     asked = segmenter.asked
     answers.nth(3).click()
-    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”")
     expect(page.locator("#phrase textarea")).to_have_value("cat")
     page.wait_for_timeout(1000)  # the photo field's own event must not wipe the answer away
     expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”")
@@ -160,13 +160,13 @@ def test_a_link_leads_back_to_the_answer(visit: Visit):
     page.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
     visit.ask("toilet")
     visit.finished()
-    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”", timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”")
     said = page.locator("#panels .t4s-headline").text_content()
     page.get_by_role("button", name="Copy a link").click()
     link = page.wait_for_function("() => window.copied").json_value()
     assert "deep_link=" in link
     page.goto(link)
-    expect(page.locator("#panels .t4s-headline")).to_have_text(said, timeout=PATIENCE)
+    expect(page.locator("#panels .t4s-headline")).to_have_text(said)
     expect(page.locator("#phrase textarea")).to_have_value("toilet")
     expect(page.locator("#photo img")).to_be_visible()
     assert visit.wrong == []
@@ -177,8 +177,8 @@ def test_a_broken_photo_is_said_once_and_in_sight(browser: Browser, address: str
     (tmp_path / "cut.jpg").write_bytes(CATS.read_bytes()[:9000])
     visit.hand_in(tmp_path / "cut.jpg")
     headline = visit.page.locator("#panels .t4s-headline")
-    expect(headline).to_contain_text("cut off or broken", timeout=PATIENCE)
-    expect(headline).to_be_in_viewport(timeout=PATIENCE)
+    expect(headline).to_contain_text("cut off or broken")
+    expect(headline).to_be_in_viewport()
     assert visit.page.get_by_test_id("toast-body").count() == 0
     visit.page.close()
 
@@ -190,7 +190,7 @@ def test_no_run_stays_lit_when_the_next_answer_comes(visit: Visit, segmenter: st
         page.focus("#phrase textarea")
         visit.page.fill("#phrase textarea", "cat")
         page.keyboard.press("Enter")
-        expect(page.locator("#panels .t4s[data-state=running]")).to_be_attached(timeout=PATIENCE)
+        expect(page.locator("#panels .t4s[data-state=running]")).to_be_attached()
         visit.finished()
     lit = page.locator("#panels .cell.lit").evaluate_all("cells => cells.map(cell => Number(cell.dataset.cell))")
     assert lit == list(range(lit[0], lit[0] + len(lit))) if lit else True  # one run at most
@@ -218,13 +218,13 @@ def test_a_new_question_takes_the_place_of_a_running_answer(visit: Visit, segmen
         while segmenter.asked == asked:  # which is before the first answer's end, 16 rows of 0.3 s
             page.wait_for_timeout(20)
         segmenter.pause = 0.0
-        expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”", timeout=PATIENCE)
+        expect(page.locator("#panels .t4s-headline")).to_contain_text("Found “toilet”")
         assert page.locator("#history button").count() <= answers + 1  # the answer that nobody waited for is not kept
         segmenter.pause = 0.3
         visit.ask("person")
         expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
         page.locator("#photo button[aria-label='Clear'], #photo button[aria-label='Remove Image']").click()
-        expect(page.locator("#panels .t4s[data-state=empty]")).to_be_attached(timeout=PATIENCE)
+        expect(page.locator("#panels .t4s[data-state=empty]")).to_be_attached()
         page.wait_for_timeout(700)  # two more rows would come
         expect(page.locator("#panels .t4s[data-state=empty]")).to_be_attached()
     expect(page.get_by_test_id("toast-body")).to_have_count(0)
@@ -237,7 +237,7 @@ def test_another_photo_ends_the_answer_about_the_one_before(visit: Visit, segmen
         visit.ask("person")
         expect(page.locator("#panels .t4s[data-state=running] .cell:not(.waiting)").first).to_be_attached()
         page.set_input_files("#photo input[type=file]", EXAMPLES / "elephant.jpg")  # over the photo that is there
-        expect(page.locator("#panels .t4s[data-state=ready]")).to_be_attached(timeout=PATIENCE)
+        expect(page.locator("#panels .t4s[data-state=ready]")).to_be_attached()
         page.wait_for_timeout(700)  # two more rows would come
         expect(page.locator("#panels .t4s[data-state=ready]")).to_be_attached()
     expect(page.get_by_test_id("toast-body")).to_have_count(0)
@@ -252,9 +252,9 @@ def test_stop_keeps_the_names_that_were_found(visit: Visit, segmenter: stand_in.
     with segmenter.slowed(2.0):
         page.click("#go-all")
         running = page.locator("#panels-all .t4s[data-state=running] .cell:not(.waiting)")
-        expect(running.first).to_be_attached(timeout=PATIENCE)
+        expect(running.first).to_be_attached()
         page.click("#stop-go-all")
-        expect(page.locator("#panels-all .t4s-headline")).to_contain_text("Stopped after", timeout=PATIENCE)
+        expect(page.locator("#panels-all .t4s-headline")).to_contain_text("Stopped after")
     expect(page.locator("#stop-go-all")).to_be_hidden()
     assert page.locator("#panels-all .cell:not(.waiting)").count() > 0
 
@@ -264,7 +264,7 @@ def test_doubt_is_said_about_lists_too(visit: Visit):
     page.fill("#names textarea", "elephant; horse")
     page.click("#go-all")
     headline = page.locator("#panels-all .t4s-headline")
-    expect(headline).to_have_text("None of the 2 names is in this photo (85 % sure).", timeout=PATIENCE)
+    expect(headline).to_have_text("None of the 2 names is in this photo (85 % sure).")
     expect(headline).to_have_attribute("data-kind", "absent")
 
 
@@ -273,7 +273,7 @@ def test_an_unsure_list_is_drawn_when_it_is_wanted(visit: Visit):
     page.fill("#names textarea", "maybe cat; maybe toilet")
     page.click("#go-all")
     headline = page.locator("#panels-all .t4s-headline")
-    expect(headline).to_contain_text("2 names may be here, but the model is not sure", timeout=PATIENCE)
+    expect(headline).to_contain_text("2 names may be here, but the model is not sure")
     expect(headline).to_have_attribute("data-kind", "unsure")
     canvas = page.locator("#panels-all canvas")
     assert canvas.evaluate(PAINTED) == 0 == page.locator("#panels-all .t4s-parts li").count()
@@ -286,13 +286,13 @@ def test_an_unsure_list_is_drawn_when_it_is_wanted(visit: Visit):
 def test_a_list_of_what_the_photo_shows(visit: Visit):
     page = visit.page
     page.get_by_role("button", name="this photo").click()
-    expect(page.locator("#names textarea")).to_have_value("cat, toilet", timeout=PATIENCE)
+    expect(page.locator("#names textarea")).to_have_value("cat, toilet")
     page.click("#go-all")
-    expect(page.locator("#panels-all .t4s-headline")).to_contain_text("Found 2 of 2 names", timeout=PATIENCE)
+    expect(page.locator("#panels-all .t4s-headline")).to_contain_text("Found 2 of 2 names")
     answers = page.locator("#history-all button")
     expect(answers).to_have_text(["cat, toilet", "maybe cat, maybe toilet", "elephant, horse"])
     answers.nth(2).click()
-    expect(page.locator("#panels-all .t4s-headline")).to_contain_text("None of the 2 names", timeout=PATIENCE)
+    expect(page.locator("#panels-all .t4s-headline")).to_contain_text("None of the 2 names")
     expect(page.locator("#names textarea")).to_have_value("elephant, horse")
 
 
@@ -303,7 +303,7 @@ def test_what_is_said_of_the_example_text_goes_with_it(visit: Visit):
     expect(headline).to_contain_text("An example, one row of which is a cell short: 1 fault")
     page.fill("#rle textarea", "\n ".join(["others *16"] * 16) + "\n")
     page.click("#decode")
-    expect(headline).to_have_text("Valid.", timeout=PATIENCE)
+    expect(headline).to_have_text("Valid.")
     expect(page.locator("#layout .info-text br")).to_have_count(2)  # each layout has its line
 
 
@@ -313,13 +313,13 @@ def test_a_stopped_batch_gives_the_zip_of_what_is_done(visit: Visit, segmenter: 
     expect(page.locator("#stop-go-batch")).to_be_hidden()
     page.set_input_files("#batch-files input[type=file]", [CATS, EXAMPLES / "gull.jpg", EXAMPLES / "buses.jpg"])
     page.fill("#batch-phrases textarea", "cat\nhorse")
-    expect(page.locator("#batch-files tr")).to_have_count(3, timeout=PATIENCE)
+    expect(page.locator("#batch-files tr")).to_have_count(3)
     with segmenter.slowed(0.1):
         page.click("#go-batch")
-        expect(page.locator("#batch-progress")).to_contain_text("1 of 3", timeout=PATIENCE)
+        expect(page.locator("#batch-progress")).to_contain_text("1 of 3")
         expect(page.locator("#go-batch")).to_be_disabled()  # a second run would take the first one's Stop
         page.click("#stop-go-batch")
-        expect(page.locator("#batch-progress")).to_contain_text("Stopped after", timeout=PATIENCE)
+        expect(page.locator("#batch-progress")).to_contain_text("Stopped after")
     expect(page.locator("#batch-progress")).to_contain_text("of 3 photos; the ZIP has the results so far")
     expect(page.locator("#stop-go-batch")).to_be_hidden()
     expect(page.locator("#go-batch")).to_be_enabled()
@@ -337,8 +337,8 @@ def test_every_control_and_picture_has_a_name(visit: Visit):
     visit.tab("Segment")
     visit.ask("cat")
     visit.finished()
-    expect(visit.page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”", timeout=PATIENCE)
-    expect(visit.page.locator("#save-mask")).to_be_visible(timeout=PATIENCE)
+    expect(visit.page.locator("#panels .t4s-headline")).to_contain_text("Found “cat”")
+    expect(visit.page.locator("#save-mask")).to_be_visible()
     assert visit.page.evaluate(UNNAMED) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import multiprocessing
@@ -41,14 +42,18 @@ def test_fields_are_checked_before_anything_runs():
     def verdicts(checked: list[dict]) -> list[bool]:
         return [each["is_valid"] for each in checked]
 
+    segmenter = stand_in.StandIn()
+    segmenter.vlm.config = dataclasses.replace(segmenter.vlm.config, normalize_queries=True)
+    talk = controller.TabController(app.gpu_model(service.InferenceService(segmenter)), str)
     many = ", ".join(map(str, range(65)))
     lists = (("cat, dog", True), ("cat\ncat,,", True), (" , ", False), (many, False), ("x" * 201, False),
-             ("cat, others", False))  # fmt: skip
+             ("cat, others", False), ("cat, the cat", False))  # fmt: skip
     for names, good in lists:
-        assert verdicts(controller.check_names("photo", names, "", "", "")) == [True, good, True, True, True], names
-    assert verdicts(controller.check_phrase(None, " ", "")) == [False, False, True]
-    for phrase, reason in (("x" * 201, "this has 201"), ("Others", "is reserved for the background")):
-        _, phrase_verdict = controller.check_phrase("photo", phrase)
+        assert verdicts(talk.check_names("photo", names, "", "", "")) == [True, good, True, True, True], names
+    assert verdicts(talk.check_phrase(None, " ", "")) == [False, False, True]
+    reserved = "is reserved for the background"
+    for phrase, reason in (("x" * 201, "this has 201"), ("Others", reserved), ("Show me the others", reserved)):
+        _, phrase_verdict = talk.check_phrase("photo", phrase)
         assert not phrase_verdict["is_valid"] and reason in phrase_verdict["message"]
 
 

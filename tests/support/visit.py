@@ -11,6 +11,7 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 PATIENCE = 60_000  # milliseconds; a loaded machine is slow, and nothing sleeps
+expect.set_options(timeout=PATIENCE)
 
 
 class Visit:
@@ -33,7 +34,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("request", lambda request: self._watch(request.url, address))
         self.page.goto(address + ("?__theme=dark" if dark else ""))
-        expect(self.page.locator("#phrase textarea")).to_be_visible(timeout=PATIENCE)
+        expect(self.page.locator("#phrase textarea")).to_be_visible()
 
     def _watch(self, url: str, address: str) -> None:
         if not url.startswith((address.rstrip("/"), "data:", "blob:")):
@@ -49,7 +50,7 @@ class Visit:
     def upload(self, photo: Path, field: str = "#photo") -> None:
         """Gives the file to the field and waits until it is shown."""
         self.hand_in(photo, field)
-        expect(self.page.locator(f"{field} img")).to_be_visible(timeout=PATIENCE)
+        expect(self.page.locator(f"{field} img")).to_be_visible()
 
     def ask(self, phrase: str) -> None:
         """Asks, and marks the facts of the answer on show: each answer replaces them, so the mark goes with them."""
@@ -61,7 +62,7 @@ class Visit:
     def finished(self, panels: str = "#panels") -> None:
         """Waits for the whole answer, that to the last `ask` and not the one that was on show before it."""
         answer = self.page.locator(f"{panels} .t4s[data-state=done]:not(:has([data-former]))")
-        expect(answer).to_be_visible(timeout=PATIENCE)
+        expect(answer).to_be_visible()
 
     def tab(self, name: str) -> None:
         tab = self.page.get_by_role("tab", name=name)
