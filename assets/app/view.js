@@ -307,6 +307,12 @@ function partTitle(part) { // numbered where its label has several
   return same.length > 1 ? `${label} ${same.indexOf(part) + 1}` : label;
 }
 
+function drawHeadline() { // its figures are of the whole answer, so it says what is taken out
+  const out = removed.size ? ` ${removed.size} part${removed.size > 1 ? "s" : ""} taken out.` : "";
+  headline.title = view.message + out;
+  headline.textContent = headline.title.replaceAll(" %", "\u00a0%");
+}
+
 function drawParts() {
   partList.replaceChildren(...(revealed ? view.parts : []).map((part, i) => {
     const item = make("li", removed.has(i) ? "removed" : ""), name = make("button", "t4s-part"), keep = make("input");
@@ -325,6 +331,7 @@ function drawParts() {
     keep.addEventListener("change", () => {
       if (keep.checked) removed.delete(i); else removed.add(i);
       item.classList.toggle("removed", !keep.checked);
+      drawHeadline();
       hoveredPart = -1; // the pointer is on it still, but now the whole mask is of interest
       paint();
       trigger("select", { removed: [...removed] });
@@ -380,14 +387,13 @@ function show() {
   ["Raw text", "Descriptor grid", "Refined mask"].forEach((title, i) => {
     all("h2")[i].textContent = view.photo || view.sample ? title : ["Text", "Grid", "Mask"][i];
   });
-  headline.textContent = view.message.replaceAll(" %", "\u00a0%");
-  headline.title = view.message;
   headline.dataset.kind = view.kind;
   for (const image of all(".t4s-photo")) {
     if (view.photo && image.src !== view.photo) image.src = view.photo;
     image.hidden = !view.photo;
   }
   removed = new Set(view.removed || []);
+  drawHeadline();
   chosenPart = hoveredPart = -1;
   revealed = !view.hidden;
   threshold.value = Math.round(100 * view.threshold);

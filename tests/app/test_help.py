@@ -87,6 +87,7 @@ def test_parts_are_singled_out_and_taken_out_of_mask_and_download(
     expect(parts.first.get_by_role("button")).to_have_attribute("aria-pressed", "true")
     frame.click(position=place)
     parts.first.get_by_role("checkbox").uncheck()
+    expect(page.locator("#panels .t4s-headline")).to_contain_text("sure. 1 part taken out.")
     after = canvas.evaluate(PAINTED)
     assert canvas.evaluate(PAINTED_FULLY) > 0.9 * after  # the pointer dims nothing that stays
     assert after < before / 2  # the larger of two cats went
