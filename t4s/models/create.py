@@ -42,7 +42,8 @@ def fresh(
     """
     torch.manual_seed(seed)
     processor = architecture.processor(names, grid)
-    model = architecture.model(processor, grid, width=width, layers=layers, heads=width // 32)
+    body = architecture.body_of(tower) if tower else architecture.DEFAULT_BODY
+    model = architecture.model(processor, grid, width=width, layers=layers, heads=width // 32, body=body)
     if tower:
         name_head.load(model, processor.tokenizer, tower)
     side = image_size or grid[0] * architecture.PATCH

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel
 from t4s.assets import asset
 from t4s.errors import CheckpointError
 from t4s.models.efficientnet import STAGES, imagenet_weights, load_imagenet, pad_same, same_kernel
+from t4s.models import create
 from t4s.models.tiny import architecture, name_head
 from t4s.models.tiny.name_head import NameHead
 from t4s.models.tiny.vision_tower import POSITION_SCALE, LiteTower, LiteTowerConfig, fold_towers, position_waves
@@ -240,6 +241,19 @@ def test_a_lesson_gives_words_the_vectors_of_what_they_name(processor, tmp_path)
         assert torch.equal(after[other_word], after[bare])
     typical = model.model.multi_modal_projector(torch.randn(64, 32)).pow(2).mean().sqrt()
     assert 0.3 < typical < 0.8
+
+
+@pytest.mark.parametrize("body", ["lite0", "lite2"])
+def test_a_fresh_model_has_the_body_of_its_tower(body, tmp_path):
+    tower = LiteTower(LiteTowerConfig(body=body))
+    tower.save_pretrained(tmp_path)
+    NameHead(256, 32, ["dog"]).save(tmp_path, torch.randn(8, 256))
+    model = create.fresh(["dog"], (16, 16), width=32, layers=1, seed=0, tower=tmp_path).model
+    assert model.config.vision_config.body == body
+    loaded = model.model.vision_tower.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in tower.state_dict().items())
+    with pytest.raises(CheckpointError, match="train-tower"):
+        create.fresh(["dog"], (16, 16), width=32, layers=1, seed=0, tower=tmp_path / "none")
 
 
 def test_a_lesson_for_another_width_is_refused(processor, tmp_path):

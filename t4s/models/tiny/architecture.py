@@ -154,6 +154,13 @@ def set_image_size(side: int, model: LlavaForConditionalGeneration, processor: L
     model.config.vision_config.image_size = side
 
 
+def body_of(folder: Path) -> str:
+    """The body of the tower that `t4s train-tower` wrote. Raises CheckpointError if it is missing."""
+    if not (Path(folder) / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json: train a tower with t4s train-tower --out {folder}.")
+    return LiteTowerConfig.from_pretrained(folder).body
+
+
 def load_tower(model: LlavaForConditionalGeneration, folder: Path) -> None:
     """Load the tower that `t4s train-tower` wrote. Raises CheckpointError if it is missing or does not fit."""
     from safetensors.torch import load_file
