@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModel
 
 from t4s.assets import asset
 from t4s.errors import CheckpointError
-from t4s.models.efficientnet import STAGES, imagenet_weights, load_imagenet, pad_same, same_kernel
 from t4s.models import create
+from t4s.models.efficientnet import STAGES, imagenet_weights, load_imagenet, pad_same, same_kernel
 from t4s.models.tiny import architecture, name_head
 from t4s.models.tiny.name_head import NameHead
 from t4s.models.tiny.vision_tower import POSITION_SCALE, LiteTower, LiteTowerConfig, fold_towers, position_waves
