@@ -30,8 +30,9 @@ CLASS_SEPARATOR = ", "
 
 # --- phrases as people type them
 
-_PLAIN_QUOTES = str.maketrans(dict.fromkeys("‘’‚‛`´", "'") | dict.fromkeys("“”„‟«»", '"'))
-_INVISIBLE = str.maketrans(dict.fromkeys("\u00ad\u200b\u200e\u200f\u2060\ufeff"))  # soft hyphens, marks of width 0
+_PLAIN = str.maketrans(dict.fromkeys("‘’‚‛`´", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–—―−", "-"))
+# Soft hyphens, marks of width 0, variants of pictographs.
+_INVISIBLE = str.maketrans(dict.fromkeys("\u00ad\u200b\u200e\u200f\u2060\ufeff\ufe0e\ufe0f"))
 _QUOTES = "'\""
 _CLOSING = ".,;:!?…。、，；：！？．"
 _DETERMINER = r"(?:the|an?|all|every|each|any|some|both|this|that|these|those|my|your|our|his|her|their)"
@@ -51,6 +52,7 @@ _OPENINGS = tuple(
         rf"(?= {_DETERMINER} .)",
         r"where(?: is|'?s| are|'re| (?:can|do) (?:i|we|you) (?:find|see))",
         rf"(?:is|are) there|(?:do|can) you see|(?:there(?: is|'?s| are)|i see)(?= {_DETERMINER} .)",
+        rf"(?:it'?s|it is|this is|that'?s|(?:(?:the|an?) )?(?:photo|picture|image) of)(?= {_DETERMINER} .)",
         r"(?:which|what) pixels (?:are|show|belong to)|which one is",
         r"(?:(?:the|an?) )?(?:(?:segmentation|binary) )?(?:mask|outline|segmentation|pixels) (?:of|for|on|around|over)"
         rf"(?= {_DETERMINER} .)",
@@ -63,13 +65,13 @@ _ENDINGS = re.compile(
     r"|(?:in|on|of|from) (?:the|this|that|my) (?:image|photo|photograph|picture|pic))$"
 )
 _ALL_OF = re.compile(r"^all (?:of )?(?:the|my|your|our|his|her|their|these|those) (?=.)")
-_ARTICLE = re.compile(r"^(?:the|an?|this|that|these|those|my|your|our|his|her|their|some|any) (?=.)")
+_ARTICLES = re.compile(r"^(?:(?:the|an?|this|that|these|those|my|your|our|his|her|their|some|any) (?=.))+")
 
 
 def clean(phrase: str) -> str:
-    """A phrase without what typing leaves in it: Unicode NFC, plain quotes, single spaces, none at the ends, no closing
-    punctuation, no quotes around all of it. A phrase of nothing else is kept."""
-    text = unicodedata.normalize("NFC", phrase).translate(_PLAIN_QUOTES).translate(_INVISIBLE)
+    """A phrase without what typing leaves in it: Unicode NFC, plain quotes and hyphens, single spaces, none at the
+    ends, no closing punctuation, no quotes around all of it. A phrase of nothing else is kept."""
+    text = unicodedata.normalize("NFC", phrase).translate(_PLAIN).translate(_INVISIBLE)
     text = " ".join(text.split())
     while shorter := _one_shorter(text):
         text = shorter
@@ -86,15 +88,30 @@ def _one_shorter(text: str) -> str:
 
 
 def normalize(phrase: str) -> str:
-    """A phrase as `clean` leaves it, in lower case, without the words of a request around it and without its article.
+    """A phrase as `clean` leaves it, in lower case, of plain letters and spaces, without the words of a request around
+    it and without its article.
 
-    "Please segment the Dog in this photo!" → "dog"; "Where is my dog?" → "dog"; "all of the dogs" → "all dogs". Words
-    are taken off only before others: "find", "the" and "everything" stay.
+    "Please segment the Dog in this photo!" → "dog"; "Where is my dog?" → "dog"; "all of the dogs" → "all dogs";
+    "#ｄｏｇ" → "dog". Words are taken off only before others: "find", "the" and "everything" stay.
     """
-    text = clean(unicodedata.normalize("NFC", phrase.lower()))
+    text = clean(_plain(phrase))
     while (shorter := clean(_without_request(text))) != text:
         text = shorter
-    return _ARTICLE.sub("", _ALL_OF.sub("all ", text, count=1), count=1)
+    return _bare(_ARTICLES.sub("", _bare(_ALL_OF.sub("all ", text, count=1))))
+
+
+def _plain(phrase: str) -> str:
+    """In lower case and Unicode NFKC, without pictographs and invisible characters, "_" being a space; as it is, if
+    nothing is left."""
+    text = unicodedata.normalize("NFKC", phrase.lower().replace("_", " ")).translate(_PLAIN)
+    plain = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Cs", "So", "Sk"))
+    return plain if plain.strip() else phrase
+
+
+def _bare(text: str) -> str:
+    """Without marks, brackets and symbols at both ends; as it is, if it is nothing else."""
+    marks = "".join(char for char in set(text) if unicodedata.category(char)[0] in "PSZ")
+    return text.strip(marks) or text
 
 
 def _without_request(text: str) -> str:

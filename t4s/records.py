@@ -87,7 +87,9 @@ class Prediction:
                 empty answer; similarity, of the photo's cells to the name; nearest, the taught names that
                 an unknown word may have meant; unknown, the untaught names of a class list;
                 read_as, {word or phrase: the taught one asked in its place};
-                ignored, words of a phrase that the checkpoint was not taught and that were not asked
+                ignored, words of a phrase that the checkpoint was not taught and that were not asked;
+                alike, names of a class list that mean the same to it, in groups; either, the things
+                that a phrase lists, which are drawn as one
     status      "found", "absent", "unsure" or "unknown word"; by default what `present` says
     asked       what the model was asked for the query: its labels in text, grid and masks; by default the query
     """

@@ -5,11 +5,12 @@
     is_taught("the dog on the left", names)        # True: its head noun is one of the names a checkpoint was taught
     nearest("hrose", names)                        # ("horse",): by spelling, and by meaning where the word is known
     reading("the guy on the left", names)          # "the person on the left": a taught name for a word that is none
+    respelled("a pair of wine-glasses", names)     # "wine glasses": as the names are spelled
     understood("the green dog on the left", names)   # "the dog on the left", without ("green",)
 
 words         names: plurals, other words for them, and what is a kind of what
 taught        what a checkpoint knows of a phrase, by the names that it was taught
-phrases       what is left of a phrase when only what training says beside names is kept
+phrases       what is left of a phrase when only what training says beside names is kept, as the names are spelled
 lexicon.json  the data of all three; it says where its words come from
 
 An entry of `words` in `lexicon.json` has, where they differ from none: `plural` (if irregular), `synonyms` (training
@@ -18,7 +19,7 @@ of what this name also means). Its `phrases` are what else training says: `befor
 the left"), and the words that turn what follows into its opposite (`excluding`).
 """
 
-from t4s.lexicon.phrases import Understood, understood, with_article
+from t4s.lexicon.phrases import Understood, listed, respelled, understood, with_article
 from t4s.lexicon.taught import (
     MOST_NEAREST,
     Reading,
@@ -64,9 +65,11 @@ __all__ = [
     "homes",
     "is_english",
     "is_taught",
+    "listed",
     "nearest",
     "plural",
     "reading",
+    "respelled",
     "taught_name",
     "taught_words",
     "understood",

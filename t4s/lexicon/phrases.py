@@ -5,17 +5,57 @@ from __future__ import annotations
 import itertools
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
-from t4s.lexicon.taught import EXCLUDING, LONGEST_NAME, bare, head_words, reading, taught_name, taught_words, tokens
-from t4s.lexicon.words import LATIN, PHRASES, homes
+from t4s.lexicon.taught import (
+    BEHIND,
+    EXCLUDING,
+    LONGEST_NAME,
+    all_words,
+    bare,
+    head_words,
+    reading,
+    taught_name,
+    taught_words,
+    tokens,
+)
+from t4s.lexicon.words import COLOURS, LATIN, PHRASES, homes
 
 # {as it is typed: as training says it}, the longest first
 _BEFORE: dict[str, str] = PHRASES["before"]
 _AFTER: dict[str, str] = dict(sorted(PHRASES["after"].items(), key=lambda pair: -len(pair[0].split())))
-_AND = re.compile(r"\s*[,;&]\s*(?:and\s+)?|\s+and\s+")
+_AND = re.compile(r"\s*[,;&/+]\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+|\.\s+")
+_QUANTITY = re.compile(rf"(?:(?:the|an?) )?(?:{'|'.join(PHRASES['quantities'])}) of (?=.)")
+_REQUEST = re.compile(rf"(?:{'|'.join(PHRASES['requests'])}) (?=.)")
 _NUMBERED = frozenset("all every each any both everything one two three".split())
+
+
+def respelled(phrase: str, names: Sequence[str]) -> str:
+    """A phrase without a quantity or a verb before its name, each word as the names that a checkpoint was taught spell
+    it: "a flock of birds" → "birds", "show cat" → "cat", "motor bike" → "motorbike", "wine-glass" → "wine glass".
+
+    Changed is only what makes a word of these names, or one of the same meaning; without names nothing is.
+    """
+    known = all_words(tuple(names))
+    words = [_spelled(word, known) for word in phrase.split()]
+    for at in range(len(words) - 1):
+        pair = words[at : at + 2]
+        apart = " ".join(pair) in homes() or not BEHIND.isdisjoint(pair)  # "the bra in the corner"
+        if not apart and "".join(pair) in known:
+            words[at : at + 2] = ["", "".join(pair)]
+    spelled = " ".join(filter(None, words))
+    for superfluous in (_QUANTITY, _REQUEST):
+        shorter = superfluous.sub("", spelled, count=1) if superfluous.match(spelled) else spelled
+        if spelled not in known and _knows(shorter, names):
+            spelled = shorter
+    return spelled
+
+
+def _spelled(word: str, known: Set[str]) -> str:
+    """A word with hyphens as one of the `known` is written, with spaces or in one; else as it is."""
+    spellings = (word, word.replace("-", " "), word.replace("-", ""))
+    return next((spelling for spelling in spellings if spelling in known), word)
 
 
 class Understood(NamedTuple):
@@ -33,19 +73,18 @@ def understood(phrase: str, names: Sequence[str]) -> Understood:
     "without a hat". Any other phrase, and every phrase without names, is kept whole.
     """
     words, taught = tokens(phrase), taught_words(tuple(names))
-
-    def knows(part: str) -> bool:
-        return taught_name(part, names) is not None or reading(part, names) is not None
-
-    if not names or not knows(phrase) or bare(" ".join(words)) in taught:
+    if bare(" ".join(words)) in taught:
         return Understood(phrase)
-    parts = _AND.split(phrase)
-    if len(parts) > 1 and all(map(knows, parts)):
-        found = [understood(part, names) for part in parts]
+    parts = listed(phrase, names)
+    if len(parts) > 1:
+        found = [understood(part, names) if _knows(part, names) else Understood("", (bare(part),)) for part in parts]
         return Understood(
-            " and ".join(part.phrase for part in found), tuple(word for part in found for word in part.ignored)
+            " and ".join(part.phrase for part in found if part.phrase),
+            tuple(word for part in found for word in part.ignored),
         )
-    start, end = _noun_place(words, taught)
+    if not _knows(phrase, names):
+        return Understood(phrase)
+    start, end = _noun_place(words, names)
     first = [word in _BEFORE and not (at and word == "the") for at, word in enumerate(words[:start])]
     pieces = [(known, _BEFORE.get(word, word)) for known, word in zip(first, words, strict=False)]
     pieces.append((True, " ".join(words[start:end])))
@@ -61,15 +100,34 @@ def understood(phrase: str, names: Sequence[str]) -> Understood:
     return Understood(" ".join(text for known, text in runs if known), tuple(text for known, text in runs if not known))
 
 
+def _knows(phrase: str, names: Sequence[str]) -> bool:
+    return bool(names) and (taught_name(phrase, names) is not None or reading(phrase, names) is not None)
+
+
+def listed(phrase: str, names: Sequence[str]) -> list[str]:
+    """The phrases that a phrase lists, with commas, "and" or "or": each is about a thing of its own, and one at least
+    about a thing that a checkpoint knows. The phrase alone, if it lists none: "the black and white cat", "a man in a
+    suit and tie"."""
+    parts = _AND.split(phrase)
+    if not any(_knows(part, names) for part in parts) or not all(head_words(part, names) for part in parts):
+        return [phrase]
+    for part, following in itertools.pairwise(parts):
+        colours = bare(part) in COLOURS and following.partition(" ")[0] in COLOURS
+        further = understood(part, names).ignored[-1:] if _knows(part, names) else ()
+        if colours or (further and further[0].partition(" ")[0] in BEHIND):
+            return [phrase]
+    return parts
+
+
 def _begins(words: list[str], place: list[str]) -> bool:
     """True if the words begin with a place that is the thing's own: "on the left", and not "on the left horse"."""
     following = words[len(place) :]
     return words[: len(place)] == place and not (following and following[0] in homes())
 
 
-def _noun_place(words: list[str], taught: Mapping[str, str]) -> tuple[int, int]:
+def _noun_place(words: list[str], names: Sequence[str]) -> tuple[int, int]:
     """Where the noun of a phrase begins and ends, of its words; all of them if it has none."""
-    head = head_words(" ".join(words))
+    head, taught = head_words(" ".join(words), names), taught_words(tuple(names))
     for length in range(min(LONGEST_NAME, len(head)), 0, -1):
         for start in range(len(words) - length + 1):
             noun = " ".join(head[-length:])
@@ -82,6 +140,6 @@ def with_article(phrase: str, names: Sequence[str] = ()) -> str:
     """A phrase that says more than a name, with an article, as training asks it: "dog on the left" → "the dog on the
     left". A name stays bare ("potted plant", "top hat"), and so does what has a number ("all dogs", "two dogs")."""
     words, taught = phrase.split(), taught_words(tuple(names))
-    is_name = " ".join(head_words(phrase)) == phrase or phrase in homes() or phrase in taught
+    is_name = " ".join(head_words(phrase, names)) == phrase or phrase in homes() or phrase in taught
     takes_article = len(words) > 1 and words[0] not in _NUMBERED | EXCLUDING and LATIN.fullmatch(phrase)
     return f"the {phrase}" if takes_article and not is_name else phrase

@@ -6,7 +6,7 @@ import difflib
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import NamedTuple
 
 from t4s.lexicon.words import (
@@ -26,7 +26,7 @@ from t4s.lexicon.words import (
 
 _ARTICLE = re.compile(r"^(?:the|an?|all|every) ")
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_BEHIND, EXCLUDING, _SIDES = (frozenset(PHRASES[kind]) for kind in ("behind", "excluding", "sides"))
+BEHIND, EXCLUDING, _SIDES = (frozenset(PHRASES[kind]) for kind in ("behind", "excluding", "sides"))
 _MODIFIERS = frozenset((*PHRASES["modifiers"], *COLOURS))
 LONGEST_NAME = 4  # words of a name
 SPELLED_ALIKE = 0.75  # difflib's ratio from which a word may be a misspelling of another
@@ -45,6 +45,8 @@ def taught_words(names: tuple[str, ...]) -> dict[str, str]:
     synonyms, and the hypernyms of several of them."""
     words: dict[str, str] = {}
     for name in names:
+        words.setdefault(plural(name.lower()), name)
+    for name in names:
         for word in (*words_for(name), *map(plural, SYNONYMS.get(name, ()))):
             words.setdefault(word, name)
     for kind, members in HYPERNYMS.items():
@@ -53,23 +55,51 @@ def taught_words(names: tuple[str, ...]) -> dict[str, str]:
     return words | {name.lower(): name for name in names}
 
 
-def head_words(phrase: str) -> list[str]:
+def head_words(phrase: str, names: Sequence[str] = ()) -> list[str]:
     """The words of a phrase's head noun and of what says which kind it is, in lower case.
 
     "The two black swans on the water" → ["swans"]; "a horse rider wearing a hat" → ["horse", "rider"]. None where the
     noun is not what is meant: "all but the dog", "no dogs", "behind the dog", "the top of the dog".
+
+    names: those that a checkpoint was taught. What they are called stays whole ("front bumper" is no bumper), and a
+    name that is an adjective too is the noun where no other follows ("the big orange").
     """
+    known = all_words(tuple(names))
     head: list[str] = []
-    for before, word in itertools.pairwise(("", *tokens(phrase))):
+    adjective = ""
+    for before, word in itertools.pairwise(("", *_units(tokens(phrase), known))):
         describes = word.endswith(("ing", "ed")) and word not in homes()
-        if head and (word in _BEHIND or word in EXCLUDING or describes):
+        joins = word in ("and", "or", "of")
+        if (head or (adjective and not joins)) and (word in BEHIND or word in EXCLUDING or describes):
             break
-        leads_on = word in ("and", "or") or (word == "of" and before not in _SIDES)  # "black or white", "one of the"
-        if word in EXCLUDING or (word in _BEHIND and word not in _MODIFIERS and not leads_on):
+        leads_on = joins and not (word == "of" and before in _SIDES)  # "black or white", "one of the"
+        if word in EXCLUDING or (word in BEHIND and word not in _MODIFIERS and not leads_on):
             return []
+        adjective = word if word in _MODIFIERS and word in known else ""
         if word not in _MODIFIERS and not leads_on:
-            head.append(word)
-    return head
+            head += word.split()
+    return head or adjective.split()
+
+
+@functools.lru_cache(maxsize=8)
+def all_words(names: tuple[str, ...]) -> frozenset[str]:
+    """All that things of these names are called: what was taught, and the lexicon's other words of the same meaning."""
+    taught = taught_words(names)
+    meant = set(taught.values())
+    return frozenset(taught).union(word for word, home in homes().items() if home in meant)
+
+
+def _units(words: list[str], known: Set[str]) -> Iterator[str]:
+    """The words; those that are a known one together as one text, or one of the lexicon's that ends with an adjective
+    ("street light")."""
+    at = 0
+    while at < len(words):
+        for length in range(min(LONGEST_NAME, len(words) - at), 0, -1):
+            text = " ".join(words[at : at + length])
+            if length == 1 or text in known or (text in homes() and words[at + length - 1] in _MODIFIERS):
+                break
+        yield text
+        at += length
 
 
 def tokens(phrase: str) -> list[str]:
@@ -82,7 +112,7 @@ def taught_name(phrase: str, names: Sequence[str]) -> str | None:
     whole = bare(" ".join(phrase.lower().split()))
     if whole in words:
         return words[whole]
-    head = head_words(phrase)
+    head = head_words(phrase, names)
     for length in range(min(LONGEST_NAME, len(head)), 0, -1):
         ending = " ".join(head[-length:])
         if ending in words:
@@ -115,7 +145,7 @@ def reading(phrase: str, names: Sequence[str]) -> Reading | None:
     """
     if is_taught(phrase, names):
         return None
-    head = head_words(phrase)
+    head = head_words(phrase, names)
     endings = [" ".join(head[-length:]) for length in range(min(LONGEST_NAME, len(head)), 0, -1)]
     word = next((ending for ending in endings if ending in homes()), "")
     name = _stand_in(word, set(taught_words(tuple(names)).values()))
@@ -142,8 +172,9 @@ def nearest(word: str, taught: Iterable[str]) -> tuple[str, ...]:
 
     By meaning where the lexicon has the word ("seagull" → bird), else by spelling ("hrose" → horse).
     """
-    words = taught_words(tuple(taught))
-    phrase = " ".join(head_words(word)) or word.lower().strip()
+    names = tuple(taught)
+    words = taught_words(names)
+    phrase = (" ".join(head_words(word, names)) or word.lower().strip()).removesuffix("'s")
     known = next((part for part in (phrase, phrase.rpartition(" ")[2]) if part in homes()), None)
     found = _by_meaning(known, tuple(dict.fromkeys(words.values()))) if known else _by_spelling(phrase, words)
     return tuple(dict.fromkeys(found))[:MOST_NEAREST]
@@ -152,12 +183,14 @@ def nearest(word: str, taught: Iterable[str]) -> tuple[str, ...]:
 def _by_spelling(word: str, words: dict[str, str]) -> list[str]:
     """The names of words spelled alike; of equally alike ones, those of the same letters first, then names."""
     alike = difflib.get_close_matches(word, list(words), 2 * MOST_NEAREST, SPELLED_ALIKE)
+    letters = sorted(word)
+    swapped = [other for other in words if sorted(other) == letters and other[:1] == word[:1]]  # "dgo" → "dog"
 
     def unlike(match: str) -> tuple[float, bool, bool]:
         ratio = difflib.SequenceMatcher(None, match, word).ratio()
         return -round(ratio, 3), sorted(match) != sorted(word), words[match] != match
 
-    return [words[match] for match in sorted(alike, key=unlike)]
+    return [words[match] for match in sorted(dict.fromkeys([*swapped, *alike]), key=unlike)]
 
 
 def _by_meaning(word: str, names: Sequence[str]) -> list[str]:

@@ -116,20 +116,27 @@ def akin(name: str, other: str) -> bool:
 
 @functools.cache
 def homes() -> dict[str, str]:
-    """{word: its entry}, for entries, plurals, synonyms and variants; where two claim a word, the entry itself wins."""
+    """{word: its entry}, for entries, plurals, synonyms and variants. Where two claim a word, the entry itself wins,
+    unless it says nothing or is a kind of the other one: "child" means "person", which has it as a variant."""
     homes: dict[str, str] = {}
     for word, entry in _ENTRIES.items():
         for other in (*entry.get("synonyms", ()), *entry.get("variants", ())):
             for form in (other, plural(other)):
                 homes.setdefault(form, word)
+    for word, entry in _ENTRIES.items():
+        if "hypernyms" in entry and homes.get(word) not in entry["hypernyms"]:
+            homes[word] = word
+        homes.setdefault(word, word)
     for word in _ENTRIES:
-        homes.setdefault(plural(word), word)
-    return homes | {word: word for word in _ENTRIES}
+        homes.setdefault(plural(word), homes[word])
+    return homes
 
 
 def is_singular(word: str) -> bool:
     """True if a word of the lexicon is an entry or another word for one as it stands, and not only in the plural."""
     home = homes()[word]
+    if word.endswith("s") and homes().get(word[:-1]) == home:  # "persons"
+        return False
     return word in (home, *_ENTRIES[home].get("synonyms", ()), *_ENTRIES[home].get("variants", ()))
 
 

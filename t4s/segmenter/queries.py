@@ -77,25 +77,32 @@ def check_names(names: Sequence[str], config: CheckpointConfig | None = None) ->
 
 def clean_query(phrase: str, config: CheckpointConfig | None = None) -> str:
     """A phrase as a label, without what typing leaves in it (`prompts.clean`); for a checkpoint that says so, a name
-    alone or a phrase with an article, without the words of a request (`prompts.normalize`, `lexicon.with_article`).
+    alone or a phrase with an article, without the words of a request, as the names are spelled that it was taught
+    (`prompts.normalize`, `lexicon.respelled`, `lexicon.with_article`).
 
     Raises QueryError if nothing is left.
     """
     label = codec.clean_label(phrase)
     if config is None or not config.normalize_queries:
         return codec.clean_label(prompts.clean(label))
-    return codec.clean_label(lexicon.with_article(prompts.normalize(label), config.names))
+    phrase = lexicon.respelled(prompts.normalize(label), config.names)
+    return codec.clean_label(lexicon.with_article(phrase, config.names))
 
 
 def in_taught_words(label: str, config: CheckpointConfig | None) -> str:
-    """The label with a noun that the checkpoint was not taught replaced by a name that stands for it, if one does; for
-    a checkpoint that says so, without the other words that it was not taught (`untaught_words`)."""
+    """The label with each noun that the checkpoint was not taught replaced by a name that stands for it, if one does;
+    for a checkpoint that says so, without the other words that it was not taught (`untaught_words`)."""
     if config is None:
         return label
     if config.drop_untaught_words and (kept := lexicon.understood(label, config.names).phrase) != label:
         label = clean_query(kept, config)
-    reading = lexicon.reading(label, config.names)
-    return label if reading is None else clean_query(reading.phrase, config)
+    parts = lexicon.listed(label, config.names)
+    readings = [lexicon.reading(part, config.names) for part in parts]
+    if not any(readings):
+        return label
+    put = [part if reading is None else reading.phrase for part, reading in zip(parts, readings, strict=True)]
+    different = {lexicon.bare(phrase): phrase for phrase in reversed(put)}  # "van, taxi": one car
+    return clean_query(" and ".join(reversed(different.values())), config)
 
 
 def untaught_words(label: str, config: CheckpointConfig) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from t4s import lexicon
@@ -43,6 +44,8 @@ def with_status(prediction: Prediction, config: CheckpointConfig) -> Prediction:
 
     nearest  the taught names that an unknown word may have meant
     unknown  of a class list with names that it was taught, the others
+    alike    of a class list, the names that mean the same to it, in groups
+    either   the things that a phrase lists: they are drawn as one
     read_as  {word: the taught one that was asked in its place}, of words that the checkpoint was not taught
     ignored  the words of a phrase that it was not taught and that were left out of the question
     """
@@ -62,12 +65,18 @@ def with_status(prediction: Prediction, config: CheckpointConfig) -> Prediction:
     )
     if status == "unknown word":
         stats["nearest"] = list(dict.fromkeys(word for name in names for word in lexicon.nearest(name, config.names)))
-    elif unknown := [name for name in names if not _is_known(name, config)]:
+    elif unknown := [name for name in names if not (_is_known(name, config) and _is_known(asked[name], config))]:
         stats["unknown"] = unknown
+    if alike := _alike(asked, config):
+        stats["alike"] = alike
+    if isinstance(prediction.asked, str) and len(things := lexicon.listed(prediction.asked, config.names)) > 1:
+        stats["either"] = [lexicon.bare(thing) for thing in things]
     return replace(prediction, status=status, stats=stats)
 
 
 def _is_known(name: str, config: CheckpointConfig) -> bool:
+    if config.drop_untaught_words:
+        name = lexicon.understood(name, config.names).phrase
     if lexicon.is_taught(name, config.names):
         return True
     reading = lexicon.reading(name, config.names)
@@ -75,12 +84,26 @@ def _is_known(name: str, config: CheckpointConfig) -> bool:
 
 
 def _is_read(name: str, asked: str, config: CheckpointConfig) -> bool:
-    """True if another noun was asked in place of the name's own."""
-    return name != asked and lexicon.reading(name, config.names) is not None
+    """True if another noun was asked in place of one of the name's own."""
+    parts = lexicon.listed(name, config.names)
+    return name != asked and any(lexicon.reading(part, config.names) is not None for part in parts)
+
+
+def _alike(asked: Mapping[str, str], config: CheckpointConfig) -> list[list[str]]:
+    """The names of a list that are words for one thing to the checkpoint: "man" and "woman"."""
+    taught = lexicon.taught_words(config.names)
+    groups: dict[str, list[str]] = {}
+    for name, word in asked.items():
+        reading = lexicon.reading(word, config.names)
+        word = reading.phrase if reading is not None and reading.same else word
+        if word in taught:
+            groups.setdefault(taught[word], []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def explain(prediction: Prediction) -> str:
-    """Sentences about an answer that is unsure or about words that were not taught; an empty text for any other."""
+    """Sentences about an answer that is unsure, or whose words were not taught or mean less than they seem to; an empty
+    text for any other."""
     sentences = []
     read_as, ignored = prediction.stats.get("read_as", {}), prediction.stats.get("ignored", ())
     if prediction.status == "unknown word":
@@ -95,16 +118,22 @@ def explain(prediction: Prediction) -> str:
     if ignored:
         words = " or ".join(map(repr, ignored))
         asked = ", ".join(repr(lexicon.bare(name)) for name in names_of(prediction.asked))
-        sentences.append(f"The checkpoint was not taught {words}; it was asked for any {asked}.")
+        sentences.append(f"The checkpoint did not understand {words}; it was asked for any {asked}.")
     elif prediction.status == "unsure":
         likeness = prediction.stats.get("similarity")
         further = "" if likeness is None else f", and the photo's similarity to the name {likeness:.2f}"
         sentences.append(f"The checkpoint is not sure of this answer: its score is {prediction.score:.2f}{further}.")
+    for group in prediction.stats.get("alike", ()):
+        sentences.append(f"{' and '.join(map(repr, group))} mean the same to this checkpoint.")
+    if (either := prediction.stats.get("either")) and prediction.present:
+        things = " or ".join(map(repr, either))
+        sentences.append(f"This is everything of {things}; ask for each alone to know which of them is there.")
     return " ".join(sentences)
 
 
 def _unknown(prediction: Prediction) -> str:
-    typed = ", ".join(names_of(prediction.query))
-    nearest = prediction.stats.get("nearest")
+    names, nearest = names_of(prediction.query), prediction.stats.get("nearest")
+    typed = " and ".join(map(repr, names))
     closing = f"; nearest: {', '.join(nearest)}." if nearest else "."
-    return f"{typed!r} is not a word this checkpoint was taught{closing}"
+    said = "is not a word" if len(names) == 1 else "are no words"
+    return f"{typed} {said} this checkpoint was taught{closing}"

@@ -78,7 +78,7 @@ def _taught(dataset: Any, known: Sequence[str]) -> set[str] | None:
         return set(dataset.names)
     if not hasattr(dataset, "phrases"):
         return None
-    heads = {" ".join(lexicon.head_words(phrase)) or phrase for phrase in dataset.phrases()}
+    heads = {" ".join(lexicon.head_words(phrase, known)) or phrase for phrase in dataset.phrases()}
     return {head for head in heads if not lexicon.is_taught(head, known)}
 
 

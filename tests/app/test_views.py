@@ -140,18 +140,30 @@ def test_the_headline_says_what_was_read_as_what(segmenter: stand_in.StandIn):
     assert "read" not in views.headline(found)[1]
 
 
-def test_the_headline_says_which_words_were_not_taught(segmenter: stand_in.StandIn):
+def test_the_headline_says_which_words_were_left_out(segmenter: stand_in.StandIn):
     found = segmenter(CATS, "cat")
     stats = found.stats | {"ignored": ["green", "with a hat"]}
     kind, sentence = views.headline(replace(found, query="green cat with a hat", status="unsure", stats=stats))
     assert kind == "unsure" and sentence.startswith("Drawn for “cat” alone: ")
-    assert sentence.endswith(" The model was not taught “green” or “with a hat”.")
+    assert sentence.endswith(" The model did not understand “green” or “with a hat”.")
     listed = replace(
         found, query=["cat", "unicorn"], asked=("cat", "unicorn"), stats=found.stats | {"unknown": ["unicorn"]}
     )
     assert views.headline(listed)[1].endswith(" The model was not taught “unicorn”.")
+    assert views.headline(listed)[1].startswith("Found 1 of 2 names")  # whatever was drawn for the other
     placed = replace(found, query="green cat on the left", asked="the cat on the left", status="unsure", stats=stats)
     assert views.headline(placed)[1].startswith("Drawn for “cat on the left” alone: ")
+
+
+def test_the_headline_says_what_is_taken_together(segmenter: stand_in.StandIn):
+    found = segmenter(CATS, "cat")
+    either = replace(found, query="cat, dog", asked="cat and dog", stats=found.stats | {"either": ["cat", "dog"]})
+    assert views.headline(either)[1].endswith(
+        " sure. This is everything of “cat” or “dog”; the tab Everything tells them apart."
+    )
+    stats = found.stats | {"alike": [["man", "woman"]]}
+    alike = replace(found, query=["man", "woman"], asked=("man", "woman"), stats=stats)
+    assert views.headline(alike)[1].endswith(" sure. “man” and “woman” mean the same to this model.")
 
 
 def test_the_headline_does_not_deny_what_the_slider_hides(segmenter: stand_in.StandIn):

@@ -24,7 +24,10 @@ FORMS = (
     "Could you please highlight the {0} in this photo?", "I want the {0}", "I'd like to see the {0}.",
     "Is there a {0} in the picture?", "the mask of the {0}", "Hi, select the {0} for me", "outline the\n{0}",
     "Where can I find the {0}?", "Point out the {0}", "draw a mask around the {0}", "Which one is the {0}?",
-    "Do you see a {0}?", "I'm looking for a {0}", "please, help me find my {0}", "{0}, please",
+    "Do you see a {0}?", "I'm looking for a {0}", "please, help me find my {0}", "{0}, please", "show {0}",
+    "select {0}", "It's a {0}.", "this is the {0}", "a photo of a {0}", "picture of the {0}", "a a {0}", "the the {0}",
+    "#{0}", "- {0}", "({0})", "[{1}]", "¿{0}?", "the '{0}'", "the {0}'", "{0}\\", "{0}_", "{0} 🐾",
+    "🐾 {1}\ufe0f", "{0}\u200d", "\u202e{0}",
 )  # fmt: skip
 PLACES = (
     "the {} on the left", "the {} on the right", "the {} at the top", "the {} at the bottom", "the {} in the middle",
@@ -42,6 +45,19 @@ def test_every_form_asks_for_the_bare_name(form: str):
         typed = form.format(name, name.capitalize(), name.upper())
         query = check_query(typed, EMBEDDED)
         assert query.typed == typed and query.asked == name and query.labels == ("others", name)
+
+
+@pytest.mark.parametrize("typed, asked", [
+    ("hot-dog", "hot dog"),
+    ("hot_dog", "hot dog"),
+    ("potted\u2010plant", "potted plant"),  # a hyphen, one that does not break, and a dash
+    ("t\u2011shirt", "t-shirt"),
+    ("the traffic\u2013light on the left", "the traffic light on the left"),
+    ("motor cycle", "motorcycle"),
+    ("\uff44\uff4f\uff47", "dog"),  # full-width letters
+])  # fmt: skip
+def test_names_are_asked_as_the_checkpoint_spells_them(typed: str, asked: str):
+    assert check_query(typed, EMBEDDED).asked == asked
 
 
 @pytest.mark.parametrize("form", PLACES)
@@ -91,6 +107,9 @@ def test_other_checkpoints_are_asked_what_was_typed_cleaned():
     ("everything but the dog", "everything but the dog"),
     ("zebra crossing", "zebra crossing"),
     ("猫", "猫"),
+    ("🐶", "🐶"),
+    ("the dog and the foal", "the dog and the horse"),
+    ("guy, gentleman", "person"),
 ])  # fmt: skip
 def test_a_word_that_was_not_taught_is_asked_by_the_name_that_stands_for_it(typed: str, asked: str):
     assert check_query(typed, EMBEDDED).asked == asked
@@ -111,6 +130,9 @@ def test_a_word_that_was_not_taught_is_asked_by_the_name_that_stands_for_it(type
     ("not the cat", "not the cat", ()),
     ("everything but the dog", "everything but the dog", ()),
     ("the pink unicorn", "the pink unicorn", ()),
+    ("a unicorn and a dog", "dog", ("unicorn",)),
+    ("left-most dog", "the leftmost dog", ()),
+    ("a crowd of people", "people", ()),
 ])  # fmt: skip
 def test_words_that_were_not_taught_are_left_out_where_the_checkpoint_says_so(typed: str, asked: str, untaught):
     strict = replace(EMBEDDED, drop_untaught_words=True)

@@ -46,6 +46,8 @@ def test_the_decision(names, present, score, status):
     ("behind the cat", "unknown word", []),
     ("everything", "unknown word", []),
     ("green elephant", "absent", ["green"]),
+    ("unicorn and cat", "unsure", ["unicorn"]),
+    ("a cat in a hat and coat", "unsure", ["in a hat and coat"]),
 ])  # fmt: skip
 def test_a_phrase_that_is_understood_in_part_is_not_called_found(segmenter, examples, typed, status, ignored):
     """The embedded checkpoint on two cats. What it was not taught is named, and is not asked."""
@@ -65,6 +67,21 @@ def test_a_list_is_unsure_where_a_name_is_drawn_that_was_understood_in_part(segm
     assert explain(half) == "The checkpoint was not taught 'unicorn' or 'hrose'."
     absent = segmenter.classes(encoded, ["cat", "green elephant"], refine="none")
     assert absent.status == "found" and absent.stats["ignored"] == ["green"]
+
+
+def test_what_a_phrase_or_a_list_takes_together_is_said(segmenter, examples):
+    """A cat alone was called found as "cat and dog", and halves of it as two names."""
+    encoded = segmenter.encode(examples / "two_cats.jpg")
+    both = segmenter(encoded, "cat, dog", refine="none")
+    assert both.stats["either"] == ["cat", "dog"] and "ask for each alone" in explain(both)
+    assert "either" not in segmenter(encoded, "cat", refine="none").stats
+    alike = segmenter.classes(encoded, ["cat", "kitten", "dog"], refine="none")
+    assert alike.stats["alike"] == [["cat", "kitten"]]
+    assert explain(alike) == "'cat' and 'kitten' mean the same to this checkpoint."
+    read = segmenter.classes(encoded, ["person", "guy"], refine="none")
+    assert read.stats["alike"] == [["person", "guy"]]
+    unknown = segmenter.classes(encoded, ["hrose", "qwerty"], refine="none")
+    assert explain(unknown).startswith("'hrose' and 'qwerty' are no words this checkpoint was taught; nearest: horse")
 
 
 def test_a_photo_that_hardly_shows_the_name_makes_unsure():

@@ -28,7 +28,13 @@ def headline(prediction: Prediction) -> tuple[str, str]:
     if not isinstance(prediction.query, str) and len(prediction.query) == 1:  # a list of one is a phrase
         prediction = replace(prediction, query=prediction.query[0], asked=prediction.asked[0])
     kind, sentence = _about_phrase(prediction) if isinstance(prediction.query, str) else _about_list(prediction)
-    more = [_left_out(prediction), _read_as(prediction), _untaught(prediction), _several(prediction)]
+    more = [
+        _left_out(prediction),
+        _read_as(prediction),
+        _untaught(prediction),
+        _alike(prediction),
+        _several(prediction),
+    ]
     return kind, "".join([sentence, *more])
 
 
@@ -58,7 +64,8 @@ def _about_list(prediction: Prediction) -> tuple[str, str]:
     if prediction.status == "unsure":
         return "unsure", f"Some of the {asked} names may be here, but the model is not sure."
     if prediction.present:
-        found = sum(bool(mask.any()) for mask in prediction.masks.values())
+        unknown = prediction.stats.get("unknown", ())
+        found = sum(bool(mask.any()) for name, mask in prediction.masks.items() if name not in unknown)
         return "found", f"Found {found} of {asked} names, {sure}."
     return "absent", f"None of the {asked} names is in this photo ({sure})."
 
@@ -76,10 +83,20 @@ def _left_out(prediction: Prediction) -> str:
 
 
 def _several(prediction: Prediction) -> str:
-    """Where to ask for several things, if a phrase that was not found looks like a list; "" else."""
+    """Where to ask for several things, if a phrase lists some or, not being found, looks like a list; "" else."""
+    either = prediction.stats.get("either")
+    if either and prediction.present:
+        things = " or ".join(f"“{thing}”" for thing in either)
+        return f" This is everything of {things}; the tab Everything tells them apart."
     asked = prediction.asked
     listed = isinstance(asked, str) and any(mark in asked for mark in (",", ";", "\n", " and "))
     return " Several names are for the tab Everything." if listed and prediction.status != "found" else ""
+
+
+def _alike(prediction: Prediction) -> str:
+    """The names of a list that mean the same to the model, as further sentences; "" if there are none."""
+    groups = [" and ".join(f"“{name}”" for name in group) for group in prediction.stats.get("alike", ())]
+    return "".join(f" {group} mean the same to this model." for group in groups)
 
 
 def _read_as(prediction: Prediction) -> str:
@@ -95,10 +112,12 @@ def _read_as(prediction: Prediction) -> str:
 
 
 def _untaught(prediction: Prediction) -> str:
-    """The words and the names of a list that the model was not taught, as a further sentence; "" if there are none."""
-    stats = prediction.stats
-    words = " or ".join(f"“{word}”" for word in (*stats.get("unknown", ()), *stats.get("ignored", ())))
-    return f" The model was not taught {words}." if words else ""
+    """The names of a list that the model was not taught, and the words that it left out, as further sentences."""
+    unknown, ignored = (
+        " or ".join(f"“{word}”" for word in prediction.stats.get(kind, ())) for kind in ("unknown", "ignored")
+    )
+    not_taught = f" The model was not taught {unknown}." if unknown else ""
+    return not_taught + (f" The model did not understand {ignored}." if ignored else "")
 
 
 def suggestions(prediction: Prediction) -> list[str]:
