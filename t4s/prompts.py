@@ -52,7 +52,7 @@ _OPENINGS = tuple(
         rf"(?= {_DETERMINER} .)",
         r"where(?: is|'?s| are|'re| (?:can|do) (?:i|we|you) (?:find|see))",
         rf"(?:is|are) there|(?:do|can) you see|(?:there(?: is|'?s| are)|i see)(?= {_DETERMINER} .)",
-        rf"(?:it'?s|it is|this is|that'?s|(?:(?:the|an?) )?(?:photo|picture|image) of)(?= {_DETERMINER} .)",
+        rf"(?:it'?s|it is|this is|that'?s|(?:an? )?(?:photo|picture|image) of)(?= {_DETERMINER} .)",
         r"(?:which|what) pixels (?:are|show|belong to)|which one is",
         r"(?:(?:the|an?) )?(?:(?:segmentation|binary) )?(?:mask|outline|segmentation|pixels) (?:of|for|on|around|over)"
         rf"(?= {_DETERMINER} .)",
@@ -103,15 +103,19 @@ def normalize(phrase: str) -> str:
 def _plain(phrase: str) -> str:
     """In lower case and Unicode NFKC, without pictographs and invisible characters, "_" being a space; as it is, if
     nothing is left."""
-    text = unicodedata.normalize("NFKC", phrase.lower().replace("_", " ")).translate(_PLAIN)
-    plain = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Cs", "So", "Sk"))
+    text = phrase.translate(_PLAIN).translate(_INVISIBLE)
+    kept = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Cs", "So", "Sk"))
+    plain = unicodedata.normalize("NFKC", kept).lower().replace("_", " ")
     return plain if plain.strip() else phrase
 
 
 def _bare(text: str) -> str:
-    """Without marks, brackets and symbols at both ends; as it is, if it is nothing else."""
-    marks = "".join(char for char in set(text) if unicodedata.category(char)[0] in "PSZ")
-    return text.strip(marks) or text
+    """Without marks, brackets, symbols and invisible characters at both ends; as it is, if it is nothing else, or if a
+    bracket would lose its partner."""
+    marks = "".join(char for char in set(text) if unicodedata.category(char)[0] in "PSZC")
+    shorter = text.strip(marks)
+    whole = all(shorter.count(opening) == shorter.count(closing) for opening, closing in ("()", "[]", "{}"))
+    return shorter if shorter and whole else text
 
 
 def _without_request(text: str) -> str:

@@ -26,8 +26,13 @@ from t4s.lexicon.words import COLOURS, LATIN, PHRASES, homes
 _BEFORE: dict[str, str] = PHRASES["before"]
 _AFTER: dict[str, str] = dict(sorted(PHRASES["after"].items(), key=lambda pair: -len(pair[0].split())))
 _AND = re.compile(r"\s*[,;&/+]\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+|\.\s+")
-_QUANTITY = re.compile(rf"(?:(?:the|an?) )?(?:{'|'.join(PHRASES['quantities'])}) of (?=.)")
+_QUANTITY = re.compile(
+    r"(?:(?:the|an?|one|two|three|some|several|large|big|small|huge|whole) )*"
+    rf"(?:{'|'.join(PHRASES['quantities'])})(?:e?s)? of "
+    r"(?:(?:the|an?|my|your|our|his|her|their|these|those) )?(?=.)"
+)
 _REQUEST = re.compile(rf"(?:{'|'.join(PHRASES['requests'])}) (?=.)")
+_SHADES = frozenset((*COLOURS, "gray", "golden", "silver", "light", "dark", "bright", "pure"))
 _NUMBERED = frozenset("all every each any both everything one two three".split())
 
 
@@ -37,19 +42,26 @@ def respelled(phrase: str, names: Sequence[str]) -> str:
 
     Changed is only what makes a word of these names, or one of the same meaning; without names nothing is.
     """
+    pieces = re.split(f"({_AND.pattern})", phrase)  # every second one is a comma or an "and"
+    return "".join(piece if at % 2 else _respelled(piece, names) for at, piece in enumerate(pieces))
+
+
+def _respelled(phrase: str, names: Sequence[str]) -> str:
+    """The same of a phrase that lists nothing."""
     known = all_words(tuple(names))
     words = [_spelled(word, known) for word in phrase.split()]
     for at in range(len(words) - 1):
         pair = words[at : at + 2]
-        apart = " ".join(pair) in homes() or not BEHIND.isdisjoint(pair)  # "the bra in the corner"
+        # "the bra in the corner" is no brain, and "every body" not everybody.
+        apart = " ".join(pair) in homes() or not BEHIND.isdisjoint(pair) or pair[0] in _NUMBERED
         if not apart and "".join(pair) in known:
             words[at : at + 2] = ["", "".join(pair)]
     spelled = " ".join(filter(None, words))
-    for superfluous in (_QUANTITY, _REQUEST):
-        shorter = superfluous.sub("", spelled, count=1) if superfluous.match(spelled) else spelled
-        if spelled not in known and _knows(shorter, names):
-            spelled = shorter
-    return spelled
+    if spelled in known:
+        return spelled
+    asked = _REQUEST.sub("", spelled, count=1) if _REQUEST.match(spelled) else spelled
+    several = _QUANTITY.sub("", asked, count=1) if _QUANTITY.match(asked) else asked
+    return several if _knows(several, names) else spelled
 
 
 def _spelled(word: str, known: Set[str]) -> str:
@@ -67,14 +79,14 @@ class Understood(NamedTuple):
 
 def understood(phrase: str, names: Sequence[str]) -> Understood:
     """What is left of a phrase about a thing that a checkpoint knows, by name or by `reading`, where only what training
-    says beside names is kept, as it says it: articles, places, sizes, and a second name after "and" or a comma.
+    says beside names is kept, as it says it: articles, places, sizes, and the other names of a list (`listed`).
 
     "the green dog on the left" → "the dog on the left" without "green"; "a guy without a hat" → "a guy" without
     "without a hat". Any other phrase, and every phrase without names, is kept whole.
     """
     words, taught = tokens(phrase), taught_words(tuple(names))
     if bare(" ".join(words)) in taught:
-        return Understood(phrase)
+        return Understood(" ".join(words))
     parts = listed(phrase, names)
     if len(parts) > 1:
         found = [understood(part, names) if _knows(part, names) else Understood("", (bare(part),)) for part in parts]
@@ -105,18 +117,27 @@ def _knows(phrase: str, names: Sequence[str]) -> bool:
 
 
 def listed(phrase: str, names: Sequence[str]) -> list[str]:
-    """The phrases that a phrase lists, with commas, "and" or "or": each is about a thing of its own, and one at least
-    about a thing that a checkpoint knows. The phrase alone, if it lists none: "the black and white cat", "a man in a
-    suit and tie"."""
+    """The phrases that a phrase lists, with "and", "or", or a mark such as a comma: each is about a thing of its own,
+    and one at least about a thing that a checkpoint knows. The phrase alone, if it lists none: "the black and white
+    cat", "a man in a suit and tie"."""
     parts = _AND.split(phrase)
     if not any(_knows(part, names) for part in parts) or not all(head_words(part, names) for part in parts):
         return [phrase]
-    for part, following in itertools.pairwise(parts):
-        colours = bare(part) in COLOURS and following.partition(" ")[0] in COLOURS
-        further = understood(part, names).ignored[-1:] if _knows(part, names) else ()
-        if colours or (further and further[0].partition(" ")[0] in BEHIND):
-            return [phrase]
-    return parts
+    if any(_are_shades(part, following) for part, following in itertools.pairwise(parts)):
+        return [phrase]
+    return [phrase] if len(parts) == 2 and _goes_on(*parts, names) else parts
+
+
+def _are_shades(part: str, following: str) -> bool:
+    """True if they are two colours of one thing: "the light orange", "white cat"."""
+    return _SHADES.issuperset(tokens(bare(part))) and following.partition(" ")[0] in _SHADES
+
+
+def _goes_on(part: str, following: str, names: Sequence[str]) -> bool:
+    """True if a bare name belongs to what another thing is told by: "a man in a suit", "tie"."""
+    is_bare = following == bare(following) and BEHIND.isdisjoint(tokens(following))
+    told_by = understood(part, names).ignored[-1:] if is_bare and _knows(part, names) else ()
+    return bool(told_by) and told_by[0].partition(" ")[0] in BEHIND
 
 
 def _begins(words: list[str], place: list[str]) -> bool:

@@ -68,9 +68,10 @@ def head_words(phrase: str, names: Sequence[str] = ()) -> list[str]:
     head: list[str] = []
     adjective = ""
     for before, word in itertools.pairwise(("", *_units(tokens(phrase), known))):
-        describes = word.endswith(("ing", "ed")) and word not in homes()
+        describes = word.endswith(("ing", "ed")) and word not in homes() and word not in _MODIFIERS
         joins = word in ("and", "or", "of")
-        if (head or (adjective and not joins)) and (word in BEHIND or word in EXCLUDING or describes):
+        ends = word in BEHIND or word in EXCLUDING
+        if (head and (ends or describes)) or (adjective and ends and not joins):
             break
         leads_on = joins and not (word == "of" and before in _SIDES)  # "black or white", "one of the"
         if word in EXCLUDING or (word in BEHIND and word not in _MODIFIERS and not leads_on):
@@ -112,9 +113,11 @@ def taught_name(phrase: str, names: Sequence[str]) -> str | None:
     whole = bare(" ".join(phrase.lower().split()))
     if whole in words:
         return words[whole]
-    head = head_words(phrase, names)
+    head, spoken = head_words(phrase, names), f" {' '.join(tokens(phrase))} "
     for length in range(min(LONGEST_NAME, len(head)), 0, -1):
         ending = " ".join(head[-length:])
+        if length > 1 and f" {ending} " not in spoken:  # "a hot black dog" is no hot dog
+            continue
         if ending in words:
             return words[ending]
         if length > 1 and ending in homes():  # "zebra crossing" is no zebra

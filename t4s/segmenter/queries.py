@@ -101,8 +101,10 @@ def in_taught_words(label: str, config: CheckpointConfig | None) -> str:
     if not any(readings):
         return label
     put = [part if reading is None else reading.phrase for part, reading in zip(parts, readings, strict=True)]
-    different = {lexicon.bare(phrase): phrase for phrase in reversed(put)}  # "van, taxi": one car
-    return clean_query(" and ".join(reversed(different.values())), config)
+    different: dict[str, str] = {}  # "van, taxi": one car
+    for phrase in put:
+        different.setdefault(lexicon.bare(phrase), phrase)
+    return clean_query(" and ".join(different.values()), config)
 
 
 def untaught_words(label: str, config: CheckpointConfig) -> tuple[str, ...]:

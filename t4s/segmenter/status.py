@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from t4s import lexicon
 from t4s.models.checkpoint import CheckpointConfig
 from t4s.records import Prediction, Status
@@ -55,13 +57,15 @@ def with_status(prediction: Prediction, config: CheckpointConfig) -> Prediction:
         stats["read_as"] = read_as
     if ignored := {name: words for name in names if (words := untaught_words(name, config))}:
         stats["ignored"] = [word for words in ignored.values() for word in words]
+    written = {prediction.grid.labels[label] for label in np.unique(prediction.grid.ids)}
+    drawn = [name for name in names if asked[name] in written]
     status = status_of(
         names,
-        prediction.present,
+        prediction.present and (len(names) == 1 or any(_is_known(asked[name], config) for name in drawn)),
         prediction.score,
         config,
         prediction.stats.get("similarity"),
-        any(asked[name] in prediction.masks for name in ignored),
+        any(name in ignored for name in drawn),
     )
     if status == "unknown word":
         stats["nearest"] = list(dict.fromkeys(word for name in names for word in lexicon.nearest(name, config.names)))
@@ -69,18 +73,20 @@ def with_status(prediction: Prediction, config: CheckpointConfig) -> Prediction:
         stats["unknown"] = unknown
     if alike := _alike(asked, config):
         stats["alike"] = alike
-    if isinstance(prediction.asked, str) and len(things := lexicon.listed(prediction.asked, config.names)) > 1:
+    if len(asked) == 1 and len(things := lexicon.listed(*asked.values(), config.names)) > 1:
         stats["either"] = [lexicon.bare(thing) for thing in things]
     return replace(prediction, status=status, stats=stats)
 
 
 def _is_known(name: str, config: CheckpointConfig) -> bool:
+    """True if the checkpoint was taught a thing that the name is about, or a word of the same meaning."""
     if config.drop_untaught_words:
         name = lexicon.understood(name, config.names).phrase
-    if lexicon.is_taught(name, config.names):
-        return True
-    reading = lexicon.reading(name, config.names)
-    return reading is not None and reading.same
+    for part in lexicon.listed(name, config.names):
+        reading = lexicon.reading(part, config.names)
+        if lexicon.is_taught(part, config.names) or (reading is not None and reading.same):
+            return True
+    return False
 
 
 def _is_read(name: str, asked: str, config: CheckpointConfig) -> bool:

@@ -108,6 +108,12 @@ def test_other_checkpoints_are_asked_what_was_typed_cleaned():
     ("zebra crossing", "zebra crossing"),
     ("猫", "猫"),
     ("🐶", "🐶"),
+    ("🏳️‍🌈", "🏳‍🌈"),
+    ("dog™", "dog"),
+    ("𝐃𝐎𝐆", "dog"),
+    ("dog (black", "dog (black"),
+    ("traffic sign (front)", "traffic sign (front)"),
+    ("guy, dog, gentleman", "the person and dog"),
     ("the dog and the foal", "the dog and the horse"),
     ("guy, gentleman", "person"),
 ])  # fmt: skip
@@ -133,6 +139,8 @@ def test_a_word_that_was_not_taught_is_asked_by_the_name_that_stands_for_it(type
     ("a unicorn and a dog", "dog", ("unicorn",)),
     ("left-most dog", "the leftmost dog", ()),
     ("a crowd of people", "people", ()),
+    ("a couple of the dogs", "dogs", ()),
+    ("a picture of a dog", "dog", ()),
 ])  # fmt: skip
 def test_words_that_were_not_taught_are_left_out_where_the_checkpoint_says_so(typed: str, asked: str, untaught):
     strict = replace(EMBEDDED, drop_untaught_words=True)

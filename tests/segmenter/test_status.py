@@ -47,6 +47,7 @@ def test_the_decision(names, present, score, status):
     ("everything", "unknown word", []),
     ("green elephant", "absent", ["green"]),
     ("unicorn and cat", "unsure", ["unicorn"]),
+    ("foal, cat", "found", []),
     ("a cat in a hat and coat", "unsure", ["in a hat and coat"]),
 ])  # fmt: skip
 def test_a_phrase_that_is_understood_in_part_is_not_called_found(segmenter, examples, typed, status, ignored):
@@ -82,6 +83,14 @@ def test_what_a_phrase_or_a_list_takes_together_is_said(segmenter, examples):
     assert read.stats["alike"] == [["person", "guy"]]
     unknown = segmenter.classes(encoded, ["hrose", "qwerty"], refine="none")
     assert explain(unknown).startswith("'hrose' and 'qwerty' are no words this checkpoint was taught; nearest: horse")
+
+
+def test_a_list_is_not_found_by_what_an_unknown_word_drew(segmenter, examples):
+    """Only "unicorn" is drawn, which the checkpoint does not know."""
+    listed = segmenter.classes(examples / "two_cats.jpg", ["cat", "unicorn"], refine="none")
+    drawn = replace(listed, grid=replace(listed.grid, labels=("others", "unicorn")))
+    assert with_status(listed, segmenter.vlm.config).status == "found"
+    assert with_status(drawn, segmenter.vlm.config).status == "absent"
 
 
 def test_a_photo_that_hardly_shows_the_name_makes_unsure():
