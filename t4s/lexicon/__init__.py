@@ -6,6 +6,7 @@
     nearest("hrose", names)                        # ("horse",): by spelling, and by meaning where the word is known
     reading("the guy on the left", names)          # "the person on the left": a taught name for a word that is none
     respelled("a pair of wine-glasses", names)     # "wine glasses": as the names are spelled
+    listed("the cat and a dog", names)             # ["the cat", "a dog"]
     understood("the green dog on the left", names)   # "the dog on the left", without ("green",)
 
 words         names: plurals, other words for them, and what is a kind of what
@@ -15,8 +16,10 @@ lexicon.json  the data of all three; it says where its words come from
 
 An entry of `words` in `lexicon.json` has, where they differ from none: `plural` (if irregular), `synonyms` (training
 asks for them too), `variants` (further words of the same meaning), `hypernyms` (nearest first) and `kin` (other names
-of what this name also means). Its `phrases` are what else training says: `before` a name ("leftmost"), `after` it ("on
-the left"), and the words that turn what follows into its opposite (`excluding`).
+of what this name also means). Its `phrases` are what else phrases are made of: what training says `before` a name
+("leftmost") and `after` it ("on the left"), words that can only follow a noun (`behind`) or precede it (`modifiers`;
+before "of", `sides` are nouns themselves), that turn what follows into its opposite (`excluding`), that say how many
+there are ("a pair of": `quantities`), and verbs that ask for a mask (`requests`).
 """
 
 from t4s.lexicon.phrases import Understood, listed, respelled, understood, with_article
