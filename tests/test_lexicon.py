@@ -186,6 +186,11 @@ def test_words_are_spelled_as_the_names_are(typed, spelled):
     assert lexicon.respelled(typed, ()) == typed
 
 
+def test_no_word_is_respelled_as_one_of_another_meaning(segmenter):
+    names, homes = segmenter.vlm.config.names, lexicon.homes()
+    assert all(homes[lexicon.respelled(word, names)] == home for word, home in homes.items())
+
+
 def test_a_word_is_another_one_for_a_name_before_it_is_an_entry_of_its_own():
     """Entries that say nothing ("child") hid the names whose synonyms they are."""
     for name in ("person", "cow"):

@@ -42,6 +42,8 @@ def respelled(phrase: str, names: Sequence[str]) -> str:
 
     Changed is only what makes a word of these names, or one of the same meaning; without names nothing is.
     """
+    if phrase in homes():
+        return phrase
     pieces = re.split(f"({_AND.pattern})", phrase)  # every second one is a comma or an "and"
     return "".join(piece if at % 2 else _respelled(piece, names) for at, piece in enumerate(pieces))
 
