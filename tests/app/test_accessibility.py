@@ -31,7 +31,7 @@ def _findings(page: Page, place: str, rules: list[str]) -> list[str]:
 RULES = {False: [], True: ["color-contrast"]}  # in the dark: the rest is the same as in the light
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_axe_finds_nothing_grave_about_an_answer(browser: Browser, address: str, dark: bool):
     visit = Visit(browser, address, dark=dark)
     visit.upload(CATS)
