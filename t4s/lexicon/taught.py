@@ -42,7 +42,8 @@ def bare(phrase: str) -> str:
 @functools.lru_cache(maxsize=8)
 def taught_words(names: tuple[str, ...]) -> dict[str, str]:
     """{word: the name that it stands for}, for what a checkpoint was taught by training on these names: names, plurals,
-    synonyms, and the hypernyms of several of them."""
+    synonyms, and the hypernyms of several of them. Names come before plurals, and plurals of names before synonyms:
+    "tables" stands for "table", though "table" is a synonym of "dining table"."""
     words: dict[str, str] = {}
     for name in names:
         words.setdefault(plural(name.lower()), name)

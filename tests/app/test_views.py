@@ -151,6 +151,8 @@ def test_the_headline_says_which_words_were_left_out(segmenter: stand_in.StandIn
     )
     assert views.headline(listed)[1].endswith(" The model was not taught “unicorn”.")
     assert views.headline(listed)[1].startswith("Found 1 of 2 names")  # whatever was drawn for the other
+    drawn = replace(listed, status="absent")  # the photo shows none of the names that the model knows
+    assert views.headline(drawn)[0] == "absent" and views.headline(drawn)[1].startswith("None of the 2 names is in")
     placed = replace(found, query="green cat on the left", asked="the cat on the left", status="unsure", stats=stats)
     assert views.headline(placed)[1].startswith("Drawn for “cat on the left” alone: ")
 

@@ -63,7 +63,7 @@ def _about_list(prediction: Prediction) -> tuple[str, str]:
         return "absent", f"No cell of the {asked} names is above this confidence."
     if prediction.status == "unsure":
         return "unsure", f"Some of the {asked} names may be here, but the model is not sure."
-    if prediction.present:
+    if prediction.status == "found":
         unknown = prediction.stats.get("unknown", ())
         found = sum(bool(mask.any()) for name, mask in prediction.masks.items() if name not in unknown)
         return "found", f"Found {found} of {asked} names, {sure}."
